@@ -1,0 +1,201 @@
+"""The only entrypoint: composes the config with Hydra and hands a plain dict to epsball. See `python run.py --help`."""
+
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from epsball.build import ConfigError, did_you_mean, listed
+from epsball.progress import Interrupted, Stop
+
+CONF = Path(__file__).parent.resolve() / "conf"
+SCALES = ("paper", "quick", "smoke")
+VERSION = {} if tuple(map(int, hydra.__version__.split(".")[:2])) >= (1, 4) else {"version_base": "1.3"}
+
+log = logging.getLogger("epsball")
+stop = Stop()
+main_process = os.getpid()
+failures: list[Exception] = []  # of this process's jobs; a sweep goes on after one
+
+
+def by_scale(paper: Any, quick: Any, smoke: Any, *, _root_: DictConfig) -> Any:
+    """`${by_scale:60000,20000,2000}`: the value for scale=paper, quick, smoke."""
+    return dict(zip(SCALES, (paper, quick, smoke), strict=True))[_root_.scale.name]
+
+
+RESOLVERS: dict[str, Callable[..., Any]] = {
+    "by_scale": by_scale,
+    "frac": lambda a, b: a / b,
+    "times": lambda a, b: a * b,
+    "plus": lambda a, b: a + b,
+}
+
+
+def register_resolvers() -> None:
+    for name, resolver in RESOLVERS.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+@hydra.main(config_path=str(CONF), config_name="config", **VERSION)
+def job(config: DictConfig) -> None:
+    """One job of a run or a sweep. A failure is told at once, in one line, and neither stops nor hides the others."""
+    try:
+        run_job(config)
+    except Exception as error:
+        sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+        of_job = f"job {' '.join(HydraConfig.get().overrides.task)}: " if sweep else ""
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        print(f"error: {of_job}{kind}{one_line(error)}", file=sys.stderr)
+        if os.getpid() != main_process:  # a launcher's worker: only an exception tells the launcher
+            raise
+        failures.append(error)
+
+
+def run_job(config: DictConfig) -> None:
+    """Check the config, claim a run directory, run, say what was written."""
+    from epsball import experiments, plan
+
+    configure_logging()
+    runtime = HydraConfig.get()
+    overrides = list(runtime.overrides.task)
+    experiment = plan.prepare(as_plain(config, dict(runtime.runtime.choices)))
+    given = job_folder = None
+    if runtime.mode is RunMode.MULTIRUN:
+        job_folder = str(Path(runtime.sweep.dir) / runtime.sweep.subdir)
+    elif runtime.run.dir != ".":
+        given = str(runtime.run.dir)
+    directory = experiments.claim_directory(experiment, given, job_folder)
+    with log_file(directory / "run.log"):
+        log.info("run directory: %s", directory)
+        write_hydra(directory, config, overrides)
+        files = experiments.run(experiment, directory, overrides, stop)
+    print("\n".join(f"wrote {path}" for path in files))
+
+
+def as_plain(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
+    """The composed config as a plain dict; the attack that `attack=` chose is named, as a suite's attacks are."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    attack = plain.pop("attack", None)
+    if attack:
+        plain["attack"] = {choices["attack"]: attack}
+    return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def write_hydra(directory: Path, config: DictConfig, overrides: list[str]) -> None:
+    """What Hydra would keep: the composed config, Hydra's own, and the command line's overrides."""
+    (directory / ".hydra").mkdir(exist_ok=True)
+    hydra_config = OmegaConf.create({"hydra": HydraConfig.get()})
+    OmegaConf.save(config, directory / ".hydra" / "config.yaml")
+    OmegaConf.save(hydra_config, directory / ".hydra" / "hydra.yaml")
+    OmegaConf.save(OmegaConf.create(overrides), directory / ".hydra" / "overrides.yaml")
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def configure_logging() -> None:
+    """Log lines to the terminal, around progress bars."""
+    from tqdm import tqdm
+
+    class Terminal(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tqdm.write(self.format(record), file=sys.stderr)
+
+    terminal = Terminal()
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[terminal], force=True)
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """A copy of all log lines, with times, in `path`."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def explain(error: Exception) -> str:
+    """Hydra's and OmegaConf's complaints in one line, with the nearest name there is."""
+    text = one_line(error)
+    if match := re.search(r"Could not (?:override|delete)(?: from config)?\.? ?'([^']+)'", text):
+        return unknown_key(match[1])
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, option = match[1], match[2]
+        options = sorted(p.relative_to(CONF / group).with_suffix("").as_posix() for p in (CONF / group).rglob("*.yaml"))
+        if options:
+            return f"{group}={option} does not exist{did_you_mean(option, options)}: choose one of {listed(options)}"
+    if match := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
+        return unknown_key(match[1])
+    return text
+
+
+def unknown_key(key: str) -> str:
+    """What a config key that does not exist was perhaps meant to be."""
+    group = key.split("@")[0]
+    groups = sorted(p.relative_to(CONF).as_posix() for p in CONF.iterdir() if p.is_dir())
+    with hydra.initialize_config_dir(str(CONF), **VERSION):
+        config = hydra.compose("config", [o for o in sys.argv[1:] if o.split("=")[0].split("@")[0] in groups])
+    node: Any = config
+    parts = group.split(".")
+    for i, part in enumerate(parts):
+        known = [str(k) for k in node] if isinstance(node, DictConfig) else []
+        if part not in known:
+            known = sorted({*known, *groups}) if i == 0 else known
+            where = f" in {'.'.join(parts[:i])}" if i else ""
+            return f"{key} is not a config key{did_you_mean(part, known)}: the keys{where} are {listed(known)}"
+        node = node[part]
+    return f"{key} cannot be set here"
+
+
+def on_signal(signum: int, _frame: object) -> None:
+    """First signal: stop at the next step, with everything saved. Second: stop now."""
+    if stop.signum is not None:
+        raise Interrupted(signum)
+    stop.signum = signum
+    print("stopping after saving; once more to stop at once", file=sys.stderr)
+
+
+def main() -> int:
+    """Exit codes: 0 done, 1 a job failed, 2 the config is wrong, 130 SIGINT, 143 SIGTERM."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us; we tell them in one line
+    register_resolvers()
+    for signum, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(signum) is default:  # a launcher's own handler stays
+            signal.signal(signum, on_signal)
+    try:
+        job()
+    except Interrupted as error:
+        return 128 + error.signum
+    except KeyboardInterrupt:
+        return 130
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return 2
+    except Exception:  # a launcher's worker has told it
+        return 1
+    if len(failures) > 1:
+        print(f"{len(failures)} jobs failed", file=sys.stderr)
+    return 0 if not failures else 2 if all(isinstance(f, ConfigError) for f in failures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""Names become objects here and nowhere else: `{name, **fields}` and a written-out table give one object.
+
+A table maps names to frozen dataclasses or functions. Their annotations are the schema: `float`, `int`, `bool`,
+`str`, `Literal[...]`, `X | None`, `list[X]`, `tuple[X, ...]`, `dict[str, X]`, and, for a nested component,
+`Annotated[Base, TABLE]` (TABLE a dict: the spec carries a name) or `Annotated[Base, Class]` (no name needed).
+"""
+
+import difflib
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+Table = Mapping[str, Callable[..., Any]]
+
+
+class ConfigError(ValueError):
+    """The user's config is wrong; the message is one line: what, where, and what would be right."""
+
+
+def build(table: Table, spec: object, *context: object, where: str) -> Any:
+    """The object that `spec` = {name, **fields} describes, out of `table`.
+
+    `context` fills the positional parameters that no config provides (an input shape, a class count);
+    `where` is the dotted config key of `spec`. Raises ConfigError for anything that does not fit.
+    """
+    fields = dict(mapping(spec, where))
+    if "name" not in fields:
+        raise ConfigError(f"{under(where, 'name')} is missing: choose one of {listed(table)}")
+    name = fields.pop("name")
+    if name not in table:
+        raise ConfigError(
+            f"{under(where, 'name')} is {name!r}{did_you_mean(str(name), table)}: choose one of {listed(table)}"
+        )
+    return construct(table[name], fields, *context, where=where)
+
+
+def construct(target: Callable[..., Any], fields: object, *context: object, where: str) -> Any:
+    """Call `target` with checked and converted `fields`; a ValueError it raises is the user's mistake."""
+    given = mapping(fields, where)
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    parameters = list(inspect.signature(target).parameters.values())[len(context) :]
+    names = [p.name for p in parameters]
+    for key in given:
+        if key not in names:
+            raise ConfigError(
+                f"{under(where, key)} is not a field{did_you_mean(key, names)}: the fields are {listed(names)}"
+            )
+    for p in parameters:
+        if p.default is p.empty and p.name not in given:
+            raise ConfigError(f"{under(where, p.name)} is missing: it should be {describe(hints[p.name])}")
+    values = {key: convert(value, hints[key], under(where, key)) for key, value in given.items()}
+    try:
+        return target(*context, **values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(under(where, str(error))) from error
+
+
+def convert(value: object, hint: Any, where: str) -> Any:
+    """`value` as the type `hint` asks for, or a ConfigError that names `where`."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        schema = hint.__metadata__[0]
+        nested = build if isinstance(schema, Mapping) else construct
+        return nested(schema, value, where=where)
+    if origin in (Union, types.UnionType):
+        return None if value is None and type(None) in args else convert_union(value, hint, where)
+    if origin is Literal:
+        named = str(value).lower() if isinstance(value, bool) else value  # YAML reads the word true as a boolean
+        if named in args:
+            return named
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        items = [convert(item, args[0], f"{where}[{i}]") for i, item in enumerate(value)]
+        return origin(items)
+    if origin is dict and isinstance(value, Mapping):
+        return {str(k): convert(v, args[1], under(where, str(k))) for k, v in value.items()}
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise ConfigError(f"{where} should be {describe(hint)}, is {value!r}{fraction_hint(value)}")
+
+
+def convert_union(value: object, hint: Any, where: str) -> Any:
+    """The first member of the union that accepts `value`."""
+    members = [a for a in get_args(hint) if a is not type(None)]
+    for member in members[:-1]:
+        try:
+            return convert(value, member, where)
+        except ConfigError:
+            continue
+    try:
+        return convert(value, members[-1], where)
+    except ConfigError:
+        if get_origin(members[-1]) is Annotated:  # a component: its own message says more
+            raise
+        raise ConfigError(f"{where} should be {describe(hint)}, is {value!r}{fraction_hint(value)}") from None
+
+
+def require(condition: bool, message: str) -> None:
+    """Range checks of a component's fields; `message` starts with the field, the caller's key is put before it."""
+    if not condition:
+        raise ValueError(message)
+
+
+def under(where: str, key: str) -> str:
+    """The dotted config key of a field; the top level has no name."""
+    return f"{where}.{key}" if where else key
+
+
+def mapping(value: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} should be a group of fields, is {value!r}")
+    return value
+
+
+def describe(hint: Any) -> str:
+    """A type as a user would say it."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return "a group of fields"
+    if origin is Literal:
+        return "one of " + listed(map(str, args))
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if a is type(None) else describe(a) for a in args)
+    if origin in (list, tuple):
+        return f"a list, each {describe(args[0])}"
+    if origin is dict:
+        return "a group of names"
+    return {int: "an int", float: "a float", bool: "true or false", str: "a text"}.get(hint, str(hint))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`, did you mean 'x'?` for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "(none)"
+
+
+def fraction_hint(value: object) -> str:
+    """Users of this field type 8/255; YAML reads it as a text."""
+    if isinstance(value, str) and "/" in value:
+        numerator, _, denominator = value.partition("/")
+        if numerator.strip().isdigit() and denominator.strip().isdigit():
+            return f" (write ${{frac:{numerator.strip()},{denominator.strip()}}})"
+    return ""

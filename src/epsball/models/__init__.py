@@ -1,0 +1,34 @@
+"""Architectures by name: each entry is `name(shape, classes, *, <config fields>) -> nn.Module`.
+
+A network takes float images in [0, 1], (N, C, H, W), normalises them itself and gives logits, (N, classes).
+It may have `heads(x)`: all its logits with their weights in the loss (see `wrappers.heads`).
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from epsball.models.conv import conv3, conv4
+from epsball.models.inception import inception_v3
+from epsball.models.layers import Shape
+from epsball.models.mnist import madry_mnist, mnist_a, mnist_b, mnist_c, mnist_d
+from epsball.models.pretrained import timm
+from epsball.models.resnet import resnet, wide_resnet
+from epsball.models.wrappers import ensemble, heads
+
+__all__ = ["MODELS", "Shape", "heads"]
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mnist_a": mnist_a,
+    "mnist_b": mnist_b,
+    "mnist_c": mnist_c,
+    "mnist_d": mnist_d,
+    "madry_mnist": madry_mnist,
+    "conv3": conv3,
+    "conv4": conv4,
+    "resnet": resnet,
+    "wide_resnet": wide_resnet,
+    "inception_v3": inception_v3,
+    "timm": timm,
+    "ensemble": ensemble,
+}

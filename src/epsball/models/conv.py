@@ -1,0 +1,57 @@
+"""The plain convolutional networks of Kariyappa and Qureshi 2019, table 1."""
+
+from typing import Annotated, Literal
+
+from torch import nn
+
+from epsball.models.layers import (
+    ACTIVATIONS,
+    NORMALISATIONS,
+    Activation,
+    Normalisation,
+    Shape,
+    check_input,
+    initialise,
+)
+
+Plan = tuple[int | Literal["pool"], ...]
+
+
+def conv3(
+    shape: Shape,
+    classes: int,
+    *,
+    activation: Annotated[Activation, ACTIVATIONS],
+    normalise: Annotated[Normalisation, NORMALISATIONS],
+) -> nn.Module:
+    """Conv-3, C32-C64-M-C128-M-FC1024; images from 4x4 on (Kariyappa and Qureshi 2019, table 1)."""
+    check_input(shape, classes, "conv3", smallest=4)
+    return _conv_net((32, 64, "pool", 128, "pool"), shape, classes, activation, normalise)
+
+
+def conv4(
+    shape: Shape,
+    classes: int,
+    *,
+    activation: Annotated[Activation, ACTIVATIONS],
+    normalise: Annotated[Normalisation, NORMALISATIONS],
+) -> nn.Module:
+    """Conv-4, C32-C64-C128-M-C128-M-FC1024; images from 4x4 on (Kariyappa and Qureshi 2019, table 1)."""
+    check_input(shape, classes, "conv4", smallest=4)
+    return _conv_net((32, 64, 128, "pool", 128, "pool"), shape, classes, activation, normalise)
+
+
+def _conv_net(plan: Plan, shape: Shape, classes: int, activation: Activation, normalise: Normalisation) -> nn.Module:
+    """3x3 convolutions and 2x2 pools as planned, then 1024 hidden units; activation after each, He's init."""
+    channels, height, width = shape
+    layers = normalise(shape)
+    for step in plan:
+        if step == "pool":
+            layers.append(nn.MaxPool2d(2))
+            height, width = height // 2, width // 2
+        else:
+            layers += [nn.Conv2d(channels, step, 3, padding=1), activation()]
+            channels = step
+    hidden = nn.Linear(channels * height * width, 1024)
+    net = nn.Sequential(*layers, nn.Flatten(), hidden, activation(), nn.Linear(1024, classes))
+    return initialise(net, nn.init.kaiming_normal_, bias=0)

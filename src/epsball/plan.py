@@ -1,0 +1,244 @@
+"""The only reader of config nodes: a plain config becomes an Experiment, with everything it names checked and built.
+
+Whatever is misspelt or out of range raises ConfigError here, before anything is trained or written.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from epsball.attacks import ATTACKS, Attack
+from epsball.build import ConfigError, build, construct, did_you_mean, listed, mapping, require, under
+from epsball.data import Data
+from epsball.datasets import DATASETS
+from epsball.models import MODELS
+from epsball.store import fingerprint
+from epsball.train import Trainer, borrowed_seed, derived_seed
+
+COMPONENTS = ("dataset", "attack", "suite", "models", "reference")  # config keys that Settings does not hold
+SPECS = ("scale", "arch", "trainer", "eps")  # config keys that other keys refer to; they act through those
+INCIDENTAL = ("device", "threads", "outputs", "checkpoint_seconds", "batch_size", "reuse")  # cannot change a result
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The config's own values, beside the components it names.
+
+    batch_size: images per step of an evaluation, null for a size that suits the device. threads: CPU threads, null for
+    torch's own number. sources, targets: names of models, null for all. reuse: whether finished rows are taken from the
+    store. outputs: root folder of models, rows and run directories.
+    """
+
+    experiment: str
+    seed: int
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: int | None
+    batch_size: int | None
+    sources: list[str] | None
+    targets: list[str] | None
+    outputs: str
+    checkpoint_seconds: float
+    reuse: bool
+
+    def __post_init__(self) -> None:
+        require(self.batch_size is None or self.batch_size >= 1, f"batch_size should be positive, is {self.batch_size}")
+        require(self.threads is None or self.threads >= 1, f"threads should be positive, is {self.threads}")
+        require(self.seed >= 0, f"seed should be at least 0, is {self.seed}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Published numbers: per cent by source and target, for one attack at one eps; `metric` is a column of the rows."""
+
+    metric: Literal["error_top1", "error_top5", "transfer_rate_top1", "transfer_rate_top5"]
+    attack: str
+    eps: float
+    percent: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One model, checked and built but not trained: what its spec {dataset, arch, trainer, seed} names."""
+
+    label: str
+    identity: dict[str, Any]
+    network: nn.Module
+    trainer: Trainer
+    data: Data
+    sources: dict[str, "Plan"]
+    seed: int
+
+    @cached_property
+    def key(self) -> str:
+        return fingerprint(self.identity)
+
+
+@dataclass(frozen=True)
+class Craft:
+    """One attack at one eps, under the name that its rows carry."""
+
+    name: str
+    attack: Attack
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"kind": type(self.attack).__name__, **asdict(self.attack)}  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A whole config, checked: nothing in it can fail any more for being misspelt or out of range."""
+
+    settings: Settings
+    config: dict[str, Any]
+    data: Data
+    plans: dict[str, Plan]
+    sources: list[str]
+    targets: list[str]
+    crafts: list[Craft]
+    references: list[Reference]
+
+    @cached_property
+    def config_hash(self) -> str:
+        """Names everything in the config that can change a result."""
+        return fingerprint({k: v for k, v in self.config.items() if k not in INCIDENTAL})
+
+    def published(self, source: str, target: str, attack: str, eps: float) -> dict[str, Any]:
+        """A paper's value of one row, as a fraction, and which of the row's columns it is about."""
+        for r in self.references:
+            percent = r.percent.get(source, {}).get(target)
+            if percent is not None and r.attack == attack and abs(r.eps - eps) < 1e-9:
+                return {"paper_value": round(percent / 100, 6), "paper_metric": r.metric}
+        return {}
+
+
+def prepare(config: Mapping[str, Any]) -> Experiment:
+    """Build everything that `config` names. Raises ConfigError: one line, what, where, and what would be right."""
+    known = [*Settings.__dataclass_fields__, *COMPONENTS, *SPECS]
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"{key} is not a config key{did_you_mean(key, known)}")
+    own = {k: v for k, v in config.items() if k not in (*COMPONENTS, *SPECS)}
+    settings = construct(Settings, own, where="")
+    choose_device(settings.device)
+    loaded: dict[str, Data] = {}
+    data = load_data(config.get("dataset"), "dataset", loaded)
+    specs = {name: spec for name, spec in mapping(config.get("models"), "models").items() if spec is not None}
+    names = list(specs)
+    sources, targets = chosen(settings.sources, names, "sources"), chosen(settings.targets, names, "targets")
+    plans: dict[str, Plan] = {}
+    for name in names:
+        if name in sources or name in targets:
+            plans[name] = plan_model(specs[name], f"models.{name}", loaded)
+            if (plans[name].data.shape, plans[name].data.classes) != (data.shape, data.classes):
+                raise ConfigError(f"models.{name}.dataset has other image shapes or classes than dataset")
+    crafts = [*attacks_of(config.get("suite"), "suite"), *attacks_of(config.get("attack"), "attack")]
+    references = [construct(Reference, r, where=f"reference[{i}]") for i, r in enumerate(config.get("reference") or [])]
+    plans, sources, targets = without_twins(plans, sources, targets)
+    return Experiment(settings, dict(config), data, plans, sources, targets, distinct(crafts), references)
+
+
+def load_data(spec: object, where: str, loaded: dict[str, Data]) -> Data:
+    """The data set of a spec, read once however many models name it."""
+    key = json.dumps(spec, sort_keys=True)
+    if key not in loaded:
+        settings = build(DATASETS, spec, where=where)
+        try:
+            loaded[key] = settings.load()
+        except ConfigError as error:
+            raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+    return loaded[key]
+
+
+def plan_model(spec: object, where: str, loaded: dict[str, Data]) -> Plan:
+    """Check and build one model spec, its sources first."""
+    fields = dict(mapping(spec, where))
+    for key in ("dataset", "arch", "trainer", "seed"):
+        if fields.get(key) is None:
+            raise ConfigError(f"{where}.{key} is missing: a model is {{dataset, arch, trainer, seed}}")
+    trainer: Trainer = construct(Trainer, fields["trainer"], where=f"{where}.trainer")
+    sources = {n: plan_model(s, f"{where}.trainer.sources.{n}", loaded) for n, s in sorted(trainer.sources.items())}
+    data, seed = load_data(fields["dataset"], f"{where}.dataset", loaded), fields["seed"]
+    if type(seed) is not int or seed < 0:
+        raise ConfigError(f"{where}.seed should be an int of at least 0, is {seed!r}")
+    with borrowed_seed(derived_seed(seed, "init"), torch.device("cpu")):
+        network: nn.Module = build(MODELS, fields["arch"], data.shape, len(data.classes), where=f"{where}.arch")
+    try:
+        trainer.objective.check(network, len(sources))
+    except ValueError as error:
+        raise ConfigError(f"{where}.trainer.objective.{error}") from None
+    identity = {
+        "data": {"name": data.name, "checksum": data.checksum},
+        "arch": fields["arch"],
+        "trainer": {**fields["trainer"], "sources": {name: plan.identity for name, plan in sources.items()}},
+        "seed": seed,
+    }
+    label = f"{fields['arch']['name']}-{trainer.name}"
+    return Plan(label, identity, network, trainer, data, sources, seed)
+
+
+def attacks_of(specs: object, where: str) -> Iterator[Craft]:
+    """The attacks of a suite {name: spec}, one for each of a spec's eps values."""
+    for name, spec in mapping(specs or {}, where).items():
+        if spec is None:
+            continue
+        fields = dict(mapping(spec, under(where, name)))
+        values = fields.get("eps")
+        for eps in values if isinstance(values, list) else [values]:
+            yield Craft(name, build(ATTACKS, {**fields, "eps": eps}, where=under(where, name)))
+
+
+def distinct(crafts: list[Craft]) -> list[Craft]:
+    """Each attack once; two different ones may not carry the same name and eps."""
+    found: dict[tuple[str, float], Craft] = {}
+    for craft in crafts:
+        other = found.setdefault((craft.name, craft.attack.eps), craft)
+        if other != craft:
+            raise ConfigError(f"attack {craft.name} at eps {craft.attack.eps:g} is set twice, differently: rename one")
+    if "clean" in (craft.name for craft in crafts):
+        raise ConfigError("suite.clean: the name clean is taken by the rows without an attack")
+    return list(found.values())
+
+
+def chosen(names: list[str] | None, known: list[str], where: str) -> list[str]:
+    """The models a list names, all of them for null."""
+    for name in names or []:
+        if name not in known:
+            raise ConfigError(f"{where} names {name!r}{did_you_mean(name, known)}: the models are {listed(known)}")
+    return known if names is None else names
+
+
+def without_twins(
+    plans: dict[str, Plan], sources: list[str], targets: list[str]
+) -> tuple[dict[str, Plan], list[str], list[str]]:
+    """Models of one fingerprint are one model: the first name stays, the others are said and dropped."""
+    first: dict[str, str] = {}
+    for name, plan in plans.items():
+        if first.setdefault(plan.key, name) != name:
+            log.info("model %s is the same as %s and is listed once", name, first[plan.key])
+    kept = {name: plan for name, plan in plans.items() if first[plan.key] == name}
+
+    def renamed(names: list[str]) -> list[str]:
+        return list(dict.fromkeys(first[plans[name].key] for name in names))
+
+    return kept, renamed(sources), renamed(targets)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device a config asks for; auto is CUDA, else MPS, else the CPU."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(n for n in ("cuda", "mps", "cpu") if there[n])
+    if not there[name]:
+        raise ConfigError(
+            f"device is {name!r}, which this machine lacks: it has {listed(n for n in there if there[n])}"
+        )
+    return torch.device(name, 0) if name == "cuda" else torch.device(name)

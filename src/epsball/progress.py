@@ -1,0 +1,64 @@
+"""What a waiting user sees, and how they stop a run: a bar on a terminal, a line every half minute elsewhere."""
+
+import logging
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user or the scheduler asked the run to stop; whatever was computed is saved. `signum` is the signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum
+
+
+class Stop:
+    """A stop flag that signal handlers set and every long loop polls between two pieces of work."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def check(self) -> None:
+        """Raise Interrupted when a stop was asked for."""
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+
+class Progress:
+    """Counts steps of one long job: a tqdm bar on a terminal, else a log line at most every half minute."""
+
+    def __init__(self, title: str, total: int, start: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.title, self.total, self.done, self.clock = title, total, start, clock
+        self.note = ""
+        self.began = self.told = clock()
+        self.bar = tqdm(total=total, initial=start, desc=title, disable=None, leave=False, dynamic_ncols=True)
+
+    def step(self, count: int = 1) -> None:
+        self.done += count
+        self.bar.update(count)
+        now = self.clock()
+        if self.bar.disable and now - self.told >= SECONDS_BETWEEN_LINES:
+            self.told = now
+            log.info("%s: %d of %d, %.0f s%s", self.title, self.done, self.total, now - self.began, self.note)
+
+    def say(self, note: str) -> None:
+        """What to show beside the count, such as the last epoch's loss."""
+        self.note = f", {note}"
+        self.bar.set_postfix_str(note, refresh=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.bar.close()

@@ -1,0 +1,190 @@
+"""Trained models and finished rows on disk, by fingerprint: each computed once, whole or not at all, verified on load.
+
+    <root>/models/<label>-<fingerprint>/   model.safetensors spec.json training.csv manifest.json
+                                           (last.pt while training)
+    <root>/rows/<fingerprint>.json         finished rows of a transfer matrix
+
+The manifest is written last and holds the sha256 of the other files: a folder with a manifest is a trained model.
+"""
+
+import hashlib
+import json
+import logging
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from epsball.files import write_whole
+
+FORMAT = 1  # raise it when a change of the code changes what a spec trains to
+MODEL, SPEC, CURVE, MANIFEST, LAST = "model.safetensors", "spec.json", "training.csv", "manifest.json", "last.pt"
+
+log = logging.getLogger(__name__)
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits that name `identity`: a plain nested dict of everything that can change the result."""
+    text = json.dumps({"format": FORMAT, **identity}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model as it lies in the store: weights by name, and its spec.json."""
+
+    weights: dict[str, Tensor]
+    spec: dict[str, Any]
+    path: Path
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The folder in which one model is being trained, by one process at a time."""
+
+    path: Path
+
+    def last_state(self, device: torch.device) -> dict[str, Any] | None:
+        """The state an interrupted training saved, if there is one and it is whole."""
+        file = self.path / LAST
+        if not file.exists():
+            return None
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if (broken := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"checksum of {broken} does not match")
+            state = torch.load(file, map_location=device, weights_only=True)
+        except (zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
+            log.warning("%s is damaged (%s): training starts again", file, error)
+            return None
+        return dict(state)
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        buffer = BytesIO()
+        torch.save(dict(state), buffer)
+        write_whole(self.path / LAST, buffer.getvalue())
+
+
+class Store:
+    """Models and rows under one root folder, safe to share between processes. `poll` is called while waiting for
+    another process; what it raises ends the wait."""
+
+    def __init__(self, root: Path, poll: Callable[[], None]) -> None:
+        self.root, self.poll = root, poll
+
+    def path(self, label: str, key: str) -> Path:
+        return self.root / "models" / f"{label}-{key}"
+
+    def find(self, label: str, key: str, device: torch.device) -> Trained | None:
+        """The trained model of that fingerprint, verified; None when there is none. A damaged one is put aside."""
+        path = self.path(label, key)
+        if not (path / MANIFEST).exists():
+            return None
+        damage = self.damage(path)
+        if damage is None:
+            from safetensors.torch import load_file
+
+            weights = load_file(path / MODEL, device=str(device))
+            return Trained(weights, json.loads((path / SPEC).read_text()), path, reused=True)
+        aside = free_name(path.with_name(path.name + ".damaged"))
+        log.warning("%s: %s; moved to %s, the model is trained again", path, damage, aside.name)
+        path.rename(aside)
+        return None
+
+    def damage(self, path: Path) -> str | None:
+        """What is wrong with a stored model, None when every file has the sha256 of its manifest."""
+        try:
+            manifest = json.loads((path / MANIFEST).read_text())
+            for name, digest in manifest.items():
+                if hashlib.sha256((path / name).read_bytes()).hexdigest() != digest:
+                    return f"{name} does not match its sha256"
+        except (OSError, ValueError, AttributeError) as error:
+            return f"{MANIFEST} or a file it lists cannot be read ({error})"
+        return None if {MODEL, SPEC} <= set(manifest) else f"{MANIFEST} does not list {MODEL} and {SPEC}"
+
+    def load_or_train(
+        self,
+        label: str,
+        key: str,
+        device: torch.device,
+        train: Callable[[Slot], tuple[Mapping[str, Tensor], dict[str, Any], str]],
+    ) -> Trained:
+        """The trained model of fingerprint `key`; `train` makes it (weights, spec, learning curve as CSV) if need be.
+
+        Processes that want the same model wait for the one that trains it; when that one dies, the next goes on from
+        the state it saved.
+        """
+        found = self.find(label, key, device)
+        if found is not None:
+            return found
+        path = self.path(label, key)
+        with locked(self.root / "models" / f".{key}.lock", f"{path.name} is being trained elsewhere", self.poll):
+            found = self.find(label, key, device)
+            if found is not None:
+                return found
+            path.mkdir(parents=True, exist_ok=True)
+            weights, spec, curve = train(Slot(path))
+            self.publish(path, weights, spec, curve)
+        return Trained({k: v.to(device) for k, v in weights.items()}, spec, path, reused=False)
+
+    def publish(self, path: Path, weights: Mapping[str, Tensor], spec: dict[str, Any], curve: str) -> None:
+        from safetensors.torch import save
+
+        files = {
+            MODEL: save({name: t.detach().cpu().contiguous() for name, t in weights.items()}),
+            SPEC: (json.dumps(spec, indent=2) + "\n").encode(),
+            CURVE: curve.encode(),
+        }
+        for name, content in files.items():
+            write_whole(path / name, content)
+        manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        write_whole(path / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        (path / LAST).unlink(missing_ok=True)
+
+    def row(self, key: str) -> dict[str, Any] | None:
+        """A finished row, None when there is none or it cannot be read."""
+        try:
+            row = json.loads((self.root / "rows" / f"{key}.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return row if isinstance(row, dict) else None
+
+    def keep_row(self, key: str, row: Mapping[str, Any]) -> None:
+        (self.root / "rows").mkdir(parents=True, exist_ok=True)
+        write_whole(self.root / "rows" / f"{key}.json", json.dumps(row))
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or `path-2`, `path-3`, ... whichever does not exist."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+@contextmanager
+def locked(path: Path, waiting: str, poll: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock file; the system frees it when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, told = FileLock(path), False
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0.5)
+        except Timeout:
+            if not told:
+                log.info("%s: waiting for it", waiting)
+            told = True
+            poll()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,165 @@
+"""Tables and figures: exact text on small cases, files whole, the same bytes twice."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from epsball import figures, statistics, tables
+
+
+def measured(models: str = "AB", attacks: tuple[str, ...] = ("fgsm",), seed: int = 0) -> pd.DataFrame:
+    """Errors that name their cell: 10 * (source + 1) + (target + 1) per cent."""
+    cells = [(m, m, "clean", 0.0, 0.01 * (i + 1)) for i, m in enumerate(models)]
+    cells += [
+        (s, t, attack, 0.3, (10 * (i + 1) + j + 1) / 100)
+        for i, s in enumerate(models)
+        for attack in attacks
+        for j, t in enumerate(models)
+    ]
+    frame = pd.DataFrame(cells, columns=["source", "target", "attack", "eps", "error_top1"])
+    return statistics.with_intervals(frame.assign(dataset="digits", seed=seed, n=1000))
+
+
+def beside_paper(rows: pd.DataFrame, value: float, metric: str = "error_top1") -> pd.DataFrame:
+    """The paper gives `value` for A -> B."""
+    given = (rows["source"] == "A") & (rows["target"] == "B")
+    return rows.assign(paper_value=given.map({True: value, False: math.nan}), paper_metric=metric)
+
+
+def test_results_have_the_agreed_columns_and_survive_a_round_trip(tmp_path: Path) -> None:
+    rows = measured().assign(error_top1=1 / 3)
+    tables.write_results(rows, tmp_path / "results.csv")
+    back = pd.read_csv(tmp_path / "results.csv")
+    assert tuple(back.columns) == tables.COLUMNS[:-2]
+    assert list(back["error_top1"]) == pytest.approx([1 / 3] * 6, rel=1e-15)
+    assert "0.3333333333333333," in (tmp_path / "results.csv").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_paper_columns_appear_only_with_a_value(tmp_path: Path) -> None:
+    for value, columns in [(0.1, tables.COLUMNS), (math.nan, tables.COLUMNS[:-2])]:
+        tables.write_results(beside_paper(measured(), value), tmp_path / "results.csv")
+        assert tuple(pd.read_csv(tmp_path / "results.csv").columns) == columns
+
+
+def test_transfer_matrix_is_source_by_target_in_per_cent(tmp_path: Path) -> None:
+    tables.write_transfer_matrix(measured(), tmp_path / "transfer_matrix.csv")
+    expected = "source,attack,eps,A,B\n-,clean,0.0,1.0,2.0\nA,fgsm,0.3,11.0,12.0\nB,fgsm,0.3,21.0,22.0\n"
+    assert (tmp_path / "transfer_matrix.csv").read_text() == expected
+
+
+def test_transfer_matrix_averages_seeds_and_shows_the_paper_beside_its_target() -> None:
+    rows = pd.concat([measured(), measured(seed=1).assign(error_top1=0.5)], ignore_index=True)
+    wide = tables.transfer_matrix(beside_paper(rows, 0.114))
+    assert list(wide.columns) == ["A", "B", "B (paper)"]
+    assert list(wide.loc[("A", "fgsm", 0.3)]) == [30.5, 31.0, 11.4]
+    assert math.isnan(wide.loc[("B", "fgsm", 0.3), "B (paper)"])
+
+
+def test_a_papers_top5_value_does_not_stand_beside_our_top1() -> None:
+    assert list(tables.transfer_matrix(beside_paper(measured(), 0.1, "error_top5")).columns) == ["A", "B"]
+
+
+def test_markdown_exact() -> None:
+    frame = pd.DataFrame(
+        {
+            "target": ["A", "B|C"],
+            "eps": [8 / 255, 0.3],
+            "error": [12.34, math.nan],
+            "error sd": [0.45, math.nan],
+            "n": [5, 10],
+        }
+    )
+    assert tables.markdown(frame, missing="missing") == (
+        "| target |   eps |      error |   n |\n"
+        "| ------ | ----: | ---------: | --: |\n"
+        "| A      | 8/255 | 12.3 ± 0.5 |   5 |\n"
+        "| B\\|C   |   0.3 |    missing |  10 |\n"
+    )
+    assert "| 0.0 |" in tables.markdown(pd.DataFrame({"d": [-0.01]}))
+
+
+def test_latex_is_booktabs_and_escaped() -> None:
+    text = tables.latex(pd.DataFrame({"model_a": ["x_y"], "e": [1.0], "e sd": [0.25]}))
+    assert text.startswith("\\begin{tabular}{lr}\n\\toprule\nmodel\\_a & e \\\\\n\\midrule\n")
+    assert "x\\_y & 1.0 $\\pm$ 0.2 \\\\\n\\bottomrule" in text
+
+
+def test_console_exact() -> None:
+    assert tables.console(beside_paper(measured(), 0.119)) == (
+        "                     A           B\n"
+        "clean              1.0         2.0\n"
+        "from A\n"
+        "  fgsm 0.3       11.0* 12.0 (11.9)\n"
+        "from B\n"
+        "  fgsm 0.3        21.0       22.0*\n"
+        "\n"
+        "error in per cent; * white-box; (paper's value)\n"
+    )
+
+
+def test_console_fits_a_terminal() -> None:
+    for models in ("AB", "ABCDEF", "ABCDEFGHI"):
+        names = {m: f"{m}_inception_resnet_v2_adv" for m in models}
+        rows = measured(models, ("a_very_long_attack_name_indeed",)).replace({"source": names, "target": names})
+        rows = rows.assign(paper_value=rows["error_top1"], error_top1=0.999)
+        text = tables.console(rows)
+        assert max(map(len, text.splitlines())) <= 100
+        head = text.split("clean")[0]
+        assert len(models) > 6 or "".join(head.split()).count("resnet") <= len(models)
+        assert "… 0.3" in text
+    assert tables.console(rows[:0]) == "no rows were measured\n"
+
+
+def test_report_compares_with_the_paper() -> None:
+    run = {
+        "experiment": "tramer/table4",
+        "command": "python run.py",
+        "device": "cpu",
+        "git_commit": "abc",
+        "seconds": 1.25,
+    }
+    text = tables.report(beside_paper(measured(), 0.15), run)
+    assert text.startswith(
+        "# tramer/table4\n\n- command: `python run.py`\n- device: cpu\n- commit: abc\n- wall time: 1.2 s\n"
+    )
+    assert "12.0 [10.1, 14.2]" in text
+    line = next(line for line in text.splitlines() if "error_top1" in line)
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        "A", "B", "fgsm", "0.3", "error_top1", "12.0", "[10.1, 14.2]", "15.0", "-3.0", "no",
+    ]  # fmt: skip
+    assert "| yes" in tables.report(beside_paper(measured(), 0.13), run)
+    assert "paper" not in tables.report(measured(), run)
+    assert tables.report(measured()[:0], {}) == "# experiment\n\n\nNo rows were measured.\n"
+
+
+def test_pooled_interval_over_seeds_is_wilson_of_the_sums() -> None:
+    rows = pd.concat([measured(), measured(seed=1)], ignore_index=True)
+    low, high = statistics.wilson(240, 2000)
+    assert tables.intervals(rows).loc[("A", "fgsm", 0.3), "B"] == f"12.0 [{low * 100:.1f}, {high * 100:.1f}]"
+
+
+@pytest.mark.parametrize("attacks", [("fgsm",), ("a", "b", "c", "d", "e"), ()])
+def test_heatmap_is_a_png_with_the_same_bytes_twice(tmp_path: Path, attacks: tuple[str, ...]) -> None:
+    rows = measured("ABC", attacks)
+    rows = rows[~((rows["source"] == "A") & (rows["target"] == "C"))]
+    for name in ("one.png", "two.png"):
+        figures.transfer_heatmap(rows, tmp_path / name)
+    one = (tmp_path / "one.png").read_bytes()
+    assert one.startswith(b"\x89PNG\r\n\x1a\n")
+    assert one == (tmp_path / "two.png").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png", "two.png"]
+
+
+def test_heatmap_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        figures.transfer_heatmap(measured()[:0], tmp_path / "x.png")
+
+
+def test_panel_lines_are_filled_evenly() -> None:
+    square = pd.DataFrame([[0.0]])
+    for count, shape in [(1, (1, 1)), (4, (1, 4)), (5, (2, 3)), (8, (2, 4)), (9, (3, 3))]:
+        figure, _ = figures.canvas({("attack", float(i)): square for i in range(count)})
+        assert figure.axes[0].get_gridspec().get_geometry() == shape
