@@ -149,21 +149,33 @@ def explain(error: Exception) -> str:
 
 
 def unknown_key(key: str) -> str:
-    """What a config key that does not exist was perhaps meant to be."""
-    group = key.split("@")[0]
-    groups = sorted(p.relative_to(CONF).as_posix() for p in CONF.iterdir() if p.is_dir())
+    """What a config key that does not exist was perhaps meant to be: a name beside it, or one further down."""
+    parts = key.split("@")[0].split(".")
     with hydra.initialize_config_dir(str(CONF), **VERSION):
-        config = hydra.compose("config", [o for o in sys.argv[1:] if o.split("=")[0].split("@")[0] in groups])
+        groups = [g for g in hydra.compose("config", return_hydra_config=True).hydra.runtime.choices if "/" not in g]
+        config = hydra.compose("config", [o for o in sys.argv[1:] if o.split("=")[0] in groups])
     node: Any = config
-    parts = group.split(".")
     for i, part in enumerate(parts):
         known = [str(k) for k in node] if isinstance(node, DictConfig) else []
         if part not in known:
-            known = sorted({*known, *groups}) if i == 0 else known
+            meant = did_you_mean(part, known) or did_you_mean_below(parts[:i], node, part)
             where = f" in {'.'.join(parts[:i])}" if i else ""
-            return f"{key} is not a config key{did_you_mean(part, known)}: the keys{where} are {listed(known)}"
+            return f"{key} is not a config key{meant}: the keys{where} are {listed(known)}"
         node = node[part]
     return f"{key} cannot be set here"
+
+
+def did_you_mean_below(path: list[str], node: Any, word: str) -> str:
+    """The nearest name among all keys below `node`, with its whole path."""
+    if not isinstance(node, DictConfig):
+        return ""
+    below: dict[str, str] = {}
+    for key, value in OmegaConf.to_container(node).items():  # type: ignore[union-attr]
+        for deeper, inner in (value if isinstance(value, dict) else {}).items():
+            if not isinstance(inner, dict):
+                below.setdefault(deeper, ".".join([*path, str(key), deeper]))
+    near = did_you_mean(word, below)
+    return near.replace(repr(near.split("'")[1]), repr(below[near.split("'")[1]])) if near else ""
 
 
 def on_signal(signum: int, _frame: object) -> None:

@@ -175,7 +175,10 @@ class Diversity:
         return losses, torch.stack([g.flatten(1) for g in gradients])
 
     def check(self, model: nn.Module, number_of_sources: int) -> None:
-        require(len(members(model)) >= 2, "name: diversity training needs an ensemble of at least two members")
+        require(
+            len(members(model)) >= 2,
+            "name is diversity, which needs an ensemble of at least two members: arch=ensemble",
+        )
         if self.data:
             self.data.check(model, number_of_sources)
         else:
@@ -233,7 +236,7 @@ def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
 
 
 def no_sources(number: int) -> None:
-    require(number == 0, "name: this objective crafts nothing on source models; sources should be empty")
+    require(number == 0, "name is one that crafts nothing on source models: sources should be empty")
 
 
 @contextmanager

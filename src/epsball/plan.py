@@ -137,7 +137,9 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
     plans: dict[str, Plan] = {}
     for name in names:
         if name in sources or name in targets:
-            plans[name] = plan_model(specs[name], f"models.{name}", loaded)
+            spec = mapping(specs[name], f"models.{name}")
+            places = {key: key for key in ("arch", "trainer", "dataset") if spec.get(key) == config.get(key)}
+            plans[name] = plan_model(spec, f"models.{name}", loaded, places)
             if (plans[name].data.shape, plans[name].data.classes) != (data.shape, data.classes):
                 raise ConfigError(f"models.{name}.dataset has other image shapes or classes than dataset")
     crafts = [*attacks_of(config.get("suite"), "suite"), *attacks_of(config.get("attack"), "attack")]
@@ -158,23 +160,24 @@ def load_data(spec: object, where: str, loaded: dict[str, Data]) -> Data:
     return loaded[key]
 
 
-def plan_model(spec: object, where: str, loaded: dict[str, Data]) -> Plan:
-    """Check and build one model spec, its sources first."""
+def plan_model(spec: object, where: str, loaded: dict[str, Data], places: Mapping[str, str] | None = None) -> Plan:
+    """Check and build one model spec, its sources first. `places`: the config keys of parts that stand elsewhere."""
     fields = dict(mapping(spec, where))
+    at = {key: under(where, key) for key in fields} | dict(places or {})
     for key in ("dataset", "arch", "trainer", "seed"):
         if fields.get(key) is None:
             raise ConfigError(f"{where}.{key} is missing: a model is {{dataset, arch, trainer, seed}}")
-    trainer: Trainer = construct(Trainer, fields["trainer"], where=f"{where}.trainer")
-    sources = {n: plan_model(s, f"{where}.trainer.sources.{n}", loaded) for n, s in sorted(trainer.sources.items())}
-    data, seed = load_data(fields["dataset"], f"{where}.dataset", loaded), fields["seed"]
+    trainer: Trainer = construct(Trainer, fields["trainer"], where=at["trainer"])
+    sources = {n: plan_model(s, f"{at['trainer']}.sources.{n}", loaded) for n, s in sorted(trainer.sources.items())}
+    data, seed = load_data(fields["dataset"], at["dataset"], loaded), fields["seed"]
     if type(seed) is not int or seed < 0:
         raise ConfigError(f"{where}.seed should be an int of at least 0, is {seed!r}")
     with borrowed_seed(derived_seed(seed, "init"), torch.device("cpu")):
-        network: nn.Module = build(MODELS, fields["arch"], data.shape, len(data.classes), where=f"{where}.arch")
+        network: nn.Module = build(MODELS, fields["arch"], data.shape, len(data.classes), where=at["arch"])
     try:
         trainer.objective.check(network, len(sources))
     except ValueError as error:
-        raise ConfigError(f"{where}.trainer.objective.{error}") from None
+        raise ConfigError(f"{at['trainer']}.objective.{error}") from None
     identity = {
         "data": {"name": data.name, "checksum": data.checksum},
         "arch": fields["arch"],
@@ -190,10 +193,11 @@ def attacks_of(specs: object, where: str) -> Iterator[Craft]:
     for name, spec in mapping(specs or {}, where).items():
         if spec is None:
             continue
-        fields = dict(mapping(spec, under(where, name)))
+        key = where if where == "attack" else under(where, name)  # the one attack's fields stand at attack.*
+        fields = dict(mapping(spec, key))
         values = fields.get("eps")
         for eps in values if isinstance(values, list) else [values]:
-            yield Craft(name, build(ATTACKS, {**fields, "eps": eps}, where=under(where, name)))
+            yield Craft(name, build(ATTACKS, {**fields, "eps": eps}, where=key))
 
 
 def distinct(crafts: list[Craft]) -> list[Craft]:

@@ -31,9 +31,19 @@ log = logging.getLogger(__name__)
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits that name `identity`: a plain nested dict of everything that can change the result."""
-    text = json.dumps({"format": FORMAT, **identity}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """12 hexadecimal digits that name `identity`: a plain nested dict of everything that can change the result. The
+    order of keys does not matter, nor whether a number is written 3 or 3.0."""
+    text = json.dumps(canonical({"format": FORMAT, **identity}), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def canonical(value: Any) -> Any:
+    """`value` with one spelling for equal numbers."""
+    if isinstance(value, Mapping):
+        return {str(k): canonical(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(v) for v in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 @dataclass(frozen=True)
