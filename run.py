@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, did_you_mean, listed
@@ -44,39 +43,42 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
 
 
 def register_resolvers() -> None:
+    register = OmegaConf.register_new_resolver if VERSION else OmegaConf.register_resolver  # renamed with Hydra 1.4
     for name, resolver in RESOLVERS.items():
-        OmegaConf.register_new_resolver(name, resolver, replace=True)
+        register(name, resolver, replace=True)  # type: ignore[call-arg]
 
 
 @hydra.main(config_path=str(CONF), config_name="config", **VERSION)
 def job(config: DictConfig) -> None:
     """One job of a run or a sweep. A failure is told at once, in one line, and neither stops nor hides the others."""
+    from epsball import experiments
+
+    runtime = HydraConfig.get()
+    overrides, folder = list(runtime.overrides.task), None
+    if runtime.mode is RunMode.MULTIRUN:  # Hydra makes the subdir before the job starts: our folder lies in it
+        folder = Path(runtime.sweep.dir) / runtime.sweep.subdir / str(runtime.job.num)
     try:
-        run_job(config)
+        run_job(config, overrides, folder)
     except Exception as error:
-        sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-        of_job = f"job {' '.join(HydraConfig.get().overrides.task)}: " if sweep else ""
+        of_job = f"job {' '.join(overrides)}: " if folder else ""
         kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
         print(f"error: {of_job}{kind}{one_line(error)}", file=sys.stderr)
+        if folder and isinstance(error, ConfigError):
+            experiments.record_refusal(folder, overrides, one_line(error))
         if os.getpid() != main_process:  # a launcher's worker: only an exception tells the launcher
             raise
         failures.append(error)
 
 
-def run_job(config: DictConfig) -> None:
-    """Check the config, claim a run directory, run, say what was written."""
-    from epsball import experiments, plan
+def run_job(config: DictConfig, overrides: list[str], folder: Path | None) -> None:
+    """Check the config, claim a run directory (`folder`, in a sweep), run, say what was written."""
+    from epsball import experiments, plan  # after --help and --cfg, which need not wait for torch
 
     configure_logging()
     runtime = HydraConfig.get()
-    overrides = list(runtime.overrides.task)
     experiment = plan.prepare(as_plain(config, dict(runtime.runtime.choices)))
-    given = job_folder = None
-    if runtime.mode is RunMode.MULTIRUN:
-        job_folder = str(Path(runtime.sweep.dir) / runtime.sweep.subdir)
-    elif runtime.run.dir != ".":
-        given = str(runtime.run.dir)
-    directory = experiments.claim_directory(experiment, given, job_folder)
+    given = None if folder or runtime.run.dir == "." else str(runtime.run.dir)
+    directory = experiments.claim_directory(experiment, given, folder)
     with log_file(directory / "run.log"):
         log.info("run directory: %s", directory)
         write_hydra(directory, config, overrides)
@@ -92,6 +94,17 @@ def as_plain(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
     if attack:
         plain["attack"] = {choices["attack"]: attack}
     return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The config that these overrides of the command line compose, as a plain dict: for scripts and tests."""
+    register_resolvers()
+    with hydra.initialize_config_dir(str(CONF), **VERSION):
+        config = hydra.compose("config", list(overrides), return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config.hydra
+    return as_plain(config, choices)
 
 
 def write_hydra(directory: Path, config: DictConfig, overrides: list[str]) -> None:
@@ -178,21 +191,11 @@ def did_you_mean_below(path: list[str], node: Any, word: str) -> str:
     return near.replace(repr(near.split("'")[1]), repr(below[near.split("'")[1]])) if near else ""
 
 
-def on_signal(signum: int, _frame: object) -> None:
-    """First signal: stop at the next step, with everything saved. Second: stop now."""
-    if stop.signum is not None:
-        raise Interrupted(signum)
-    stop.signum = signum
-    print("stopping after saving; once more to stop at once", file=sys.stderr)
-
-
 def main() -> int:
     """Exit codes: 0 done, 1 a job failed, 2 the config is wrong, 130 SIGINT, 143 SIGTERM."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us; we tell them in one line
     register_resolvers()
-    for signum, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-        if signal.getsignal(signum) is default:  # a launcher's own handler stays
-            signal.signal(signum, on_signal)
+    stop.listen()
     try:
         job()
     except Interrupted as error:

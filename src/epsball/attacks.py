@@ -4,8 +4,10 @@ Every attack maps images in [0, 1] to images in [0, 1] no further than eps (L-in
 range) from where they began. It reads the model and never changes it: no parameter gradient, no change of mode.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from epsball.build import require
+from epsball.device import launch
 from epsball.models import heads
 
 Heads = list[tuple[Tensor, float]]
@@ -38,6 +41,8 @@ class Attack(Protocol):
         generator: Generator | None = None,
         shrink: Tensor | None = None,
     ) -> Tensor: ...
+
+    def fools(self, model: nn.Module, x: Tensor, y: Tensor, generator: Generator | None = None) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,10 @@ class GradientAttack:
     def __post_init__(self) -> None:
         require(0 <= self.eps <= 1, f"eps should be a float in [0, 1], is {self.eps}")
         require(self.steps == "kurakin" or self.steps >= 1, f"steps should be at least 1, is {self.steps}")
-        require(self.step_size is None or self.step_size > 0, f"step_size should be positive, is {self.step_size}")
+        require(
+            self.step_size is None or self.step_size > 0 or self.step_size == self.eps == 0,
+            f"step_size should be positive, is {self.step_size}",
+        )
         require(0 <= self.start_share <= 1, f"start_share should be in [0, 1], is {self.start_share}")
         require(
             (self.start == "none") == (self.start_share == 0),
@@ -97,10 +105,31 @@ class GradientAttack:
         x = x.detach()
         scale = x.new_ones(()) if shrink is None else shrink.view(-1, 1, 1, 1)
         label = self.choose_label(model, x, y, generator)
-        x_adv = self.climb(model, x, label, self.draw_start(x, scale, generator), scale)
-        if self.restarts > 1:
-            x_adv = self.restart(model, x, y, label, x_adv, scale, generator)
-        return x_adv
+        known = () if label is None else (label,)
+        start = self.draw_start(x, scale, generator)
+        x_adv = launch((self, id(model)), partial(self.climb, model), x, start, scale, *known)
+        return self.restart(model, x, y, label, x_adv, scale, generator) if self.restarts > 1 else x_adv
+
+    def fools(self, model: nn.Module, x: Tensor, y: Tensor, generator: Generator | None = None) -> Tensor:
+        """(N,) booleans: whether the model mistakes an iterate of any restart, looked at after 1, 2, 4, 8, ...
+        steps and the last. For error rates only: images that are already lost are dropped, so no examples come out."""
+        x, scale, lost = x.detach(), x.new_ones(()), torch.zeros_like(y, dtype=torch.bool)
+        label = self.choose_label(model, x, y, generator)
+        for _ in range(self.restarts):
+            start = self.draw_start(x, scale, generator)  # for all, so that no image's draws depend on another's fate
+            left = (~lost).nonzero().squeeze(1)
+            if len(left) == 0:
+                continue
+            walk = self.begin(x[left], start[left], scale, None if label is None else label[left])
+            for done, until in itertools.pairwise(doublings(self.number_of_steps)):
+                self.advance(model, walk, until - done)
+                with torch.no_grad():
+                    stands = model(walk.x_adv).argmax(1) == y[left]
+                lost[left[~stands]] = True
+                left, walk = left[stands], walk.only(stands)
+                if len(left) == 0:
+                    break
+        return lost
 
     @property
     def deterministic(self) -> bool:
@@ -146,24 +175,31 @@ class GradientAttack:
         start = x + size * noise
         return start.clamp(0, 1) if self.clip_start else start
 
-    def climb(self, model: nn.Module, x: Tensor, label: Tensor | None, start: Tensor, scale: Tensor) -> Tensor:
-        """The one loop: step along the gradient, stay in the ball and the box."""
+    def climb(self, model: nn.Module, x: Tensor, start: Tensor, scale: Tensor, label: Tensor | None = None) -> Tensor:
+        """From `start` all steps up, in the ball and the box around x; the last iterate or the best."""
+        walk = self.begin(x, start, scale, label)
+        self.advance(model, walk, self.number_of_steps)
+        if self.keep == "last":
+            return walk.x_adv
+        with torch.no_grad():
+            return better(walk.best, (self.objective(model, walk.x_adv, walk.label)[0], walk.x_adv))[1]
+
+    def begin(self, x: Tensor, start: Tensor, scale: Tensor, label: Tensor | None) -> "Walk":
         low, high = (x - self.eps * scale).clamp(min=0), (x + self.eps * scale).clamp(max=1)
         spent = self.start_share if self.start == "sign" else 0.0
-        size = (self.step_size or (1 - spent) * self.eps / self.number_of_steps) * scale
-        x_adv, velocity, best = start, torch.zeros((), device=x.device), None
-        for _ in range(self.number_of_steps):
-            value, gradient, label = self.gradient(model, x_adv, label)
-            if self.keep == "best":
-                best = better(best, (value, x_adv.clamp(low, high)))
+        even = (1 - spent) * self.eps / self.number_of_steps
+        size = (even if self.step_size is None else self.step_size) * scale
+        return Walk(start, low, high, size, label, torch.zeros((), device=x.device), None)
+
+    def advance(self, model: nn.Module, walk: "Walk", steps: int) -> None:
+        """The one loop: step along the gradient, stay in the ball and the box."""
+        for _ in range(steps):
+            value, gradient, walk.label = self.gradient(model, walk.x_adv, walk.label)
+            if self.keep == "best" and (self.clip_start or walk.best is not None):  # an unclipped start is no example
+                walk.best = better(walk.best, (value, walk.x_adv.clamp(walk.low, walk.high)))
             if self.momentum:
-                velocity = self.momentum * velocity + gradient / norm(gradient, 1)
-                gradient = velocity
-            x_adv = (x_adv + size * STEPS[self.step](gradient)).clamp(low, high)
-        if self.keep == "best":
-            with torch.no_grad():
-                return better(best, (self.objective(model, x_adv, label)[0], x_adv))[1]
-        return x_adv
+                gradient = walk.velocity = self.momentum * walk.velocity + gradient / norm(gradient, 1)
+            walk.x_adv = (walk.x_adv + walk.size * STEPS[self.step](gradient)).clamp(walk.low, walk.high)
 
     def gradient(self, model: nn.Module, x_adv: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """What the attack increases, per example, its gradient with respect to the images alone, and the label."""
@@ -204,9 +240,9 @@ class GradientAttack:
             start = self.draw_start(x, scale, generator)  # for all, so that no example's draws depend on another's fate
             left = (~fooled).nonzero().squeeze(1)
             if len(left) == 0:
-                break
+                continue
             part = scale if scale.dim() == 0 else scale[left]
-            again = self.climb(model, x[left], label[left], start[left], part)
+            again = self.climb(model, x[left], start[left], part, label[left])
             with torch.no_grad():
                 fooled_now = model(again).argmax(1) != y[left]
                 value_now = self.objective(model, again, label[left])[0]
@@ -218,6 +254,25 @@ class GradientAttack:
                 fooled_now[take],
             )
         return x_adv
+
+
+@dataclass
+class Walk:
+    """Where a climb stands: its iterates, what they must stay between, and what the next step needs."""
+
+    x_adv: Tensor
+    low: Tensor
+    high: Tensor
+    size: Tensor
+    label: Tensor | None
+    velocity: Tensor
+    best: tuple[Tensor, Tensor] | None
+
+    def only(self, chosen: Tensor) -> "Walk":
+        """The walk of the chosen images alone. The best iterates are left behind."""
+        size, velocity = (t if t.dim() == 0 else t[chosen] for t in (self.size, self.velocity))
+        label = None if self.label is None else self.label[chosen]
+        return Walk(self.x_adv[chosen], self.low[chosen], self.high[chosen], size, label, velocity, None)
 
 
 @dataclass(frozen=True)
@@ -245,19 +300,30 @@ class NoiseAttack:
         generator: Generator | None = None,
         shrink: Tensor | None = None,
     ) -> Tensor:
-        scale = 1.0 if shrink is None else shrink.view(-1, 1, 1, 1)
+        x, scale = x.detach(), 1.0 if shrink is None else shrink.view(-1, 1, 1, 1)
         if self.distribution == "sign":
             noise = torch.randn(x.shape, generator=generator, device=x.device).sign()
         else:
             noise = truncated_normal(x.shape, x.device, generator)
         return (x + self.eps * scale * noise).clamp(0, 1)
 
+    def fools(self, model: nn.Module, x: Tensor, y: Tensor, generator: Generator | None = None) -> Tensor:
+        """(N,) booleans: whether the model mistakes the noisy image."""
+        with torch.no_grad():
+            wrong: Tensor = model(self(model, x, y, generator)).argmax(1) != y
+        return wrong
+
 
 ATTACKS: Mapping[str, Callable[..., Attack]] = {"gradient": GradientAttack, "noise": NoiseAttack}
 
 
 def weighted(outputs: Heads, function: Callable[[Tensor], Tensor]) -> Tensor:
-    return torch.stack([weight * function(logits) for logits, weight in outputs]).sum(0)
+    return torch.stack([weight * function(at_least_fp32(logits)) for logits, weight in outputs]).sum(0)
+
+
+def at_least_fp32(logits: Tensor) -> Tensor:
+    """Losses are not for half precision."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def cross_entropy(outputs: Heads, y: Tensor, label_smoothing: float) -> Tensor:
@@ -287,9 +353,14 @@ def norm(g: Tensor, order: float) -> Tensor:
 
 STEPS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "sign": torch.sign,
-    "l2": lambda g: g / norm(g, 2),
+    "l2": lambda g: (unit := g / norm(g, float("inf"))) / norm(unit, 2),  # squares of small gradients underflow
     "linf": lambda g: g / norm(g, float("inf")),
 }
+
+
+def doublings(steps: int) -> list[int]:
+    """0, 1, 2, 4, 8, ... and `steps`."""
+    return [0, *(2**k for k in range(steps.bit_length()) if 2**k < steps), steps]
 
 
 def better(a: tuple[Tensor, Tensor] | None, b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,14 @@ A table maps names to frozen dataclasses or functions. Their annotations are the
 `Annotated[Base, TABLE]` (TABLE a dict: the spec carries a name) or `Annotated[Base, Class]` (no name needed).
 """
 
+import dataclasses
 import difflib
 import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+BOUND = "bound"  # marks fields that `bound` made
 Table = Mapping[str, Callable[..., Any]]
 
 
@@ -28,7 +30,7 @@ def build(table: Table, spec: object, *context: object, where: str) -> Any:
     if "name" not in fields:
         raise ConfigError(f"{under(where, 'name')} is missing: choose one of {listed(table)}")
     name = fields.pop("name")
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ConfigError(
             f"{under(where, 'name')} is {name!r}{did_you_mean(str(name), table)}: choose one of {listed(table)}"
         )
@@ -37,9 +39,11 @@ def build(table: Table, spec: object, *context: object, where: str) -> Any:
 
 def construct(target: Callable[..., Any], fields: object, *context: object, where: str) -> Any:
     """Call `target` with checked and converted `fields`; a ValueError it raises is the user's mistake."""
-    given = mapping(fields, where)
+    given = {str(key): value for key, value in mapping(fields, where).items()}
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    parameters = list(inspect.signature(target).parameters.values())[len(context) :]
+    known = dataclasses.fields(target) if dataclasses.is_dataclass(target) else ()
+    filled = {f.name for f in known if BOUND in f.metadata}
+    parameters = [p for p in inspect.signature(target).parameters.values() if p.name not in filled][len(context) :]
     names = [p.name for p in parameters]
     for key in given:
         if key not in names:
@@ -99,6 +103,11 @@ def convert_union(value: object, hint: Any, where: str) -> Any:
         if get_origin(members[-1]) is Annotated:  # a component: its own message says more
             raise
         raise ConfigError(f"{where} should be {describe(hint)}, is {value!r}{fraction_hint(value)}") from None
+
+
+def bound(empty: Any) -> Any:
+    """A dataclass field that no config sets: what the component is joined with later, such as trained models."""
+    return dataclasses.field(default=empty, metadata={BOUND: True})
 
 
 def require(condition: bool, message: str) -> None:

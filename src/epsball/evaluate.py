@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from epsball.attacks import Attack
 from epsball.data import Split
+from epsball.device import graphs
 from epsball.progress import Progress, Stop
 
 Row = dict[str, float]
@@ -69,7 +70,7 @@ def transfer(
     judges = {**targets, "": source} if all(t is not source for t in targets.values()) else dict(targets)
     parts: dict[str, list[tuple[Tensor, Tensor | None]]] = {name: [] for name in judges}
     largest = outside = torch.zeros((), device=test.x.device)
-    with Progress(title, len(test)) as progress:
+    with Progress(title, len(test)) as progress, graphs(test.x.device):
         for x, y in test.batches(batch_size):
             stop.check()
             x_adv = attack(source, x, y, generator)
@@ -84,6 +85,32 @@ def transfer(
     verdicts = {name: gathered(part, time.perf_counter() - began) for name, part in parts.items()}
     own = next(verdicts[name] for name, model in judges.items() if model is source)
     return own, {name: verdicts[name] for name in targets}, float(largest)
+
+
+def worst_case(
+    model: nn.Module,
+    attacks: Mapping[str, Attack],
+    test: Split,
+    batch_size: int,
+    generators: Mapping[str, Generator],
+    stop: Stop,
+    title: str,
+) -> tuple[Tensor, float]:
+    """(N,) booleans: which images the model gets wrong, clean or under any of the attacks on itself; and seconds.
+
+    An image that is lost is shown to no further attack, restart or step (`Attack.fools`).
+    """
+    began, parts = time.perf_counter(), []
+    with Progress(title, len(test)) as progress:
+        for x, y in test.batches(batch_size):
+            lost, _ = judge(model, x, y)
+            for name, attack in attacks.items():
+                stop.check()
+                left = (~lost).nonzero().squeeze(1)
+                lost[left] = attack.fools(model, x[left], y[left], generators[name])
+            parts.append(lost)
+            progress.step(len(x))
+    return torch.cat(parts), time.perf_counter() - began
 
 
 def gathered(parts: list[tuple[Tensor, Tensor | None]], seconds: float) -> Verdict:
@@ -101,6 +128,11 @@ def clean_row(verdict: Verdict) -> Row:
         "max_perturbation": 0.0,
         "seconds": verdict.seconds,
     }
+
+
+def worst_case_row(clean: Verdict, lost: Tensor, seconds: float) -> Row:
+    """The error of a model under the strongest of several attacks, per image, as a fraction."""
+    return {"n": len(lost), "error_top1": rate(lost), "clean_error_top1": rate(clean.wrong1), "seconds": seconds}
 
 
 def transfer_row(source_clean: Verdict, source_adv: Verdict, target_clean: Verdict, target_adv: Verdict) -> Row:

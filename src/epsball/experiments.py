@@ -1,8 +1,8 @@
 """Joins the parts: plans become trained models, models become a transfer matrix, rows become the run directory."""
 
+import contextlib
 import json
 import logging
-import platform
 import shlex
 import subprocess
 import sys
@@ -15,49 +15,52 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-import epsball
 from epsball import evaluate, statistics, tables
 from epsball.build import ConfigError
-from epsball.data import Data
+from epsball.device import derived_seed, tensor_cores
 from epsball.files import write_whole
-from epsball.plan import Craft, Experiment, Plan, choose_device
+from epsball.plan import Craft, Experiment
 from epsball.progress import Interrupted, Stop
-from epsball.store import Slot, Store, Trained, fingerprint, free_name
-from epsball.train import Watch, derived_seed, fit
+from epsball.store import fingerprint, free_name
+from epsball.workshop import Workshop, environment
 
 Row = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
 
-def claim_directory(experiment: Experiment, given: str | None, job: str | None) -> Path:
-    """A run directory that no other run has: outputs/<experiment>/<date_time[-n]>, or a sweep's `job` folder, made with
-    an exclusive mkdir; or the `given` one, where the same experiment's run goes on.
+def claim_directory(experiment: Experiment, given: str | None, job: Path | None) -> Path:
+    """A run directory that no other run has: outputs/<experiment>/<date_time[-n]>, or a sweep's `job` folder; or the
+    `given` one, where the same experiment's run goes on.
 
-    Raises ConfigError when `given` holds another experiment's results.
+    Raises ConfigError when `given` holds anything else.
     """
-    if given is not None:
-        path = Path(given)
-        path.mkdir(parents=True, exist_ok=True)
-        earlier = read_json(path / "run.json")
-        if earlier.get("config_hash") != experiment.config_hash and any(path.iterdir()):
-            raise ConfigError(
-                f"hydra.run.dir={given} holds something else than this experiment: name another directory"
-            )
-        return path
-    settings = experiment.settings
-    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    path = Path(job) if job else Path(settings.outputs) / settings.experiment / stamp
+    if given is None:
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        return claim(job or Path(experiment.settings.outputs) / experiment.settings.experiment / stamp)
+    path = Path(given)
+    path.mkdir(parents=True, exist_ok=True)
+    if any(path.iterdir()) and read_json(path / "run.json").get("config_hash") != experiment.config_hash:
+        raise ConfigError(f"hydra.run.dir={given} holds something else than this experiment: name another directory")
+    return path
+
+
+def claim(path: Path) -> Path:
+    """Make `path`, or path-2, path-3, ...: whichever this process is the one to make."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        try:
-            candidate = free_name(path)
+        candidate = free_name(path)
+        with contextlib.suppress(FileExistsError):  # another process was quicker
             candidate.mkdir()
             return candidate
-        except FileExistsError:  # another process was quicker
-            continue
+
+
+def record_refusal(job: Path, overrides: list[str], reason: str) -> None:
+    """A sweep's job whose config is wrong leaves a run.json too, so that the hole in the grid has a name."""
+    content = {"status": "failed", "exit_reason": reason, "overrides": overrides}
+    write_whole(claim(job) / "run.json", json.dumps(content, indent=2) + "\n")
 
 
 def run(experiment: Experiment, directory: Path, overrides: list[str], stop: Stop) -> list[Path]:
@@ -86,98 +89,59 @@ class Run:
     overrides: list[str]
     stop: Stop
     began: float = field(default_factory=time.time)
-    models: dict[str, Row] = field(default_factory=dict)
-    ready: dict[str, nn.Module] = field(default_factory=dict)
-    on_device: dict[int, Data] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        settings = self.experiment.settings
-        self.device = choose_device(settings.device)
-        self.store = Store(Path(settings.outputs), self.stop.check)
-        self.batch_size = settings.batch_size or (128 if self.device.type == "cpu" else 1000)
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
-
-    def data(self, data: Data) -> Data:
-        """`data` on the run's device, moved there once."""
-        if id(data) not in self.on_device:
-            self.on_device[id(data)] = data.to(self.device)
-        return self.on_device[id(data)]
-
-    def model(self, plan: Plan, name: str) -> nn.Module:
-        """The trained network of a plan, in eval mode and frozen: out of the store, or trained now."""
-        if plan.key not in self.ready:
-            stored = self.store.load_or_train(plan.label, plan.key, self.device, partial(self.train, plan, name))
-            network = plan.network.to(self.device)
-            network.load_state_dict(stored.weights)
-            self.ready[plan.key] = network.eval().requires_grad_(False)
-            self.models[name] = model_record(stored)
-            log.info(
-                "%s: clean error %.2f%%, %d parameters, %s in %.0f s, %s",
-                name,
-                100 * stored.spec["clean_error"],
-                stored.spec["parameters"],
-                "reused; trained" if stored.reused else "trained",
-                stored.spec["seconds"],
-                stored.path,
-            )
-        return self.ready[plan.key]
-
-    def train(self, plan: Plan, name: str, slot: Slot) -> tuple[Mapping[str, Tensor], Row, str]:
-        """Train a plan in its slot of the store: weights, spec.json, learning curve."""
-        import pandas as pd
-
-        sources = [self.model(source, f"{name}'s source {key}") for key, source in plan.sources.items()]
-        data, state, began = self.data(plan.data), slot.last_state(self.device), time.perf_counter()
-        here = environment(self.device)
-        spent = 0.0 if state is None else state["seconds"]
-        if state is not None:
-            log.info("%s goes on from step %d", name, state["step"])
-            if changed := [key for key in here if here[key] != state["environment"].get(key)]:
-                log.warning("%s: %s changed since: the result may differ in the last bits", name, ", ".join(changed))
-
-        def seconds() -> float:
-            return spent + time.perf_counter() - began
-
-        def save(state: Row) -> None:
-            slot.save_state({**state, "environment": here, "seconds": seconds()})
-
-        log.info("training %s (%s-%s)", name, plan.label, plan.key)
-        network = plan.network.to(self.device)
-        watch = Watch(name, self.stop, state, save, self.experiment.settings.checkpoint_seconds)
-        curve = fit(network, plan.trainer, sources, data, plan.seed, watch)
-        trained_in = seconds()
-        wrong = evaluate.clean_verdict(network, data.test, self.batch_size, self.stop).wrong1
-        spec = {
-            "fingerprint": plan.key,
-            "spec": plan.identity,
-            "seed": plan.seed,
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "data": plan.data.origin,
-            "data_checksum": plan.data.checksum,
-            "seconds": round(trained_in, 2),
-            "loss": curve[-1]["loss"],
-            "clean_error": evaluate.rate(wrong),
-            "clean_n": len(wrong),
-            **here,
-        }
-        return network.state_dict(), spec, pd.DataFrame(curve).to_csv(index=False)
+        self.shop = Workshop(self.experiment, self.stop)
+        self.store, self.device, self.batch_size = self.shop.store, self.shop.device, self.shop.batch_size
+        self.test = self.shop.data(self.experiment.data).test
 
     def rows(self) -> Iterator[Row]:
-        """The transfer matrix: clean rows first, then attack by attack and source by source."""
-        experiment = self.experiment
-        models = {name: self.model(plan, name) for name, plan in experiment.plans.items()}
-        clean = CleanVerdicts(self, models)
-        for target in experiment.targets:
-            key = self.row_key("clean", target, target)
-            row = self.finished(key)
-            if row is None:
-                row = evaluate.clean_row(clean[target])
-                self.store.keep_row(key, row)
-            yield self.named(row, target, target, "clean", 0.0)
-        for craft in experiment.crafts:
-            for source in experiment.sources:
+        """Train what is missing, then measure: the rows of the experiment's task."""
+        models = self.shop.models()
+        task = {"transfer_matrix": self.transfer_matrix, "worst_case": self.worst_case}[self.experiment.settings.task]
+        with tensor_cores("fp32" if self.experiment.settings.precision == "fp32" else "tf32"):
+            yield from task(models, CleanVerdicts(self, models))
+
+    def transfer_matrix(self, models: Mapping[str, nn.Module], clean: "CleanVerdicts") -> Iterator[Row]:
+        """Clean rows first, then attack by attack and source by source."""
+        for target in self.experiment.targets:
+            yield self.clean_row(target, clean)
+        for craft in self.experiment.crafts:
+            for source in self.experiment.sources:
                 yield from self.crafted(craft, source, models, clean)
+
+    def worst_case(self, models: Mapping[str, nn.Module], clean: "CleanVerdicts") -> Iterator[Row]:
+        """Each source's clean row, and its error under the worst attack of each eps, per image."""
+        experiment = self.experiment
+        for source in experiment.sources:
+            yield self.clean_row(source, clean)
+            for eps in sorted({craft.attack.eps for craft in experiment.crafts}):
+                crafts = {craft.name: craft for craft in experiment.crafts if craft.attack.eps == eps}
+                key = self.row_key({"worst": [craft.identity for craft in crafts.values()]}, source, source)
+                row = self.finished(key)
+                if row is None:
+                    generators = {name: self.generator(craft, source) for name, craft in crafts.items()}
+                    attacks = {name: craft.attack for name, craft in crafts.items()}
+                    title = f"worst of {len(attacks)} at eps {eps:g} on {source}"
+                    lost, seconds = evaluate.worst_case(
+                        models[source], attacks, self.test, self.batch_size, generators, self.stop, title
+                    )
+                    row = evaluate.worst_case_row(clean[source], lost, seconds)
+                    self.store.keep_row(key, row)
+                yield self.named(row, source, source, "worst_case", eps)
+
+    def clean_row(self, target: str, clean: "CleanVerdicts") -> Row:
+        key = self.row_key("clean", target, target)
+        row = self.finished(key)
+        if row is None:
+            row = evaluate.clean_row(clean[target])
+            self.store.keep_row(key, row)
+        return self.named(row, target, target, "clean", 0.0)
+
+    def generator(self, craft: Craft, source: str) -> torch.Generator:
+        """Random numbers that depend on the rows' own key alone."""
+        seed = derived_seed(self.experiment.settings.seed, self.experiment.plans[source].key, repr(craft.attack))
+        return torch.Generator(self.device).manual_seed(seed)
 
     def crafted(
         self, craft: Craft, source: str, models: Mapping[str, nn.Module], clean: "CleanVerdicts"
@@ -189,11 +153,9 @@ class Run:
         missing = {target: models[target] for target in targets if rows[target] is None}
         if missing:
             title = f"{craft.name} eps {eps:g} on {source}"
-            seed = derived_seed(self.experiment.settings.seed, self.experiment.plans[source].key, repr(craft.attack))
-            generator = torch.Generator(self.device).manual_seed(seed)
-            test = self.data(self.experiment.data).test
+            generator = self.generator(craft, source)
             own, verdicts, largest = evaluate.transfer(
-                models[source], craft.attack, missing, test, self.batch_size, generator, self.stop, title
+                models[source], craft.attack, missing, self.test, self.batch_size, generator, self.stop, title
             )
             for target, verdict in verdicts.items():
                 row = evaluate.transfer_row(clean[source], own, clean[target], verdict)
@@ -220,6 +182,7 @@ class Run:
                 "seed": experiment.settings.seed,
                 "batch_size": self.batch_size,
                 "device": self.device.type,
+                "tf32": experiment.settings.precision != "fp32",
             }
         )
 
@@ -264,7 +227,7 @@ class Run:
             "seconds": round(time.time() - self.began, 2),
             "git_commit": git_commit(),
             "data": self.experiment.data.origin,
-            "models": self.models,
+            "models": self.shop.records,
             **environment(self.device),
         }
 
@@ -277,25 +240,8 @@ class CleanVerdicts(dict[str, evaluate.Verdict]):
         self.run, self.models = run, models
 
     def __missing__(self, name: str) -> evaluate.Verdict:
-        test = self.run.data(self.run.experiment.data).test
-        self[name] = evaluate.clean_verdict(self.models[name], test, self.run.batch_size, self.run.stop)
+        self[name] = evaluate.clean_verdict(self.models[name], self.run.test, self.run.batch_size, self.run.stop)
         return self[name]
-
-
-def model_record(stored: Trained) -> Row:
-    """What run.json says of a model."""
-    kept = ("fingerprint", "parameters", "clean_error", "clean_n", "loss", "seconds", "device")
-    return {**{key: stored.spec[key] for key in kept}, "path": str(stored.path), "reused": stored.reused}
-
-
-def environment(device: torch.device) -> Row:
-    """What the last bits of a result depend on beside its config."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "device": f"{device.type} ({name})",
-        "threads": torch.get_num_threads(),
-        "versions": {"epsball": epsball.__version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
 
 
 def git_commit() -> str | None:

@@ -6,7 +6,7 @@ filled in by `prepare`.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Protocol, Self
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from epsball.attacks import ATTACKS, Attack, cross_entropy, truncated_normal
-from epsball.build import require
+from epsball.build import bound, require
+from epsball.device import derived_seed
 from epsball.models import heads
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
@@ -28,12 +29,15 @@ class Objective(Protocol):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None = None) -> Tensor: ...
 
+    def route(self, step: int) -> Hashable:
+        """What the control flow of a step depends on: steps of one route are the same computation on other data."""
+
     def check(self, model: nn.Module, number_of_sources: int) -> None:
         """ValueError when this objective cannot train `model`, before any training."""
 
-    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float) -> Self:
+    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0) -> Self:
         """The objective with its frozen, trained source models. `train`: the training set in order, in batches, when
-        every epoch sees the same images (no augmentation), else None."""
+        every epoch sees the same images (no augmentation), else None. `seed`: of its choices between sources."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,13 @@ class Standard:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None = None) -> Tensor:
         return cross_entropy(heads(model, x), y, self.label_smoothing).mean()
 
+    def route(self, step: int) -> Hashable:
+        return None
+
     def check(self, model: nn.Module, number_of_sources: int) -> None:
         no_sources(number_of_sources)
 
-    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float) -> Self:
+    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0) -> Self:
         return self
 
 
@@ -89,8 +96,9 @@ class Adversarial:
     include_self: bool
     source_choice: Literal["random", "rotate"]
     label_smoothing: float
-    sources: tuple[nn.Module, ...] = ()
-    cached: tuple[Tensor, ...] = ()
+    sources: tuple[nn.Module, ...] = bound(())
+    cached: tuple[Tensor, ...] = bound(())
+    seed: int = bound(0)
 
     def __post_init__(self) -> None:
         require((self.count is not None) == (self.placement == "replace"), "count should be set with placement replace")
@@ -107,7 +115,7 @@ class Adversarial:
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None) -> list[Examples]:
         """What the step trains on: the clean part, the adversarial part, or both in this order."""
-        if step < self.delay:
+        if self.route(step) is None:
             return [Examples(x, y, 1.0)]
         k = len(x) if self.count is None else min(self.count, len(x))
         x_adv = self.craft(model, x[:k], y[:k], step, None if index is None else index[:k])
@@ -116,10 +124,16 @@ class Adversarial:
             return [Examples(x, y, 1.0), adversarial]
         return [adversarial] if k == len(x) else [Examples(x[k:], y[k:], 1.0), adversarial]
 
+    def route(self, step: int) -> int | None:
+        """The number of the step's source, the trained model's own last; None for a clean step."""
+        if step < self.delay:
+            return None
+        number = len(self.sources) + self.include_self
+        return (step if self.source_choice == "rotate" else derived_seed(self.seed, "source", step)) % number
+
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None) -> Tensor:
         """Adversarial examples from this step's source."""
-        candidates = (*self.sources, model) if self.include_self else self.sources
-        i = step % len(candidates) if self.source_choice == "rotate" else int(torch.randint(len(candidates), ()))
+        candidates, i = (*self.sources, model), self.route(step) or 0
         if i < len(self.cached) and index is not None:
             return self.cached[i][index]
         shrink = truncated_normal(y.shape, x.device).abs() if self.eps_distribution == "truncated_normal" else None
@@ -129,10 +143,10 @@ class Adversarial:
     def check(self, model: nn.Module, number_of_sources: int) -> None:
         require(self.include_self or number_of_sources > 0, "include_self should be true when there are no sources")
 
-    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float) -> Self:
+    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0) -> Self:
         """Bind the sources. When their examples are the same in every epoch and will be used more than once on average,
         craft them now, once (Tramèr et al., section 5.2: gradients for pre-trained models can be precomputed)."""
-        ready = replace(self, sources=tuple(sources))
+        ready = replace(self, sources=tuple(sources), seed=seed)
         same = self.attack.deterministic and self.eps_distribution == "fixed" and self.crafting_mode == "eval"
         uses = epochs / (len(sources) + self.include_self) if sources else 0.0
         if train is None or not same or uses <= 1:
@@ -158,6 +172,7 @@ class Diversity:
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, f"weight should be at least 0, is {self.weight}")
+        require(0 <= self.label_smoothing < 1, f"label_smoothing should be in [0, 1), is {self.label_smoothing}")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None = None) -> Tensor:
         parts = self.data.examples(model, x, y, step, index) if self.data else [Examples(x, y, 1.0)]
@@ -184,8 +199,11 @@ class Diversity:
         else:
             no_sources(number_of_sources)
 
-    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float) -> Self:
-        return replace(self, data=self.data.prepare(sources, train, epochs)) if self.data else self
+    def route(self, step: int) -> Hashable:
+        return self.data.route(step) if self.data else None
+
+    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0) -> Self:
+        return replace(self, data=self.data.prepare(sources, train, epochs, seed)) if self.data else self
 
 
 OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
@@ -199,10 +217,12 @@ def cosines(gradients: Tensor) -> Tensor:
     """(pairs, N) cosine similarities of the gradients (members, N, pixels), equation 6.
 
     The cosine does not depend on a gradient's length: each is brought to unit size first, since the gradients of
-    confident predictions underflow when squared.
+    confident predictions underflow when squared. A gradient of zero has cosine 0 with every other, and no derivative.
     """
     size = gradients.detach().abs().amax(2, keepdim=True)
-    directions = F.normalize(gradients / size.clamp(min=torch.finfo(gradients.dtype).tiny), dim=2)
+    gone = size == 0
+    unit = torch.where(gone, torch.zeros_like(gradients), gradients / size.masked_fill(gone, 1.0))
+    directions = F.normalize(unit, dim=2).masked_fill(gone, 0.0)
     pairs = itertools.combinations(range(len(gradients)), 2)
     return torch.stack([(directions[a] * directions[b]).sum(1) for a, b in pairs])
 

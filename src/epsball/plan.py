@@ -17,13 +17,13 @@ from epsball.attacks import ATTACKS, Attack
 from epsball.build import ConfigError, build, construct, did_you_mean, listed, mapping, require, under
 from epsball.data import Data
 from epsball.datasets import DATASETS
+from epsball.device import Precision, borrowed_seed, choose_device, derived_seed
 from epsball.models import MODELS
 from epsball.store import fingerprint
-from epsball.train import Trainer, borrowed_seed, derived_seed
+from epsball.train import Trainer
 
 COMPONENTS = ("dataset", "attack", "suite", "models", "reference")  # config keys that Settings does not hold
 SPECS = ("scale", "arch", "trainer", "eps")  # config keys that other keys refer to; they act through those
-INCIDENTAL = ("device", "threads", "outputs", "checkpoint_seconds", "batch_size", "reuse")  # cannot change a result
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +32,20 @@ log = logging.getLogger(__name__)
 class Settings:
     """The config's own values, beside the components it names.
 
-    batch_size: images per step of an evaluation, null for a size that suits the device. threads: CPU threads, null for
-    torch's own number. sources, targets: names of models, null for all. reuse: whether finished rows are taken from the
-    store. outputs: root folder of models, rows and run directories.
+    task: the matrix, or each source's error under the worst of all attacks on itself. sources, targets: names of
+    models, null for all. precision: of training; evaluation is in fp32 or tf32. workers: processes that train
+    independent models side by side. threads: CPU threads, null for torch's own number. batch_size: images per step of
+    an evaluation, null for a size that suits the device. reuse: whether finished rows are taken from the store.
+    outputs: root folder of models, rows and run directories.
     """
 
     experiment: str
+    task: Literal["transfer_matrix", "worst_case"]
     seed: int
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: int | None
+    workers: int
+    precision: Precision
     batch_size: int | None
     sources: list[str] | None
     targets: list[str] | None
@@ -51,6 +56,7 @@ class Settings:
     def __post_init__(self) -> None:
         require(self.batch_size is None or self.batch_size >= 1, f"batch_size should be positive, is {self.batch_size}")
         require(self.threads is None or self.threads >= 1, f"threads should be positive, is {self.threads}")
+        require(self.workers >= 1, f"workers should be positive, is {self.workers}")
         require(self.seed >= 0, f"seed should be at least 0, is {self.seed}")
 
 
@@ -108,8 +114,19 @@ class Experiment:
 
     @cached_property
     def config_hash(self) -> str:
-        """Names everything in the config that can change a result."""
-        return fingerprint({k: v for k, v in self.config.items() if k not in INCIDENTAL})
+        """Names everything that can change a result: not the device, nor where files lie."""
+        settings = {name: getattr(self.settings, name) for name in ("experiment", "task", "seed", "precision")}
+        return fingerprint(
+            {
+                **settings,
+                "models": {name: plan.key for name, plan in self.plans.items()},
+                "sources": self.sources,
+                "targets": self.targets,
+                "attacks": [{"name": craft.name, **craft.identity} for craft in self.crafts],
+                "references": [asdict(reference) for reference in self.references],
+                "test": self.data.test_checksum,
+            }
+        )
 
     def published(self, source: str, target: str, attack: str, eps: float) -> dict[str, Any]:
         """A paper's value of one row, as a fraction, and which of the row's columns it is about."""
@@ -234,15 +251,3 @@ def without_twins(
         return list(dict.fromkeys(first[plans[name].key] for name in names))
 
     return kept, renamed(sources), renamed(targets)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device a config asks for; auto is CUDA, else MPS, else the CPU."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(n for n in ("cuda", "mps", "cpu") if there[n])
-    if not there[name]:
-        raise ConfigError(
-            f"device is {name!r}, which this machine lacks: it has {listed(n for n in there if there[n])}"
-        )
-    return torch.device(name, 0) if name == "cuda" else torch.device(name)

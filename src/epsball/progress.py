@@ -1,6 +1,8 @@
 """What a waiting user sees, and how they stop a run: a bar on a terminal, a line every half minute elsewhere."""
 
 import logging
+import signal
+import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -26,6 +28,18 @@ class Stop:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+
+    def listen(self) -> None:
+        """Let SIGINT and SIGTERM set the flag; a second one stops at once. A launcher's own handlers stay."""
+        for signum, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            if signal.getsignal(signum) is default:
+                signal.signal(signum, self.on_signal)
+
+    def on_signal(self, signum: int, _frame: object) -> None:
+        if self.signum is not None:
+            raise Interrupted(signum)
+        self.signum = signum
+        print("stopping after saving; once more to stop at once", file=sys.stderr)
 
     def check(self) -> None:
         """Raise Interrupted when a stop was asked for."""

@@ -71,11 +71,10 @@ class Slot:
             with zipfile.ZipFile(file) as archive:
                 if (broken := archive.testzip()) is not None:
                     raise zipfile.BadZipFile(f"checksum of {broken} does not match")
-            state = torch.load(file, map_location=device, weights_only=True)
-        except (zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
-            log.warning("%s is damaged (%s): training starts again", file, error)
+            return dict(torch.load(file, map_location=device, weights_only=True))
+        except Exception as error:  # a damaged file can fail in any way
+            log.warning("%s is damaged (%s): training starts again", file, type(error).__name__)
             return None
-        return dict(state)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         buffer = BytesIO()
@@ -93,21 +92,28 @@ class Store:
     def path(self, label: str, key: str) -> Path:
         return self.root / "models" / f"{label}-{key}"
 
-    def find(self, label: str, key: str, device: torch.device) -> Trained | None:
-        """The trained model of that fingerprint, verified; None when there is none. A damaged one is put aside."""
+    def has(self, label: str, key: str) -> bool:
+        """Whether the trained model of that fingerprint is there, and whole."""
         path = self.path(label, key)
-        if not (path / MANIFEST).exists():
-            return None
-        damage = self.damage(path)
-        if damage is None:
-            from safetensors.torch import load_file
+        return (path / MANIFEST).exists() and self.damage(path) is None
 
-            weights = load_file(path / MODEL, device=str(device))
-            return Trained(weights, json.loads((path / SPEC).read_text()), path, reused=True)
+    def find(self, label: str, key: str, device: torch.device) -> Trained | None:
+        """The trained model of that fingerprint; None when there is none, or none that is whole."""
+        if not self.has(label, key):
+            return None
+        path = self.path(label, key)
+        from safetensors.torch import load_file
+
+        weights = load_file(path / MODEL, device=str(device))
+        return Trained(weights, json.loads((path / SPEC).read_text()), path, reused=True)
+
+    def put_aside(self, path: Path) -> None:
+        """Move a damaged model out of the way; nothing happens to a whole one or to one in training."""
+        if not (path / MANIFEST).exists() or (damage := self.damage(path)) is None:
+            return
         aside = free_name(path.with_name(path.name + ".damaged"))
         log.warning("%s: %s; moved to %s, the model is trained again", path, damage, aside.name)
         path.rename(aside)
-        return None
 
     def damage(self, path: Path) -> str | None:
         """What is wrong with a stored model, None when every file has the sha256 of its manifest."""
@@ -140,6 +146,7 @@ class Store:
             found = self.find(label, key, device)
             if found is not None:
                 return found
+            self.put_aside(path)
             path.mkdir(parents=True, exist_ok=True)
             weights, spec, curve = train(Slot(path))
             self.publish(path, weights, spec, curve)

@@ -1,10 +1,8 @@
 """One training loop for every trainer: what differs between them is the objective, the optimiser and the data."""
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,10 +11,12 @@ from torch import Tensor, nn
 
 from epsball.build import require
 from epsball.data import Augment, Data, Split
+from epsball.device import Precision, Replay, autocast, borrowed_seed, derived_seed, tensor_cores
 from epsball.objectives import OBJECTIVES, Objective
 from epsball.progress import Progress, Stop
 
 State = dict[str, Any]
+ROUNDING = 1e-9  # of an epoch: what step / steps per epoch may be off by
 SCORED_IMAGES = 1000  # test images scored after each epoch, for the learning curve only
 
 
@@ -40,7 +40,8 @@ class Adam:
 
     def make(self, model: nn.Module) -> torch.optim.Optimizer:
         groups = parameter_groups(model, self.weight_decay, self.decay_on)
-        return torch.optim.Adam(groups, lr=self.lr, betas=(self.betas[0], self.betas[1]), eps=self.eps)
+        betas = self.betas[0], self.betas[1]
+        return torch.optim.Adam(groups, lr=self.lr, betas=betas, eps=self.eps, capturable=on_cuda(model))
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class RMSProp:
 
     def make(self, model: nn.Module) -> torch.optim.Optimizer:
         groups = parameter_groups(model, self.weight_decay, self.decay_on)
-        return torch.optim.RMSprop(groups, lr=self.lr, alpha=self.alpha, momentum=self.momentum, eps=self.eps)
+        rest = {"alpha": self.alpha, "momentum": self.momentum, "eps": self.eps, "capturable": on_cuda(model)}
+        return torch.optim.RMSprop(groups, lr=self.lr, **rest)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Step:
         require(all(0 < m < 1 for m in self.milestones), f"milestones should be in (0, 1), is {self.milestones}")
 
     def factor(self, epoch: float, epochs: float) -> float:
-        return self.gamma ** sum(epoch >= m * epochs for m in self.milestones)
+        return self.gamma ** sum(epoch + ROUNDING >= m * epochs for m in self.milestones)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Exponential:
         require(self.every > 0, f"every should be a positive number of epochs, is {self.every}")
 
     def factor(self, epoch: float, epochs: float) -> float:
-        return self.gamma ** math.floor(epoch / self.every)
+        return self.gamma ** math.floor((epoch + ROUNDING) / self.every)
 
 
 OPTIMIZERS: Mapping[str, Callable[..., Adam | SGD | RMSProp]] = {"adam": Adam, "sgd": SGD, "rmsprop": RMSProp}
@@ -128,7 +130,8 @@ class Trainer:
     """How a model is trained.
 
     epochs may be a fraction: training is round(epochs * steps per epoch) steps. sources: specs of the trained models
-    that the objective crafts on. clip_norm: largest L2 norm of a step's gradient, null for no clipping.
+    that the objective crafts on. clip_norm: largest L2 norm of a step's gradient, null for no clipping. precision: of
+    convolutions and matrix products in training, its crafting included; all else is fp32.
     """
 
     name: str
@@ -139,6 +142,7 @@ class Trainer:
     batch_size: int
     augment: Annotated[Augment, Augment] | None
     clip_norm: float | None
+    precision: Precision
     sources: dict[str, Any]
 
     def __post_init__(self) -> None:
@@ -170,8 +174,8 @@ def fit(
     """
     per_epoch = steps_per_epoch(len(data.train), trainer.batch_size)
     total = max(1, round(trainer.epochs * per_epoch))
-    with borrowed_seed(derived_seed(seed, "fit"), data.train.x.device):
-        work = Work.begin(model, trainer, sources, data)
+    with borrowed_seed(derived_seed(seed, "fit"), data.train.x.device), tensor_cores(trainer.precision):
+        work = Work.begin(model, trainer, sources, data, seed)
         if watch.state is not None:
             work.load(watch.state)
         saved = time.monotonic()
@@ -204,35 +208,46 @@ class Work:
     step: int
     counted_from: int
     curve: list[dict[str, float]]
+    replay: Replay
 
     @classmethod
-    def begin(cls, model: nn.Module, trainer: Trainer, sources: Sequence[nn.Module], data: Data) -> "Work":
+    def begin(cls, model: nn.Module, trainer: Trainer, sources: Sequence[nn.Module], data: Data, seed: int) -> "Work":
         model.train()
+        device = data.train.x.device
         repeatable = (lambda: data.train.batches(trainer.batch_size)) if trainer.augment is None else None
-        objective = trainer.objective.prepare(sources, repeatable, trainer.epochs)
-        loss_sum = torch.zeros((), device=data.train.x.device)
-        return cls(model, trainer, objective, trainer.optimizer.make(model), data, loss_sum, 0, 0, [])
+        objective = trainer.objective.prepare(sources, repeatable, trainer.epochs, seed)
+        loss_sum, optimizer = torch.zeros((), device=device), trainer.optimizer.make(model)
+        return cls(model, trainer, objective, optimizer, data, loss_sum, 0, 0, [], Replay(device))
 
     def advance(self, index: Tensor, epoch: float) -> None:
         """One step on the training images at `index`; `epoch` is how far training has come."""
+        lr = self.trainer.optimizer.lr * self.trainer.schedule.factor(epoch, self.trainer.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        loss = self.replay((self.objective.route(self.step), lr), self.minimise, index)
+        self.loss_sum, self.step = self.loss_sum + loss, self.step + 1
+
+    def minimise(self, index: Tensor) -> Tensor:
+        """The whole step, from images to updated parameters; returns its loss. On CUDA it is captured as one graph: the
+        host decides nothing in here but what the objective's route and the learning rate say."""
         x, y = self.data.train.take(index)
         if self.trainer.augment:
             x = self.trainer.augment(x)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.trainer.optimizer.lr * self.trainer.schedule.factor(epoch, self.trainer.epochs)
-        loss = self.objective(self.model, x, y, self.step, index)
+        with autocast(self.trainer.precision, x.device):
+            loss = self.objective(self.model, x, y, self.step, index)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.trainer.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.trainer.clip_norm)
         self.optimizer.step()
-        self.loss_sum, self.step = self.loss_sum + loss.detach(), self.step + 1
+        return loss.detach()
 
     def close_epoch(self, epoch: float) -> dict[str, float]:
         """A row of the learning curve; the only place where the host waits for the device."""
         lr = self.optimizer.param_groups[0]["lr"]
         loss = self.loss_sum.item() / (self.step - self.counted_from)
-        if not math.isfinite(loss):
+        whole = all(torch.stack([p.isfinite().all() for p in self.model.parameters()]).tolist())
+        if not (math.isfinite(loss) and whole):
             raise Diverged(f"training diverged: loss {loss} at step {self.step}, lr {lr:g}")
         row = {"epoch": epoch, "step": self.step, "lr": lr, "loss": loss, "clean_error": self.clean_error()}
         self.curve.append(row)
@@ -290,20 +305,6 @@ def batch_indices(train: Split, size: int, seed: int, start: int, total: int) ->
         yield order[position * size : (position + 1) * size]
 
 
-def derived_seed(*parts: object) -> int:
-    """A seed of 63 bits for one purpose: the same parts give the same seed, other parts an unrelated one."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
-
-
-@contextmanager
-def borrowed_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """torch's generators seeded inside the block, and given back as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
 def parameter_groups(model: nn.Module, weight_decay: float, decay_on: str) -> list[dict[str, Any]]:
     """Parameters with and without weight decay: decay on all, or on convolution and dense kernels alone."""
     parameters = list(model.parameters())
@@ -311,6 +312,11 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_on: str) -> li
     rest = [p for p in parameters if decay_on != "all" and p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def on_cuda(model: nn.Module) -> bool:
+    """Whether the optimiser must keep its step count on the device, as a captured step needs."""
+    return next(model.parameters()).is_cuda
 
 
 def check_rates(lr: float, weight_decay: float) -> None:

@@ -1,0 +1,51 @@
+"""Models whose attacks and losses can be worked out by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def linear(weight: Tensor) -> nn.Sequential:
+    """logits = weight @ pixels, in eval mode; `weight` is (classes, pixels)."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
+    layer.weight = nn.Parameter(weight.clone())
+    return nn.Sequential(nn.Flatten(), layer).eval()
+
+
+def two_class(direction: Tensor) -> nn.Sequential:
+    """Class 1 along `direction` (pixels,): its sign is where the worst input for label 0 lies."""
+    return linear(torch.stack([torch.zeros_like(direction), direction]))
+
+
+class Curve(nn.Module):
+    """Two classes with logits (0, f(pixels)): what attacks of label 0 increase is a monotone function of f."""
+
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.f(x.flatten(1))
+        return torch.stack([torch.zeros_like(value), value], 1)
+
+
+def softmax_gradient(weight: Tensor, x: Tensor, label: Tensor) -> Tensor:
+    """Input gradient of a linear model's cross-entropy, (p - one_hot) @ weight, in the shape of x."""
+    p = (x.flatten(1) @ weight.T).softmax(1)
+    one_hot = torch.eye(len(weight), dtype=weight.dtype)[label]
+    return ((p - one_hot) @ weight).view_as(x)
+
+
+def batch_sizes(model: nn.Module) -> list[int]:
+    """A list that grows by one batch size at every forward pass of `model` from now on."""
+    seen: list[int] = []
+    model.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    return seen
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

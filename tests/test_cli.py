@@ -1,0 +1,311 @@
+"""run.py as a user meets it: exit codes, one-line errors, signals, run directories, sweeps.
+
+What needs a process of its own (signals, imports, two at once) gets one; the rest calls run.main() here.
+"""
+
+import importlib.util
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from conftest import ROOT, TINY
+
+from epsball import experiments, plan, workshop
+from epsball.progress import Stop
+
+RUN = ROOT / "run.py"
+
+
+def tiny_line(*overrides: str) -> list[str]:
+    """The command line of a small experiment, but for `overrides`."""
+    given = {override.partition("=")[0] for override in overrides}
+    return [*(default for default in TINY if default.partition("=")[0] not in given), *overrides]
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def main(
+    run_module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable[..., Ended]]:
+    """`main(*arguments)`: run.py's main in this process, with outputs under tmp_path; what it leaves is put back."""
+    root, handlers = logging.getLogger(), {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    level, loggers = root.level, list(root.handlers)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    monkeypatch.setattr("epsball.figures.transfer_heatmap", lambda rows, path: path.write_bytes(b"png"))
+
+    def call(*arguments: str) -> Ended:
+        run_module.failures.clear()
+        run_module.stop.signum = None
+        monkeypatch.setattr(sys, "argv", [str(RUN), *arguments, f"outputs={tmp_path / 'outputs'}"])
+        capsys.readouterr()
+        code = run_module.main()
+        return Ended(code, *capsys.readouterr())
+
+    yield call
+    run_module.failures.clear()
+    root.handlers[:] = loggers
+    root.setLevel(level)
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+def run_jsons(outputs: Path) -> dict[Path, dict[str, Any]]:
+    return {path.parent: json.loads(path.read_text()) for path in sorted(outputs.rglob("run.json"))}
+
+
+# ---- what the user got wrong
+
+ONE = ("models=alone", "arch=mnist_d", "trainer=standard")
+WRONG: dict[str, tuple[list[str], list[str]]] = {
+    "misspelt key": (["sorces=null"], ["sorces", "'sources'"]),
+    "misspelt field": (["trainer.epoch=3"], ["trainer.epoch", "'epochs'"]),
+    "misspelt field, added": (["+trainer.epoch=3", *ONE], ["trainer.epoch", "'epochs'"]),
+    "misspelt deep field": (["trainer.lrr=3"], ["trainer.lrr", "'trainer.optimizer.lr'"]),
+    "misspelt deep field, added": (["+trainer.lrr=3", *ONE], ["trainer.lrr", "optimizer"]),
+    "misspelt field of a suite": (["suite.fgsm.epss=0.1"], ["suite.fgsm.epss", "'eps'"]),
+    "misspelt option": (["arch=mnist_z"], ["arch=mnist_z does not exist", "mnist_a, mnist_b"]),
+    "misspelt nested option": (["paper=tramer/tabel1"], ["tabel1", "table1"]),
+    "misspelt scale": (["scale=smok"], ["'smoke'"]),
+    "misspelt group": (["modle=x"], ["modle", "'model"]),
+    "no value": (["seed"], ["seed"]),
+    "a word for a number": (tiny_line("trainer.epochs=abc"), ["trainer.epochs should be a float, is 'abc'"]),
+    "a word for the seed": (["seed=abc"], ["seed", "'abc'"]),
+    "a fraction": ([*ONE, "attack.eps=8/255"], ["attack.eps should be a float", "'8/255'", "${frac:8,255}"]),
+    "a fraction for all": ([*ONE, "eps=8/255"], ["eps", "8/255", "${frac:8,255}"]),
+    "levels for shares": ([*ONE, "attack.eps=8"], ["attack.eps should be a float in [0, 1], is 8.0"]),
+    "infinity": (tiny_line("trainer.clip_norm=inf"), ["trainer.clip_norm"]),
+    "unknown source": (tiny_line("sources=[targt]"), ["sources names 'targt'", "'target'"]),
+    "unknown device": (tiny_line("device=tpu"), ["device", "cpu", "'tpu'"]),
+    "no data": (tiny_line("dataset=npz", "dataset.root=/nonexistent"), ["dataset.root", "/nonexistent/train.npz"]),
+    "no MNIST": (tiny_line("dataset=mnist", "dataset.root=/nonexistent"), ["dataset.root", "dataset.download=true"]),
+    "too few images": (tiny_line("dataset.train_size=5000"), ["dataset.train_size is 5000", "1437"]),
+    "nothing to diversify": (["models=alone", "arch=mnist_d", "trainer=diversity"], ["diversity", "ensemble"]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_config_is_told_in_one_line_and_nothing_is_written(
+    main: Callable[..., Ended], tmp_path: Path, wrong: str
+) -> None:
+    arguments, fragments = WRONG[wrong]
+    ended = main(*arguments)
+    assert ended.code == 2, ended.err
+    assert ended.out == ""
+    (line,) = ended.err.splitlines()
+    assert line.startswith("error: ")
+    for fragment in fragments:
+        assert fragment in line
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_process_with_a_wrong_config_exits_with_2(tmp_path: Path) -> None:
+    line = [sys.executable, RUN, *tiny_line("sources=[targt]")]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert done.stderr.startswith("error: sources names 'targt'")
+    assert list(tmp_path.iterdir()) == []
+
+
+LIGHT = f"""
+import runpy, sys
+sys.argv[0] = {str(RUN)!r}
+try:
+    runpy.run_path({str(RUN)!r}, run_name="__main__")
+except SystemExit as end:
+    slow = {{"torch", "torchvision", "pandas", "numpy", "matplotlib", "sklearn"}} & set(sys.modules)
+    print("ended", end.code, sorted(slow), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--help"], ["arch: ", "mnist_a", "suite: ", "trainer.epochs", "seed: 0"]),
+        (["--cfg", "job", "paper=demo", "trainer.epochs=7"], ["experiment: demo", "epochs: 7"]),
+    ],
+)
+def test_help_and_cfg_answer_without_torch(tmp_path: Path, arguments: list[str], shown: list[str]) -> None:
+    line = [sys.executable, "-c", LIGHT, *arguments]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.stderr.splitlines()[-1] in ("ended 0 []", "ended None []"), done.stderr
+    assert all(text in done.stdout for text in shown)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- signals
+
+
+def start(folder: Path, *overrides: str) -> "subprocess.Popen[str]":
+    line = [sys.executable, str(RUN), *tiny_line(*overrides)]
+    return subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    for _ in range(30000):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    raise AssertionError("waited five minutes")
+
+
+def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
+    tmp_path: Path, tiny: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM, the same command and SIGINT, the same command: the weights are a straight run's."""
+    overrides, outputs = ("trainer.epochs=125", "checkpoint_seconds=0.1"), tmp_path / "outputs"
+    config = tiny(*overrides)
+    planned = plan.prepare(config).plans["target"]
+    model = outputs / "models" / f"{planned.label}-{planned.key}"
+    ends = []
+    for signum, name in ((signal.SIGTERM, "first"), (signal.SIGINT, "second")):
+        process, directory = start(tmp_path, *overrides, f"hydra.run.dir={name}"), tmp_path / name
+        log = directory / "run.log"
+        if signum == signal.SIGTERM:
+            wait_until((model / "last.pt").exists, process)
+        else:
+            wait_until(lambda log=log: log.exists() and "goes on from step" in log.read_text(), process)
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=300)
+        said = json.loads((directory / "run.json").read_text())
+        ends.append((process.returncode, said["status"], said["exit_reason"]))
+        assert "Traceback" not in errors and "stopping after saving" in errors
+        assert (model / "last.pt").exists() and not (model / "manifest.json").exists()
+        assert not (directory / "results.csv").exists()
+    assert ends == [(143, "interrupted", "stopped by signal 15"), (130, "interrupted", "stopped by signal 2")]
+    process = start(tmp_path, *overrides, "hydra.run.dir=first")
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "wrote first/results.csv" in printed and not (model / "last.pt").exists()
+    assert json.loads((tmp_path / "first" / "run.json").read_text())["status"] == "done"
+
+    monkeypatch.setattr("epsball.figures.transfer_heatmap", lambda rows, path: path.write_bytes(b"png"))
+    straight = plan.prepare({**config, "outputs": str(tmp_path / "straight")})
+    (tmp_path / "run").mkdir()
+    experiments.run(straight, tmp_path / "run", [], Stop())
+    weights = tmp_path / "straight" / "models" / model.name / "model.safetensors"
+    assert (model / "model.safetensors").read_bytes() == weights.read_bytes()
+    curve = (tmp_path / "straight" / "models" / model.name / "training.csv").read_text()
+    assert (model / "training.csv").read_text() == curve
+
+
+# ---- run directories
+
+
+def test_two_at_once_have_two_directories_and_train_once(tmp_path: Path) -> None:
+    processes = [start(tmp_path) for _ in range(2)]
+    ended = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    found = run_jsons(tmp_path / "outputs")
+    assert len(found) == 2 and {path.parent.name for path in found} == {"transfer"}
+    assert sorted(said["models"]["target"]["reused"] for said in found.values()) == [False, True]
+    files = {"results.csv", "transfer_matrix.csv", "transfer_matrix.png", "report.md", "run.json", "run.log", ".hydra"}
+    assert all(files <= {path.name for path in directory.iterdir()} for directory in found)
+    assert not list(tmp_path.rglob("*.part"))
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+
+
+def test_a_given_directory_is_honoured_and_protected(main: Callable[..., Ended], tmp_path: Path) -> None:
+    given = f"hydra.run.dir={tmp_path / 'mine'}"
+    ended = main(*tiny_line(given))
+    assert ended.code == 0, ended.err
+    assert f"wrote {tmp_path / 'mine' / 'results.csv'}" in ended.out
+    before = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir() if path.is_file()}
+    hydra = {path.name for path in (tmp_path / "mine" / ".hydra").iterdir()}
+    assert hydra == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    ended = main(*tiny_line(given, "seed=1"))
+    assert ended.code == 2 and ended.out == ""
+    (line,) = ended.err.splitlines()
+    assert str(tmp_path / "mine") in line and "name another directory" in line
+    assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir() if path.is_file()} == before
+    assert main(*tiny_line(given)).code == 0  # the same experiment may go on
+
+
+# ---- sweeps
+
+
+@pytest.fixture
+def collect() -> Iterator[ModuleType]:
+    spec = importlib.util.spec_from_file_location("collect", ROOT / "scripts" / "collect.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    earlier = sys.modules.get("collect")
+    sys.modules["collect"] = module
+    spec.loader.exec_module(module)
+    yield module
+    if earlier:
+        sys.modules["collect"] = earlier
+
+
+def test_a_failed_job_is_named_and_stops_no_other(
+    main: Callable[..., Ended],
+    collect: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fits = []
+    original = workshop.fit
+    monkeypatch.setattr(workshop, "fit", lambda *arguments: (fits.append(1), original(*arguments))[1])
+    ended = main("-m", *tiny_line("suite=fgsm,one_step", "trainer.optimizer.lr=0.01,1e30,-1"))
+    assert ended.code == 1
+    errors = [line for line in ended.err.splitlines() if line.startswith("error: job ")]
+    assert len(errors) == 4 and "4 jobs failed" in ended.err
+    for suite in ("fgsm", "one_step"):
+        (diverged,) = [e for e in errors if f"suite={suite} " in e and "lr=1e+30" in e]
+        assert "Diverged: training diverged: loss nan" in diverged or "loss inf" in diverged
+        (refused,) = [e for e in errors if f"suite={suite} " in e and "lr=-1" in e]
+        assert "trainer.optimizer.lr should be positive, is -1.0" in refused
+    assert len(fits) == 3  # the model that two jobs share, and twice the one that diverges
+    found = run_jsons(tmp_path / "outputs")
+    assert sorted(said["status"] for said in found.values()).count("done") == 2
+    assert len(list((tmp_path / "outputs").rglob("results.csv"))) == 2
+    assert collect.main([str(tmp_path / "outputs")]) == 0
+    printed = capsys.readouterr().out
+    assert "missing" in printed and "lr=1e+30" in printed and "fgsm" in printed
+    (closing,) = [line for line in printed.splitlines() if "runs missing" in line]
+    assert closing.startswith(f"{len(found) - 2} of {len(found)} runs missing") and "diverged" in closing
+    assert (tmp_path / "outputs" / "collected.csv").exists()
+
+
+def test_a_sweep_in_which_only_configs_are_wrong_exits_with_2(
+    main: Callable[..., Ended], collect: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = main("-m", *tiny_line("dataset.train_size=64,5000", "seed=0,1"))
+    assert ended.code == 2
+    errors = [line for line in ended.err.splitlines() if line.startswith("error: job ")]
+    assert len(errors) == 2 and all("dataset.train_size is 5000" in error for error in errors)
+    assert len(list((tmp_path / "outputs").rglob("results.csv"))) == 2
+    assert collect.main([str(tmp_path / "outputs")]) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 4 runs missing" in printed and "dataset.train_size is 5000" in printed
+    assert " ± " in printed  # the two seeds that ran are one line
+
+
+def test_a_misspelt_value_in_a_sweep_runs_nothing(main: Callable[..., Ended], tmp_path: Path) -> None:
+    ended = main("-m", "arch=mnist_d,mnist_z")
+    assert ended.code == 2 and "mnist_z" in ended.err.splitlines()[-1]
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_second_signal_stops_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    stop = Stop()
+    stop.on_signal(15, None)
+    assert stop.signum == 15 and "once more" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt, match="stopped by signal 2"):
+        stop.on_signal(2, None)

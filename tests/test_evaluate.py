@@ -1,0 +1,346 @@
+"""The transfer matrix on models whose predictions are written down: who is source, who is target, who is counted."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from epsball import evaluate
+from epsball.attacks import ATTACKS
+from epsball.build import build
+from epsball.data import Split
+from epsball.evaluate import Verdict, Violation, clean_row, clean_verdict, judge, rate, transfer, transfer_row
+from epsball.progress import Interrupted, Stop
+
+EPS = 0.1
+IMAGES = 4
+LABELS = [0, 1, 2, 3]
+
+
+class Oracle(nn.Module):
+    """Predicts what is written down: `clean` per image, or `fooled[code]` on an example crafted on the model `code`.
+
+    Pixel (0, 0) of an image is its number / 255; an example crafted on the model `code` has pixel (0, code) raised.
+    """
+
+    def __init__(self, code: int, clean: list[int], fooled: dict[int, list[int]]) -> None:
+        super().__init__()
+        self.code, self.clean, self.fooled = code, clean, fooled
+        self.crafted: list[int] = []  # batch sizes
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        logits = torch.zeros(len(x), 7)
+        for i, image in enumerate(x):
+            number = round(float(image[0, 0, 0]) * 255)
+            codes = [code for code in self.fooled if float(image[0, 0, code]) > 0]
+            logits[i, self.fooled[codes[0]][number] if codes else self.clean[number]] = 1.0
+        return logits
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An attack that signs its examples with the model they were crafted on; `reach` is how far it goes."""
+
+    eps: float = EPS
+    reach: float = EPS
+    start: float = 0.0
+    deterministic: bool = True
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        generator: Generator | None = None,
+        shrink: Tensor | None = None,
+    ) -> Tensor:
+        assert isinstance(model, Oracle)
+        model.crafted.append(len(x))
+        x_adv = x.clone()
+        x_adv[:, 0, 0, model.code] += self.reach
+        return x_adv
+
+
+def images(count: int = IMAGES, background: int = 0) -> Split:
+    x = torch.full((count, 1, 1, 5), background, dtype=torch.uint8)
+    x[:, 0, 0, 0] = torch.arange(count)
+    return Split(x, torch.tensor(LABELS * (count // IMAGES) + LABELS[: count % IMAGES]))
+
+
+@pytest.fixture
+def a() -> Oracle:
+    """Right on all; wrong on 3 of 4 of its own examples and on the first of b's."""
+    return Oracle(1, clean=[0, 1, 2, 3], fooled={1: [5, 5, 5, 3], 2: [5, 1, 2, 3]})
+
+
+@pytest.fixture
+def b() -> Oracle:
+    """Wrong on the first; wrong on the first two of a's examples and on all of its own."""
+    return Oracle(2, clean=[5, 1, 2, 3], fooled={1: [5, 5, 2, 3], 2: [5, 5, 5, 5]})
+
+
+def crafted_on(
+    source: nn.Module,
+    targets: dict[str, nn.Module],
+    attack: Any = None,
+    batch_size: int = 3,
+    stop: Stop | None = None,
+    test: Split | None = None,
+) -> tuple[Verdict, dict[str, Verdict], float]:
+    generator = Generator().manual_seed(0)
+    return transfer(
+        source, attack or Mark(), targets, test or images(), batch_size, generator, stop or Stop(), "mark on source"
+    )
+
+
+# ---- who is source and who is target
+
+
+def test_source_and_target_are_not_interchangeable(a: Oracle, b: Oracle) -> None:
+    own, verdicts, largest = crafted_on(a, {"a": a, "b": b})
+    assert verdicts["a"].wrong1.tolist() == own.wrong1.tolist() == [True, True, True, False]
+    assert verdicts["b"].wrong1.tolist() == [True, True, False, False]
+    assert largest == pytest.approx(EPS)
+    own, verdicts, _ = crafted_on(b, {"a": a, "b": b})
+    assert verdicts["a"].wrong1.tolist() == [True, False, False, False]
+    assert verdicts["b"].wrong1.tolist() == own.wrong1.tolist() == [True, True, True, True]
+
+
+def test_clean_images_are_not_attacked(a: Oracle, b: Oracle) -> None:
+    assert clean_verdict(a, images(), 3, Stop()).wrong1.tolist() == [False] * 4
+    assert clean_verdict(b, images(), 3, Stop()).wrong1.tolist() == [True, False, False, False]
+    assert a.seen == [3, 1] and a.crafted == []
+
+
+def test_a_row_from_a_to_b_by_hand(a: Oracle, b: Oracle) -> None:
+    clean = {"a": clean_verdict(a, images(), 2, Stop()), "b": clean_verdict(b, images(), 2, Stop())}
+    own, verdicts, _ = crafted_on(a, {"a": a, "b": b})
+    row = transfer_row(clean["a"], own, clean["b"], verdicts["b"])
+    assert (row["n"], row["error_top1"], row["clean_error_top1"]) == (4, 0.5, 0.25)
+    assert (row["transfer_n"], row["transfer_rate_top1"]) == (3, pytest.approx(2 / 3))
+    own, verdicts, _ = crafted_on(b, {"a": a, "b": b})
+    row = transfer_row(clean["b"], own, clean["a"], verdicts["a"])
+    assert (row["n"], row["error_top1"], row["clean_error_top1"]) == (4, 0.25, 0.0)
+    assert (row["transfer_n"], row["transfer_rate_top1"]) == (3, 0.0)  # b was wrong on the first image before
+
+
+def test_the_white_box_transfer_rate_is_one(a: Oracle) -> None:
+    own, verdicts, _ = crafted_on(a, {"a": a})
+    row = transfer_row(clean_verdict(a, images(), 4, Stop()), own, clean_verdict(a, images(), 4, Stop()), verdicts["a"])
+    assert (row["transfer_rate_top1"], row["transfer_n"]) == (1.0, 3)
+
+
+# ---- how often the models are asked
+
+
+def test_examples_are_crafted_once_and_shown_to_every_target(a: Oracle, b: Oracle) -> None:
+    c = Oracle(3, [0, 1, 2, 3], {1: [0, 1, 2, 3], 2: [0, 1, 2, 3]})
+    crafted_on(a, {"a": a, "b": b, "c": c})
+    assert a.crafted == [3, 1] and b.crafted == c.crafted == []
+    assert a.seen == b.seen == c.seen == [3, 1]
+
+
+def test_a_source_that_is_no_target_judges_its_own_examples_once(a: Oracle, b: Oracle) -> None:
+    own, verdicts, _ = crafted_on(a, {"b": b})
+    assert own.wrong1.tolist() == [True, True, True, False]
+    assert list(verdicts) == ["b"]
+    assert a.crafted == [3, 1] and a.seen == b.seen == [3, 1]
+
+
+def test_a_matrix_crafts_sources_x_attacks_and_judges_that_times_targets(a: Oracle, b: Oracle) -> None:
+    attacks = [Mark(), Mark(reach=EPS / 2), Mark(reach=EPS / 4)]
+    for attack in attacks:
+        for source in (a, b):
+            crafted_on(source, {"a": a, "b": b}, attack, batch_size=4)
+    assert len(a.crafted) + len(b.crafted) == 2 * 3
+    assert len(a.seen) + len(b.seen) == 2 * 3 * 2
+
+
+# ---- rates by hand
+
+
+def verdict(wrong1: str, wrong5: str | None = None) -> Verdict:
+    """`x` is wrong, `.` is right."""
+    return Verdict(
+        torch.tensor([c == "x" for c in wrong1]),
+        None if wrong5 is None else torch.tensor([c == "x" for c in wrong5]),
+        2.5,
+    )
+
+
+def test_the_transfer_rate_counts_what_the_source_loses() -> None:
+    row = transfer_row(
+        source_clean=verdict("..x...", "......"),
+        source_adv=verdict("xxxx..", ".x..x."),
+        target_clean=verdict("x.....", "......"),
+        target_adv=verdict("x.xxx.", "xxx..."),
+    )
+    assert row == {
+        "n": 6,
+        "error_top1": pytest.approx(4 / 6),
+        "error_top5": pytest.approx(3 / 6),
+        "transfer_rate_top1": pytest.approx(2 / 3),  # images 0, 1, 3; the target loses 0 and 3
+        "transfer_rate_top5": pytest.approx(1 / 2),  # images 1, 4; the target loses 1
+        "transfer_n": 3,
+        "clean_error_top1": pytest.approx(1 / 6),
+        "seconds": 2.5,
+    }
+
+
+def test_a_source_that_loses_nothing_has_no_transfer_rate() -> None:
+    row = transfer_row(verdict("x."), verdict("x."), verdict(".."), verdict("xx"))
+    assert math.isnan(row["transfer_rate_top1"]) and row["transfer_n"] == 0
+    assert row["error_top1"] == 1.0
+
+
+def test_with_five_classes_there_is_no_top_five() -> None:
+    row = transfer_row(verdict(".."), verdict("xx"), verdict(".."), verdict("x."))
+    assert math.isnan(row["error_top5"]) and math.isnan(row["transfer_rate_top5"])
+    assert math.isnan(clean_row(verdict("x."))["error_top5"])
+
+
+def test_a_clean_row() -> None:
+    assert clean_row(verdict("x..x.", "....x")) == {
+        "n": 5,
+        "error_top1": 0.4,
+        "error_top5": 0.2,
+        "clean_error_top1": 0.4,
+        "max_perturbation": 0.0,
+        "seconds": 2.5,
+    }
+
+
+def test_a_rate_of_nothing_is_nan() -> None:
+    assert math.isnan(rate(None)) and math.isnan(rate(torch.tensor([], dtype=torch.bool)))
+    assert math.isnan(rate(torch.tensor([True]), torch.tensor([False])))
+    assert rate(torch.tensor([True, False, True]), torch.tensor([True, True, False])) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("label", "wrong1", "wrong5"), [(6, False, False), (5, True, False), (2, True, False), (1, True, True)]
+)
+def test_first_guess_and_first_five(label: int, wrong1: bool, wrong5: bool) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(5, 7))
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.copy_(torch.arange(7.0))  # class 6 first, then 5, 4, 3, 2
+    found = judge(model, torch.zeros(1, 1, 1, 5), torch.tensor([label]))
+    assert found[1] is not None and (found[0].item(), found[1].item()) == (wrong1, wrong5)
+    assert not found[0].requires_grad
+
+
+@pytest.mark.parametrize(("classes", "there"), [(5, False), (6, True)])
+def test_top_five_needs_more_than_five_classes(classes: int, there: bool) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(5, classes))
+    found = judge(model, torch.zeros(2, 1, 1, 5), torch.tensor([0, 1]))
+    assert (found[1] is not None) == there
+
+
+# ---- attacks that cheat
+
+
+def test_an_example_outside_the_ball_is_refused(a: Oracle) -> None:
+    with pytest.raises(Violation, match=r"mark on source: eps is 0\.100000, an example lies 0\.101000 from its image"):
+        crafted_on(a, {"a": a}, Mark(reach=EPS + 1e-3))
+
+
+def test_an_example_outside_the_box_is_refused(a: Oracle) -> None:
+    with pytest.raises(Violation, match=r"0\.100000 outside \[0, 1\]"):
+        crafted_on(a, {"a": a}, test=images(background=255))
+    with pytest.raises(Violation, match=r"0\.050000 outside \[0, 1\]"):
+        crafted_on(a, {"a": a}, Mark(reach=-0.05))
+
+
+def test_an_example_that_is_no_number_is_refused(a: Oracle) -> None:
+    with pytest.raises(Violation):
+        crafted_on(a, {"a": a}, Mark(reach=math.nan))
+
+
+def test_one_bad_example_in_the_last_batch_is_enough(a: Oracle) -> None:
+    test = images()
+    test.x[-1, 0, 0, 1] = 255
+    with pytest.raises(Violation):
+        crafted_on(a, {"a": a}, test=test)
+
+
+@pytest.mark.parametrize("background", [0, 100])
+def test_rounding_is_no_violation(a: Oracle, background: int) -> None:
+    _, _, largest = crafted_on(a, {"a": a}, Mark(reach=EPS + 5e-7), test=images(background=background))
+    assert largest == pytest.approx(EPS, abs=1e-6)
+
+
+# ---- stopping
+
+
+def test_a_stop_ends_an_evaluation_before_its_next_batch(a: Oracle) -> None:
+    stop = Stop()
+
+    class Stopping(Oracle):
+        def forward(self, x: Tensor) -> Tensor:
+            stop.signum = 15
+            return super().forward(x)
+
+    target = Stopping(3, [0, 1, 2, 3], {1: [0, 1, 2, 3]})
+    with pytest.raises(Interrupted) as error:
+        crafted_on(a, {"t": target}, batch_size=1, stop=stop)
+    assert error.value.signum == 15 and a.crafted == [1] and target.seen == [1]
+    target.seen.clear()
+    with pytest.raises(Interrupted):
+        clean_verdict(target, images(), 1, stop)
+    assert target.seen == []
+
+
+# ---- batches
+
+
+def random_network(seed: int) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 7)).eval()
+    for p in model.parameters():
+        nn.init.normal_(p, generator=generator)
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_deterministic_attack_does_not_depend_on_the_batch_size(steps: int) -> None:
+    spec = {
+        **{"name": "gradient", "eps": EPS, "steps": steps, "step_size": None, "step": "sign", "loss": "cross_entropy"},
+        **{"kappa": 0.0, "label": "true", "start": "none", "start_share": 0.0, "clip_start": True},
+        **{"momentum": 1.0, "restarts": 1, "keep": "last"},
+    }
+    attack = build(ATTACKS, spec, where="attack")
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(256, (50, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    test = Split(x, torch.randint(7, (50,), generator=generator))
+    source, target = random_network(1), random_network(2)
+    found = [crafted_on(source, {"t": target}, attack, size, test=test) for size in (1, 7, 50, 1000)]
+    for own, verdicts, largest in found[1:]:
+        assert torch.equal(own.wrong1, found[0][0].wrong1)
+        assert torch.equal(verdicts["t"].wrong1, found[0][1]["t"].wrong1)
+        assert largest == pytest.approx(found[0][2], abs=1e-7)
+    assert 0 < int(found[0][1]["t"].wrong1.sum()) < 50  # there was something to tell apart
+
+
+def test_the_generator_decides_a_random_attack() -> None:
+    attack = build(ATTACKS, {"name": "noise", "eps": EPS, "distribution": "sign"}, where="attack")
+    source, test = random_network(1), Split(torch.full((1, 1, 4, 4), 128, dtype=torch.uint8), torch.tensor([0]))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    seen: list[Tensor] = []
+    source.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for seed in (0, 0, 1):
+        transfer(source, attack, {"s": source}, test, 8, Generator().manual_seed(seed), Stop(), "noise")
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_rows_hold_plain_numbers() -> None:
+    """They go to JSON and CSV."""
+    row = transfer_row(verdict(".", "."), verdict("x", "x"), verdict(".", "."), verdict("x", "x"))
+    assert {type(value) for value in [*row.values(), *clean_row(verdict("x")).values()]} == {int, float}
+    assert evaluate.TOLERANCE < 1 / 255 / 1000

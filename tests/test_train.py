@@ -1,0 +1,472 @@
+"""The one training loop: the same bits however often it is stopped, schedules and optimisers worked by hand."""
+
+import copy
+import io
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from epsball import train
+from epsball.build import ConfigError, construct
+from epsball.data import Data, Split, unit
+from epsball.device import borrowed_seed, derived_seed
+from epsball.progress import Interrupted, Stop
+from epsball.train import (
+    Constant,
+    Diverged,
+    Exponential,
+    Step,
+    Trainer,
+    Watch,
+    batch_indices,
+    fit,
+    parameter_groups,
+    steps_per_epoch,
+)
+
+IMAGES, BATCH, STEPS = 20, 6, 10  # four steps an epoch, two and a half epochs
+CPU = torch.device("cpu")
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adam": {"name": "adam", "lr": 0.01, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0, "decay_on": "all"},
+    "sgd": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3, "decay_on": "weights"},
+    "rmsprop": {
+        **{"name": "rmsprop", "lr": 0.005, "alpha": 0.9, "momentum": 0.9, "eps": 1.0},
+        **{"weight_decay": 1e-4, "decay_on": "weights"},
+    },
+}
+PGD = {
+    **{"name": "gradient", "eps": 0.1, "steps": 2, "step_size": 0.05, "step": "sign", "loss": "cross_entropy"},
+    **{"kappa": 0.0, "label": "true", "start": "uniform", "start_share": 1.0, "clip_start": True},
+    **{"momentum": 0.0, "restarts": 1, "keep": "last"},
+}
+ADVERSARIAL = {
+    **{"name": "adversarial", "attack": PGD, "placement": "append", "count": None, "weight": 1.0, "passes": "one"},
+    **{"eps_distribution": "truncated_normal", "delay": 2, "crafting_mode": "train", "include_self": True},
+    **{"source_choice": "random", "label_smoothing": 0.1},
+}
+STANDARD = {"name": "standard", "label_smoothing": 0.0}
+
+
+def trainer(**fields: Any) -> Trainer:
+    """A trainer with everything random in it, but for `fields`."""
+    spec: dict[str, Any] = {
+        "name": "tiny",
+        "objective": ADVERSARIAL,
+        "optimizer": OPTIMIZERS["adam"],
+        "schedule": {"name": "step", "milestones": [0.5, 0.75], "gamma": 0.1},
+        "epochs": STEPS / 4,
+        "batch_size": BATCH,
+        "augment": {"shift": 1, "crop": 0.8, "flip": True},
+        "clip_norm": 1.0,
+        "precision": "fp32",
+        "sources": {},
+    }
+    made: Trainer = construct(Trainer, {**spec, **fields}, where="trainer")
+    return made
+
+
+def plain(**fields: Any) -> Trainer:
+    """A trainer with nothing random in it but the order of the images."""
+    return trainer(**{"objective": STANDARD, "augment": None, "clip_norm": None, **fields})
+
+
+def network(seed: int = 0) -> nn.Module:
+    """Convolution, batch norm, dropout, dense."""
+    with borrowed_seed(seed, CPU):
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(4 * 16, 3)
+        )
+
+
+def data(images: int = IMAGES) -> Data:
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randint(256, (images + 12, 1, 6, 6), generator=generator, dtype=torch.uint8)
+    y = torch.randint(3, (images + 12,), generator=generator)
+    splits = Split(x[:images], y[:images]), Split(x[images:], y[images:])
+    return Data("tiny", *splits, ("a", "b", "c"), "made up", "0", "0")
+
+
+class Recorder:
+    """A Watch whose every step is saved; `interrupt_at` are the steps after which a stop is asked for."""
+
+    def __init__(self, state: dict[str, Any] | None = None, interrupt_at: int | None = None) -> None:
+        self.saved: list[bytes] = []
+        self.interrupt_at = interrupt_at
+        self.watch = Watch("tiny", Stop(), state, self.save, seconds_between=-1.0)
+
+    def save(self, state: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self.saved.append(buffer.getvalue())
+        if state["step"] == self.interrupt_at:
+            self.watch.stop.signum = 15
+
+    @property
+    def last(self) -> dict[str, Any]:
+        state: dict[str, Any] = torch.load(io.BytesIO(self.saved[-1]), weights_only=True)
+        return state
+
+
+def fitted(
+    by: Trainer, seed: int = 0, model: nn.Module | None = None, on: Data | None = None, recorder: Recorder | None = None
+) -> tuple[dict[str, Tensor], list[dict[str, float]], Recorder]:
+    """Weights, learning curve and saved states of a whole training."""
+    model, recorder = model or network(), recorder or Recorder()
+    curve = fit(model, by, [], on or data(), seed, recorder.watch)
+    return model.state_dict(), curve, recorder
+
+
+def identical(a: Any, b: Any) -> bool:
+    """Bit for bit, through nested dicts and lists."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(identical(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(identical, a, b))
+    return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
+
+
+# ---- stopped and continued
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("at", [1, 3, 4, 5, 8, 9])
+def test_a_continued_training_is_the_straight_one_bit_for_bit(optimizer: str, at: int) -> None:
+    by = trainer(optimizer=OPTIMIZERS[optimizer])
+    weights, curve, straight = fitted(by)
+    stopped = Recorder(interrupt_at=at)
+    with pytest.raises(Interrupted) as error:
+        fitted(by, recorder=stopped)
+    assert error.value.signum == 15 and stopped.last["step"] == at == len(stopped.saved)
+    again = Recorder(state=stopped.last)
+    weights_again, curve_again, _ = fitted(by, model=network(seed=99), recorder=again)
+    assert identical(weights, weights_again)
+    assert curve == curve_again
+    if at < 9:  # the optimiser's state and the generator's, one step before the end
+        assert identical(straight.last, again.last) and again.last["step"] == 9
+
+
+def test_a_training_stopped_at_every_step_is_the_straight_one() -> None:
+    by = trainer()
+    weights, curve, _ = fitted(by)
+    state: dict[str, Any] | None = None
+    for step in range(1, STEPS):
+        stopped = Recorder(state=state, interrupt_at=step)
+        with pytest.raises(Interrupted):
+            fitted(by, model=network(seed=step - 1), recorder=stopped)
+        assert len(stopped.saved) == 1
+        state = stopped.last
+    weights_again, curve_again, _ = fitted(by, recorder=Recorder(state=state))
+    assert identical(weights, weights_again) and curve == curve_again
+
+
+def test_a_stop_is_obeyed_after_the_next_step_and_saved_before() -> None:
+    recorder = Recorder()
+    recorder.watch.seconds_between = math.inf
+    recorder.watch.stop.signum = 2
+    with pytest.raises(Interrupted):
+        fitted(trainer(), recorder=recorder)
+    assert [recorder.last["step"], len(recorder.saved)] == [1, 1]
+
+
+def test_nothing_is_saved_before_its_time() -> None:
+    recorder = Recorder()
+    recorder.watch.seconds_between = math.inf
+    fitted(trainer(), recorder=recorder)
+    assert recorder.saved == []
+
+
+# ---- one seed, one training
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    first, second = fitted(trainer()), fitted(trainer())
+    assert identical(first[0], second[0]) and first[1] == second[1] and first[2].saved == second[2].saved
+
+
+@pytest.mark.parametrize("by", [trainer(), plain()], ids=["random", "order alone"])
+def test_another_seed_gives_another_training(by: Trainer) -> None:
+    dropless = copy.deepcopy(network())
+    dropless[3] = nn.Identity()
+    first, second = fitted(by, 0, copy.deepcopy(dropless)), fitted(by, 1, copy.deepcopy(dropless))
+    assert not identical(first[0], second[0])
+
+
+def test_what_was_drawn_before_does_not_matter_and_nothing_is_drawn_outside() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first = fitted(trainer())
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    assert identical(first[0], fitted(trainer())[0])
+
+
+def test_scoring_the_test_images_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = fitted(trainer())
+    monkeypatch.setattr(train.Work, "clean_error", lambda self: 0.0)
+    unscored = fitted(trainer())
+    assert identical(scored[0], unscored[0])
+    assert [row["clean_error"] for row in scored[1]] != [0.0] * 3
+
+
+def test_the_model_is_left_in_eval_mode() -> None:
+    model = network()
+    fitted(plain(), model=model)
+    assert not any(module.training for module in model.modules())
+
+
+# ---- the order of the images
+
+
+def test_an_epoch_is_a_permutation_and_every_epoch_another_one() -> None:
+    split = data().train
+    indices = list(batch_indices(split, BATCH, 0, 0, 12))
+    epochs = [torch.cat(indices[i : i + 4]) for i in (0, 4, 8)]
+    assert [len(index) for index in indices[:4]] == [6, 6, 6, 2]
+    assert all(sorted(epoch.tolist()) == list(range(IMAGES)) for epoch in epochs)
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 3
+
+
+@pytest.mark.parametrize("start", [1, 4, 6, 11])
+def test_the_order_is_the_same_from_any_step(start: int) -> None:
+    split = data().train
+    whole = list(batch_indices(split, BATCH, 5, 0, 12))
+    assert identical(whole[start:], list(batch_indices(split, BATCH, 5, start, 12)))
+
+
+def test_another_seed_is_another_order() -> None:
+    split = data().train
+    assert not identical(list(batch_indices(split, BATCH, 0, 0, 4)), list(batch_indices(split, BATCH, 1, 0, 4)))
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "steps"),
+    [(12, 6, 2), (13, 6, 2), (14, 6, 3), (1, 6, 1), (5, 6, 1), (3, 1, 3), (1, 1, 1), (7, 2, 3), (55000, 50, 1100)],
+)
+def test_steps_of_an_epoch(images: int, size: int, steps: int) -> None:
+    assert steps_per_epoch(images, size) == steps
+
+
+def test_a_last_batch_of_one_image_is_left_out() -> None:
+    indices = list(batch_indices(data(13).train, BATCH, 0, 0, 6))
+    assert [len(index) for index in indices] == [6] * 6
+    assert fitted(trainer(epochs=2.0), on=data(13))[1][-1]["step"] == 4  # batch norm meets no lone image
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 4), (0.5, 2), (1.3, 5), (2.6, 10), (0.01, 1)])
+def test_epochs_may_be_a_fraction(epochs: float, steps: int) -> None:
+    _, curve, _ = fitted(plain(epochs=epochs))
+    assert curve[-1]["step"] == steps and curve[-1]["epoch"] == steps / 4
+
+
+# ---- the learning curve
+
+
+def test_the_learning_curve_by_hand() -> None:
+    """With a learning rate of nearly nothing the loss of an epoch is the mean of its batches' losses."""
+    model = network()
+    model[3] = nn.Identity()
+    before, tiny = copy.deepcopy(model), {**OPTIMIZERS["sgd"], "lr": 1e-30, "weight_decay": 0.0}
+    tiny_data = data()
+    _, curve, _ = fitted(plain(optimizer=tiny), seed=3, model=model, on=tiny_data)
+    assert [(row["epoch"], row["step"]) for row in curve] == [(1.0, 4), (2.0, 8), (2.5, 10)]
+    assert [row["lr"] for row in curve] == pytest.approx([1e-30, 1e-32, 1e-32])  # steps at 1.25 and 1.875 epochs
+    losses = []
+    for index in batch_indices(tiny_data.train, BATCH, 3, 0, STEPS):
+        x, y = tiny_data.train.take(index)
+        losses.append(F.cross_entropy(before(x), y).item())
+    expected = [sum(part) / len(part) for part in (losses[:4], losses[4:8], losses[8:])]
+    assert [row["loss"] for row in curve] == pytest.approx(expected, rel=1e-5)
+    wrong = model(unit(tiny_data.test.x)).argmax(1) != tiny_data.test.y
+    assert curve[-1]["clean_error"] == pytest.approx(wrong.float().mean().item())
+
+
+# ---- schedules
+
+
+def test_a_constant_schedule() -> None:
+    assert {Constant().factor(epoch, 3.0) for epoch in (0.0, 1.5, 2.99)} == {1.0}
+
+
+def test_milestones_by_hand() -> None:
+    step = Step([0.5, 0.75], 0.1)
+    factors = [step.factor(epoch, 4.0) for epoch in (0.0, 1.99, 2.0, 2.99, 3.0, 3.99)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_stairs_by_hand() -> None:
+    stairs = Exponential(0.94, 2.0)
+    factors = [stairs.factor(epoch, 187.0) for epoch in (0.0, 1.99, 2.0, 3.5, 4.0, 100.0)]
+    assert factors == pytest.approx([1, 1, 0.94, 0.94, 0.94**2, 0.94**50])
+
+
+def test_madrys_milestones_fall_on_their_steps() -> None:
+    """80,000 steps of 391 an epoch: lr changes at 40,000 and 60,000 exactly (cifar10_challenge)."""
+    step, epochs = Step([0.5, 0.75], 0.1), 80000 / 391
+    changes = [i for i in range(1, 80000) if step.factor(i / 391, epochs) != step.factor((i - 1) / 391, epochs)]
+    assert changes == [40000, 60000]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.6, 0.7, 0.9])
+@pytest.mark.parametrize("per_epoch", [10, 30, 70])
+def test_a_milestone_falls_on_its_step(share: float, per_epoch: int) -> None:
+    epochs = 3
+    step = Step([share], 0.1)
+    first = next(i for i in range(epochs * per_epoch) if step.factor(i / per_epoch, epochs) < 1)
+    assert first == round(share * epochs * per_epoch)
+
+
+@pytest.mark.parametrize("every", [0.1, 0.3, 0.5, 2.0])
+def test_a_stair_falls_on_its_step(every: float) -> None:
+    stairs, per_epoch = Exponential(0.5, every), 10
+    factors = [stairs.factor(step / per_epoch, 9.0) for step in range(90)]
+    assert factors == [0.5 ** (step // round(every * per_epoch)) for step in range(90)]
+
+
+def test_each_step_has_its_learning_rate() -> None:
+    """Plain SGD on a loss of constant gradient moves a weight by the learning rate."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    sgd = {"name": "sgd", "lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "decay_on": "all"}
+    by = plain(optimizer=sgd, schedule={"name": "exponential", "gamma": 0.5, "every": 1.0})
+    recorder = Recorder()
+    _, curve, _ = fitted(by, model=model, recorder=recorder)
+    states = [torch.load(io.BytesIO(saved), weights_only=True) for saved in recorder.saved]
+    rates = [state["optimizer"]["param_groups"][0]["lr"] for state in states]
+    assert rates == [0.5] * 4 + [0.25] * 4 + [0.125]
+    assert [row["lr"] for row in curve] == [0.5, 0.25, 0.125]
+
+
+# ---- optimisers
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("decay_on", ["all", "weights"])
+def test_weight_decay_acts_on_kernels_or_on_all(name: str, decay_on: str) -> None:
+    model = network()
+    nn.init.ones_(model[0].bias)
+    nn.init.ones_(model[1].bias)
+    optimizer = plain(optimizer={**OPTIMIZERS[name], "weight_decay": 0.1, "decay_on": decay_on}).optimizer.make(model)
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)  # whatever moves was moved by the decay
+    optimizer.step()
+    moved = {key for key, p in model.named_parameters() if not torch.equal(p, before[key])}
+    assert moved == ({"0.weight", "5.weight"} if decay_on == "weights" else set(before))
+
+
+def test_weight_decay_by_hand() -> None:
+    model = network()
+    before = model[0].weight.detach().clone()
+    optimizer = plain(optimizer={**OPTIMIZERS["sgd"], "lr": 0.5, "weight_decay": 0.1}).optimizer.make(model)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert torch.allclose(model[0].weight, before * (1 - 0.5 * 0.1))
+
+
+def test_every_parameter_is_in_one_group() -> None:
+    model = network()
+    for decay_on in ("all", "weights"):
+        grouped = [p for group in parameter_groups(model, 0.1, decay_on) for p in group["params"]]
+        assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
+
+
+def distance(a: nn.Module, b: nn.Module) -> float:
+    return math.sqrt(
+        sum(float((p - q).detach().square().sum()) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    )
+
+
+@pytest.mark.parametrize(("clip_norm", "bound"), [(0.01, True), (1e6, False), (None, False)])
+def test_clip_norm_bounds_a_step(clip_norm: float | None, bound: bool) -> None:
+    sgd = {"name": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, "decay_on": "all"}
+    before, model = network(), network()
+    fitted(plain(optimizer=sgd, clip_norm=clip_norm, epochs=0.25), model=model)
+    if bound:
+        assert distance(model, before) == pytest.approx(0.01, rel=1e-3)
+    else:
+        assert distance(model, before) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epochs": 0.0}, "trainer.epochs should be positive, is 0.0"),
+        ({"batch_size": 0}, "trainer.batch_size should be at least 1, is 0"),
+        ({"clip_norm": 0.0}, "trainer.clip_norm should be positive, is 0.0"),
+        ({"optimizer": {**OPTIMIZERS["sgd"], "lr": 0.0}}, "trainer.optimizer.lr should be positive, is 0.0"),
+        (
+            {"optimizer": {**OPTIMIZERS["sgd"], "weight_decay": -1.0}},
+            "trainer.optimizer.weight_decay should be at least 0, is -1.0",
+        ),
+        (
+            {"optimizer": {**OPTIMIZERS["adam"], "betas": [0.9]}},
+            "trainer.optimizer.betas should be two floats, is [0.9]",
+        ),
+        (
+            {"schedule": {"name": "step", "milestones": [60], "gamma": 0.1}},
+            "trainer.schedule.milestones should be in (0, 1), is [60.0]",
+        ),
+        (
+            {"schedule": {"name": "exponential", "gamma": 0.9, "every": 0.0}},
+            "trainer.schedule.every should be a positive number of epochs, is 0.0",
+        ),
+    ],
+)
+def test_what_cannot_train_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        trainer(**fields)
+    assert str(error.value) == message
+
+
+# ---- divergence
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_divergence(poison: float) -> None:
+    model = network()
+    nn.init.constant_(model[5].weight, poison)
+    with pytest.raises(Diverged, match=r"loss nan at step 4, lr 0\.01"):
+        fitted(plain(), model=model)
+
+
+def test_weights_that_are_not_finite_are_divergence() -> None:
+    """The last step's own loss is still finite, its weights are not."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    sgd = {"name": "sgd", "lr": 1e30, "momentum": 0.0, "weight_decay": 1e30, "decay_on": "all"}
+    with pytest.raises(Diverged):
+        fitted(plain(optimizer=sgd, epochs=0.25), model=model)
+
+
+# ---- seeds
+
+
+def test_derived_seeds_are_stable_and_unrelated() -> None:
+    assert derived_seed(0, "fit") == derived_seed(0, "fit")
+    found = {derived_seed(*parts) for parts in ((0, "fit"), (1, "fit"), (0, "init"), (0, "order", 0), (0, "order", 1))}
+    assert len(found) == 5 and all(0 <= seed < 2**63 for seed in found)
+    assert derived_seed(0, "fit") == 6545204788550610758  # every trained model depends on it
+
+
+@pytest.fixture
+def state_before() -> Iterator[Tensor]:
+    torch.manual_seed(11)
+    torch.rand(3)
+    yield torch.get_rng_state()
+
+
+def test_a_borrowed_seed_is_given_back(state_before: Tensor) -> None:
+    with borrowed_seed(5, CPU):
+        first = torch.rand(4)
+    assert torch.equal(torch.get_rng_state(), state_before)
+    with pytest.raises(ValueError), borrowed_seed(5, CPU):
+        assert torch.equal(torch.rand(4), first)
+        raise ValueError
+    assert torch.equal(torch.get_rng_state(), state_before)
+    with borrowed_seed(6, CPU):
+        assert not torch.equal(torch.rand(4), first)
