@@ -1,6 +1,7 @@
 """The only entrypoint: composes the config with Hydra and hands a plain dict to epsball. See `python run.py --help`."""
 
 import logging
+import operator
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from epsball.build import ConfigError, did_you_mean, listed
+from epsball.build import ConfigError, convert, did_you_mean, fraction_hint, listed
 from epsball.progress import Interrupted, Stop
 
 CONF = Path(__file__).parent.resolve() / "conf"
@@ -34,11 +35,23 @@ def by_scale(paper: Any, quick: Any, smoke: Any, *, _root_: DictConfig) -> Any:
     return dict(zip(SCALES, (paper, quick, smoke), strict=True))[_root_.scale.name]
 
 
+def arithmetic(operation: Callable[[float, float], float]) -> Callable[[Any, Any], float]:
+    """A resolver of two numbers that says what it was given instead."""
+
+    def resolve(a: Any, b: Any) -> float:
+        for value in (a, b):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigError(f"a number is needed, is {value!r}{fraction_hint(value)}")
+        return operation(a, b)
+
+    return resolve
+
+
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "by_scale": by_scale,
-    "frac": lambda a, b: a / b,
-    "times": lambda a, b: a * b,
-    "plus": lambda a, b: a + b,
+    "frac": arithmetic(operator.truediv),
+    "times": arithmetic(operator.mul),
+    "plus": arithmetic(operator.add),
 }
 
 
@@ -88,7 +101,13 @@ def run_job(config: DictConfig, overrides: list[str], folder: Path | None) -> No
 
 def as_plain(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
     """The composed config as a plain dict; the attack that `attack=` chose is named, as a suite's attacks are."""
-    plain = OmegaConf.to_container(config, resolve=True)
+    try:
+        for key, kind in (("eps", float), ("seed", int)):  # others refer to these: a wrong one is named itself
+            convert(config[key], kind, key)
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0].partition("resolving interpolation: ")
+        raise ConfigError(f"{error.full_key}: {reason[2] or reason[0]}") from error
     assert isinstance(plain, dict)
     attack = plain.pop("attack", None)
     if attack:

@@ -270,8 +270,6 @@ def test_a_config_does_not_depend_on_the_order_of_its_overrides(compose: Compose
         "arch=mnist_b trainer=fgsm_adv seed=1",
         "arch=mnist_b trainer=madry seed=2",
         "paper=tramer/table1 scale=quick",
-        "paper=tramer/table4 scale=quick",
-        "dataset=imagenet arch=inception_v3 trainer=kurakin",
         "trainer=diversity arch=ensemble eps=0.09 trainer.augment.flip=true",
         "arch=ensemble arch@arch.members.member=conv4 trainer=diversity",
         "dataset=mnist dataset.train_skip=5000 dataset.train_size=55000 trainer=madry",

@@ -8,6 +8,7 @@ A table maps names to frozen dataclasses or functions. Their annotations are the
 import dataclasses
 import difflib
 import inspect
+import math
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -82,7 +83,7 @@ def convert(value: object, hint: Any, where: str) -> Any:
         return {str(k): convert(v, args[1], under(where, str(k))) for k, v in value.items()}
     if hint is Any:
         return value
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value

@@ -6,7 +6,7 @@ Whatever is misspelt or out of range raises ConfigError here, before anything is
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -161,7 +161,14 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
                 raise ConfigError(f"models.{name}.dataset has other image shapes or classes than dataset")
     crafts = [*attacks_of(config.get("suite"), "suite"), *attacks_of(config.get("attack"), "attack")]
     references = [construct(Reference, r, where=f"reference[{i}]") for i, r in enumerate(config.get("reference") or [])]
-    plans, sources, targets = without_twins(plans, sources, targets)
+    first = {plan.key: name for name, plan in reversed(plans.items())}  # twins are one model, under its first name
+    one = {name: first[plan.key] for name, plan in plans.items()}
+    for name in plans:
+        if one[name] != name:
+            log.info("model %s is the same as %s and is listed once", name, one[name])
+    sources, targets = (list(dict.fromkeys(one[name] for name in names)) for names in (sources, targets))
+    references = [replace(r, percent=renamed(r.percent, one)) for r in references]
+    plans = {name: plan for name, plan in plans.items() if one[name] == name}
     return Experiment(settings, dict(config), data, plans, sources, targets, distinct(crafts), references)
 
 
@@ -237,17 +244,9 @@ def chosen(names: list[str] | None, known: list[str], where: str) -> list[str]:
     return known if names is None else names
 
 
-def without_twins(
-    plans: dict[str, Plan], sources: list[str], targets: list[str]
-) -> tuple[dict[str, Plan], list[str], list[str]]:
-    """Models of one fingerprint are one model: the first name stays, the others are said and dropped."""
-    first: dict[str, str] = {}
-    for name, plan in plans.items():
-        if first.setdefault(plan.key, name) != name:
-            log.info("model %s is the same as %s and is listed once", name, first[plan.key])
-    kept = {name: plan for name, plan in plans.items() if first[plan.key] == name}
-
-    def renamed(names: list[str]) -> list[str]:
-        return list(dict.fromkeys(first[plans[name].key] for name in names))
-
-    return kept, renamed(sources), renamed(targets)
+def renamed(percent: Mapping[str, Mapping[str, float]], names: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """A table of published numbers with its models under other names."""
+    table: dict[str, dict[str, float]] = {}
+    for source, row in percent.items():
+        table.setdefault(names.get(source, source), {}).update({names.get(t, t): v for t, v in row.items()})
+    return table

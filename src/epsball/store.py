@@ -1,7 +1,7 @@
 """Trained models and finished rows on disk, by fingerprint: each computed once, whole or not at all, verified on load.
 
     <root>/models/<label>-<fingerprint>/   model.safetensors spec.json training.csv manifest.json
-                                           (last.pt while training)
+                                           (last.pt while training: its sha256, then what torch.save wrote)
     <root>/rows/<fingerprint>.json         finished rows of a transfer matrix
 
 The manifest is written last and holds the sha256 of the other files: a folder with a manifest is a trained model.
@@ -10,7 +10,6 @@ The manifest is written last and holds the sha256 of the other files: a folder w
 import hashlib
 import json
 import logging
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from epsball.files import write_whole
 
 FORMAT = 1  # raise it when a change of the code changes what a spec trains to
 MODEL, SPEC, CURVE, MANIFEST, LAST = "model.safetensors", "spec.json", "training.csv", "manifest.json", "last.pt"
+DIGEST = hashlib.sha256().digest_size  # bytes of last.pt before the state: its sha256
 
 log = logging.getLogger(__name__)
 
@@ -68,18 +68,20 @@ class Slot:
         if not file.exists():
             return None
         try:
-            with zipfile.ZipFile(file) as archive:
-                if (broken := archive.testzip()) is not None:
-                    raise zipfile.BadZipFile(f"checksum of {broken} does not match")
-            return dict(torch.load(file, map_location=device, weights_only=True))
-        except Exception as error:  # a damaged file can fail in any way
-            log.warning("%s is damaged (%s): training starts again", file, type(error).__name__)
+            content = file.read_bytes()
+            digest, saved = content[:DIGEST], content[DIGEST:]
+            if hashlib.sha256(saved).digest() != digest:
+                raise ValueError("sha256 does not match")
+            return dict(torch.load(BytesIO(saved), map_location=device, weights_only=True))
+        except Exception as error:  # a file of another version can fail in any way
+            log.warning("%s is damaged (%s): training starts again", file, " ".join(str(error).split())[:100])
             return None
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         buffer = BytesIO()
         torch.save(dict(state), buffer)
-        write_whole(self.path / LAST, buffer.getvalue())
+        saved = buffer.getvalue()
+        write_whole(self.path / LAST, hashlib.sha256(saved).digest() + saved)
 
 
 class Store:

@@ -38,7 +38,7 @@ class Workshop:
         self.store = Store(Path(settings.outputs), stop.check)
         self.batch_size = settings.batch_size or (128 if self.device.type == "cpu" else 1000)
         self.records: dict[str, Row] = {}  # of the models, for run.json
-        self.ready: dict[str, nn.Module] = {}
+        self.ready: dict[str, tuple[nn.Module, Row]] = {}
         self.on_device: dict[int, Data] = {}
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
@@ -61,18 +61,13 @@ class Workshop:
             stored = self.store.load_or_train(plan.label, plan.key, self.device, partial(self.train, plan, name))
             network = plan.network.to(self.device)
             network.load_state_dict(stored.weights)
-            self.ready[plan.key] = network.eval().requires_grad_(False)
-            self.records[name] = model_record(stored)
-            log.info(
-                "%s: clean error %.2f%%, %d parameters, %s in %.0f s, %s",
-                name,
-                100 * stored.spec["clean_error"],
-                stored.spec["parameters"],
-                "reused; trained" if stored.reused else "trained",
-                stored.spec["seconds"],
-                stored.path,
-            )
-        return self.ready[plan.key]
+            self.ready[plan.key] = network.eval().requires_grad_(False), model_record(stored)
+            how = "reused; trained" if stored.reused else "trained"
+            error, size, seconds = (stored.spec[key] for key in ("clean_error", "parameters", "seconds"))
+            where = f"{how} in {seconds:.0f} s, {stored.path}"
+            log.info("%s: clean error %.2f%%, %d parameters, %s", name, 100 * error, size, where)
+        network, self.records[name] = self.ready[plan.key]
+        return network
 
     def train(self, plan: Plan, name: str, slot: Slot) -> tuple[Mapping[str, Tensor], Row, str]:
         """Train a plan in its slot of the store: weights, spec.json, learning curve."""
@@ -180,8 +175,5 @@ def model_record(stored: Trained) -> Row:
 def environment(device: torch.device) -> Row:
     """What the last bits of a result depend on beside its config."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "device": f"{device.type} ({name})",
-        "threads": torch.get_num_threads(),
-        "versions": {"epsball": epsball.__version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
+    versions = {"epsball": epsball.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    return {"device": f"{device.type} ({name})", "threads": torch.get_num_threads(), "versions": versions}
