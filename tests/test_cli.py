@@ -151,8 +151,14 @@ def test_help_and_cfg_answer_without_torch(tmp_path: Path, arguments: list[str],
 
 
 def start(folder: Path, *overrides: str) -> "subprocess.Popen[str]":
+    """A run in the foreground: a shell's background jobs, perhaps this very test, ignore SIGINT and hand that on."""
     line = [sys.executable, str(RUN), *tiny_line(*overrides)]
-    return subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def foreground() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipe = subprocess.PIPE
+    return subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=foreground)
 
 
 def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
