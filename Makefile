@@ -37,7 +37,7 @@ format: $(READY) ## format the code
 	$(BIN)/ruff format .
 
 bench: $(READY) ## speed, as ratios to hand-written floors
-	$(BIN)/python scripts/bench_attacks.py
+	for part in attacks training evaluation; do $(BIN)/python scripts/bench_$$part.py --out outputs/bench_$$part.csv || exit 1; done
 
 clean: ## remove .venv and caches; results and data stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

@@ -55,5 +55,6 @@ class Table:
             self.rows.append([*keys, name, *(f"{v:.4f}" for v in (middle, ratios[0], ratios[-1], ms))])
 
     def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(",".join(row) + "\n" for row in self.rows))
         print(f"wrote {path}")

@@ -13,6 +13,7 @@ from torch import Tensor
 from epsball.build import ConfigError, listed
 
 Precision = Literal["fp32", "tf32", "bf16"]
+GRAPHS_KEPT = 16
 EAGER_CALLS = 3  # before a capture: lazy initialisation and cuDNN's choice of algorithm happen in these
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,8 @@ class Replay:
     module, a host synchronisation), one log line says so and the calls stay as they are.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.active = device, device.type == "cuda"
+    def __init__(self, device: torch.device, allowed: bool = True) -> None:
+        self.device, self.active = device, allowed and device.type == "cuda"
         self.stream = torch.cuda.Stream(device) if self.active else None  # type: ignore[no-untyped-call]
         self.calls: dict[Hashable, int] = {}
         self.graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
@@ -68,7 +69,7 @@ class Replay:
             return function(*tensors)
         key = (key, *((t.shape, t.dtype) for t in tensors))
         self.calls[key] = self.calls.get(key, 0) + 1
-        if self.calls[key] == EAGER_CALLS + 1:
+        if self.calls[key] > EAGER_CALLS and key not in self.graphs:
             self.capture(key, function, tensors)
         if key not in self.graphs:
             return self.eager(function, tensors)
@@ -99,6 +100,8 @@ class Replay:
             torch.cuda.synchronize(self.device)
             log.info("no CUDA graph, kernels are launched one by one: %s", " ".join(str(error).split())[:200])
         else:
+            while len(self.graphs) >= GRAPHS_KEPT:  # those of a learning rate that is over hold memory
+                del self.graphs[next(iter(self.graphs))]
             self.graphs[key] = graph, inputs, output
 
 
@@ -106,9 +109,9 @@ current: ContextVar[Replay | None] = ContextVar("replay", default=None)
 
 
 @contextmanager
-def graphs(device: torch.device) -> Iterator[None]:
+def graphs(device: torch.device, allowed: bool = True) -> Iterator[None]:
     """Inside the block, `launch` captures and replays on CUDA; graphs and their memory go with the block."""
-    token = current.set(Replay(device))
+    token = current.set(Replay(device, allowed))
     try:
         yield
     finally:

@@ -9,7 +9,6 @@ from torch import Generator, Tensor, nn
 
 from epsball.attacks import Attack
 from epsball.data import Split
-from epsball.device import graphs
 from epsball.progress import Progress, Stop
 
 Row = dict[str, float]
@@ -70,7 +69,7 @@ def transfer(
     judges = {**targets, "": source} if all(t is not source for t in targets.values()) else dict(targets)
     parts: dict[str, list[tuple[Tensor, Tensor | None]]] = {name: [] for name in judges}
     largest = outside = torch.zeros((), device=test.x.device)
-    with Progress(title, len(test)) as progress, graphs(test.x.device):
+    with Progress(title, len(test)) as progress:
         for x, y in test.batches(batch_size):
             stop.check()
             x_adv = attack(source, x, y, generator)

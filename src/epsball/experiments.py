@@ -19,7 +19,7 @@ from torch import nn
 
 from epsball import evaluate, statistics, tables
 from epsball.build import ConfigError
-from epsball.device import derived_seed, tensor_cores
+from epsball.device import derived_seed, graphs, tensor_cores
 from epsball.files import write_whole
 from epsball.plan import Craft, Experiment
 from epsball.progress import Interrupted, Stop
@@ -154,9 +154,10 @@ class Run:
         if missing:
             title = f"{craft.name} eps {eps:g} on {source}"
             generator = self.generator(craft, source)
-            own, verdicts, largest = evaluate.transfer(
-                models[source], craft.attack, missing, self.test, self.batch_size, generator, self.stop, title
-            )
+            with graphs(self.device, self.experiment.settings.cuda_graphs):
+                own, verdicts, largest = evaluate.transfer(
+                    models[source], craft.attack, missing, self.test, self.batch_size, generator, self.stop, title
+                )
             for target, verdict in verdicts.items():
                 row = evaluate.transfer_row(clean[source], own, clean[target], verdict)
                 rows[target] = row | {"max_perturbation": largest}

@@ -154,13 +154,14 @@ class Trainer:
 @dataclass
 class Watch:
     """How a training is followed, stopped and continued: `state` is where an earlier one left off, `save` keeps a newer
-    state, at most every `seconds_between` and when `stop` is set."""
+    state, at most every `seconds_between` and when `stop` is set. `cuda_graphs`: whether CUDA may record the steps."""
 
     title: str
     stop: Stop
     state: State | None
     save: Callable[[State], None]
     seconds_between: float
+    cuda_graphs: bool = True
 
 
 def fit(
@@ -176,6 +177,7 @@ def fit(
     total = max(1, round(trainer.epochs * per_epoch))
     with borrowed_seed(derived_seed(seed, "fit"), data.train.x.device), tensor_cores(trainer.precision):
         work = Work.begin(model, trainer, sources, data, seed)
+        work.replay.active &= watch.cuda_graphs
         if watch.state is not None:
             work.load(watch.state)
         saved = time.monotonic()

@@ -40,6 +40,7 @@ class Workshop:
         self.records: dict[str, Row] = {}  # of the models, for run.json
         self.ready: dict[str, tuple[nn.Module, Row]] = {}
         self.on_device: dict[int, Data] = {}
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
 
@@ -90,7 +91,8 @@ class Workshop:
 
         log.info("training %s (%s-%s)", name, plan.label, plan.key)
         network = plan.network.to(self.device)
-        watch = Watch(name, self.stop, state, save, self.experiment.settings.checkpoint_seconds)
+        settings = self.experiment.settings
+        watch = Watch(name, self.stop, state, save, settings.checkpoint_seconds, settings.cuda_graphs)
         curve = fit(network, plan.trainer, sources, data, plan.seed, watch)
         trained_in = seconds()
         wrong = evaluate.clean_verdict(network, data.test, self.batch_size, self.stop).wrong1

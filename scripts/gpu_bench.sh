@@ -1,0 +1,27 @@
+#!/bin/sh
+# Speed on one GPU, in one command under 8 minutes; CSVs and the run's report under $OUT.
+#   $PACKAGES: a folder of wheels for what the machine lacks (hydra-core, omegaconf, antlr4-python3-runtime, torchattacks,
+#   made with `pip wheel --no-deps`); $DATA: MNIST in torchvision's layout.
+set -eu
+cd "$(dirname "$0")/.."
+OUT=${OUT:-outputs/gpu}
+mkdir -p "$OUT"
+if [ -n "${PACKAGES:-}" ]; then
+    python3 -m pip install --quiet --no-index --no-deps --target "$OUT/../packages" "$PACKAGES"/*.whl
+fi
+export PYTHONPATH="src:scripts:$OUT/../packages:${PYTHONPATH:-}"
+python3 -m pytest -q tests/test_device.py tests/test_attacks.py 2>&1 | tail -3 || true
+python3 scripts/bench_gpu.py --out "$OUT" --seconds 2
+if [ -d "${DATA:-data}/MNIST/raw" ]; then
+    # all models of Tramèr's Table 1 at paper scale, trained side by side; then PGD-100 x 20 restarts on 10,000 images
+    python3 run.py paper=tramer/table1 scale=paper precision=tf32 workers=3 dataset.root="${DATA:-data}" \
+        suite=one_step outputs="$OUT/runs" hydra.run.dir="$OUT/table1"
+    python3 run.py task=worst_case models=alone suite=none attack=pgd_100 attack.restarts=20 precision=tf32 \
+        dataset=mnist scale=paper trainer=madry trainer.epochs=3 arch=madry_mnist dataset.root="${DATA:-data}" \
+        outputs="$OUT/runs" hydra.run.dir="$OUT/worst_case"
+    cp "$OUT/table1/report.md" "$OUT/table1.md"
+    cp "$OUT/table1/results.csv" "$OUT/table1.csv"
+    cp "$OUT/worst_case/results.csv" "$OUT/worst_case.csv"
+    cat "$OUT/table1/run.json" "$OUT/worst_case/run.json" > "$OUT/runs.json"
+    rm -rf "$OUT/runs" "$OUT/table1" "$OUT/worst_case"
+fi
