@@ -1,6 +1,7 @@
 """What the benchmarks share: components out of conf/, alternating rounds, ratios, a table and a CSV."""
 
 import argparse
+import csv
 import statistics
 import sys
 import time
@@ -56,5 +57,6 @@ class Table:
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(",".join(row) + "\n" for row in self.rows))
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows(self.rows)
         print(f"wrote {path}")

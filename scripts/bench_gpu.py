@@ -4,6 +4,7 @@ Run by scripts/gpu_bench.sh; --device cpu checks that the script itself works. W
 """
 
 import argparse
+import csv
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,13 +27,15 @@ from epsball.train import Trainer, Work
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 GAL = ["trainer=diversity", "trainer.objective.data=null", "trainer.augment=null"]
+# image shape, overrides, and what a step costs per image in forward passes of the model: a backward pass to the input
+# counts 1, one to parameters and input 2, GAL's double backward 4; other models' passes count as the model's own
 CASES = {
-    "madry mnist, batch 50": (MNIST, ["arch=madry_mnist", "trainer=madry"]),
-    "A fgsm_adv, batch 64": (MNIST, ["arch=mnist_a", "trainer=fgsm_adv"]),
-    "A ensemble_adv, batch 64": (MNIST, ["arch=mnist_a", "trainer=ensemble_adv"]),
-    "5 x conv3 GAL, batch 64": (MNIST, ["arch=ensemble", *GAL]),
-    "resnet20 PGD-7, batch 128": (CIFAR, ["dataset=cifar10", "arch=resnet20", "trainer=madry_cifar"]),
-    "wide_resnet PGD-7, batch 128": (CIFAR, ["dataset=cifar10", "arch=wide_resnet", "trainer=madry_cifar"]),
+    "madry mnist, batch 50": (MNIST, ["arch=madry_mnist", "trainer=madry"], 83),
+    "A fgsm_adv, batch 64": (MNIST, ["arch=mnist_a", "trainer=fgsm_adv"], 8),
+    "A ensemble_adv, batch 64": (MNIST, ["arch=mnist_a", "trainer=ensemble_adv"], 8),
+    "5 x conv3 GAL, batch 64": (MNIST, ["arch=ensemble", *GAL], 6),
+    "resnet20 PGD-7, batch 128": (CIFAR, ["dataset=cifar10", "arch=resnet20", "trainer=madry_cifar"], 17),
+    "wide_resnet PGD-7, batch 128": (CIFAR, ["dataset=cifar10", "arch=wide_resnet", "trainer=madry_cifar"], 17),
 }
 PEAK = {"fp32": 67e12, "tf32": 394e12, "bf16": 788e12}  # FLOP/s of an H200: data sheet, half of bf16, measured
 
@@ -66,9 +69,9 @@ def steps_per_second(work: Work, index: Tensor, seconds: float) -> float:
     return steps / (time.perf_counter() - began)
 
 
-def training(device: torch.device, seconds: float) -> Iterator[list[object]]:
+def training(device: torch.device, seconds: float, only: str) -> Iterator[list[object]]:
     yield ["case", "precision", "launch", "steps_per_second", "gflop_per_step", "share_of_peak"]
-    for name, (shape, overrides) in CASES.items():
+    for name, (shape, overrides, passes) in ((n, case) for n, case in CASES.items() if only in n):
         for precision in ("fp32", "tf32", "bf16"):
             for captured in (False, True):
                 with tensor_cores(precision):  # type: ignore[arg-type]
@@ -77,10 +80,7 @@ def training(device: torch.device, seconds: float) -> Iterator[list[object]]:
                     index = torch.arange(work.trainer.batch_size, device=device)
                     rate = steps_per_second(work, index, seconds)
                     graphed = bool(work.replay.graphs)
-                    work.replay.active = False
-                    with FlopCounterMode(display=False) as counter:
-                        work.advance(index, 0.0)
-                flop = counter.get_total_flops()
+                flop = passes * work.trainer.batch_size * forward_flop(work.model, shape)
                 launch = "graph" if graphed else "eager"
                 yield [
                     name,
@@ -90,6 +90,15 @@ def training(device: torch.device, seconds: float) -> Iterator[list[object]]:
                     f"{flop / 1e9:.2f}",
                     f"{rate * flop / PEAK[precision]:.4f}",
                 ]
+
+
+def forward_flop(model: nn.Module, shape: tuple[int, int, int]) -> float:
+    """Floating-point operations of one image's forward pass."""
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *shape, device=next(model.parameters()).device))
+    model.train()
+    return float(counter.get_total_flops())
 
 
 def throughput(device: torch.device, seconds: float) -> Iterator[list[object]]:
@@ -140,6 +149,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=3.0, help="of measuring, per line")
+    parser.add_argument("--only", default="", help="training cases whose name holds this text")
     given = parser.parse_args()
     device = torch.device(given.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -148,14 +158,13 @@ def main() -> None:
     for part, rows in {
         "parity": parity(device),
         "throughput": throughput(device, given.seconds),
-        "training": training(device, given.seconds),
+        "training": training(device, given.seconds, given.only),
     }.items():
-        with (given.out / f"gpu_{part}.csv").open("w") as file:
+        with (given.out / f"gpu_{part}.csv").open("w", newline="") as file:
             for row in rows:
-                line = ",".join(map(str, row))
-                file.write(line + "\n")
+                csv.writer(file).writerow(row)
                 file.flush()
-                print(f"{part}: {line}", flush=True)
+                print(f"{part}: {', '.join(map(str, row))}", flush=True)
 
 
 if __name__ == "__main__":
