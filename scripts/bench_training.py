@@ -22,6 +22,7 @@ GROUPS: dict[str, list[tuple[str, tuple[int, int, int], list[str]]]] = {
     "Madry net, batch 50": [
         ("standard", MNIST, ["arch=madry_mnist", "trainer=standard", "trainer.batch_size=50"]),
         ("madry PGD-40", MNIST, ["arch=madry_mnist", "trainer=madry"]),
+        ("madry PGD-40, channels_last", MNIST, ["arch=madry_mnist", "trainer=madry", "channels_last=true"]),
     ],
     "A, batch 64": [
         ("standard", MNIST, ["arch=mnist_a", "trainer=standard"]),
@@ -58,6 +59,8 @@ def steps_of(shape: tuple[int, int, int], overrides: list[str], device: str) -> 
     data = random_data(shape).to(device)
     trainer: Trainer = construct(Trainer, chosen["trainer"], where="trainer")
     model = build(MODELS, chosen["arch"], shape, 10, where="arch").to(device)
+    if chosen["channels_last"]:
+        model.to(memory_format=torch.channels_last)
     sources = [
         build(MODELS, s["arch"], shape, 10, where="arch").to(device).eval().requires_grad_(False)
         for s in trainer.sources.values()

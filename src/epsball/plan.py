@@ -33,11 +33,11 @@ class Settings:
     """The config's own values, beside the components it names.
 
     task: the matrix, or each source's error under the worst of all attacks on itself. sources, targets: names of
-    models, null for all. precision: of training; evaluation is in fp32 or tf32. cuda_graphs: whether
-    CUDA records attack loops and training steps. workers: processes that train
-    independent models side by side. threads: CPU threads, null for torch's own number. batch_size: images per step of
-    an evaluation, null for a size that suits the device. reuse: whether finished rows are taken from the store.
-    outputs: root folder of models, rows and run directories.
+    models, null for all. precision: of training; evaluation is in fp32 or tf32. cuda_graphs: whether CUDA records
+    attack loops and training steps. channels_last: how convolutions' weights are laid out. workers: processes that
+    train independent models side by side. threads: CPU threads, null for torch's own number. batch_size: images per
+    step of an evaluation, null for a size that suits the device. reuse: whether finished rows are taken from the
+    store. outputs: root folder of models, rows and run directories.
     """
 
     experiment: str
@@ -48,6 +48,7 @@ class Settings:
     workers: int
     precision: Precision
     cuda_graphs: bool
+    channels_last: bool
     batch_size: int | None
     sources: list[str] | None
     targets: list[str] | None

@@ -60,7 +60,7 @@ class Workshop:
         """The trained network of a plan, in eval mode and frozen: out of the store, or trained now."""
         if plan.key not in self.ready:
             stored = self.store.load_or_train(plan.label, plan.key, self.device, partial(self.train, plan, name))
-            network = plan.network.to(self.device)
+            network = self.placed(plan)
             network.load_state_dict(stored.weights)
             self.ready[plan.key] = network.eval().requires_grad_(False), model_record(stored)
             how = "reused; trained" if stored.reused else "trained"
@@ -69,6 +69,11 @@ class Workshop:
             log.info("%s: clean error %.2f%%, %d parameters, %s", name, 100 * error, size, where)
         network, self.records[name] = self.ready[plan.key]
         return network
+
+    def placed(self, plan: Plan) -> nn.Module:
+        """A plan's network on the run's device, its weights laid out as the config says."""
+        network = plan.network.to(self.device)
+        return network.to(memory_format=torch.channels_last) if self.experiment.settings.channels_last else network
 
     def train(self, plan: Plan, name: str, slot: Slot) -> tuple[Mapping[str, Tensor], Row, str]:
         """Train a plan in its slot of the store: weights, spec.json, learning curve."""
@@ -90,7 +95,7 @@ class Workshop:
             slot.save_state({**state, "environment": here, "seconds": seconds()})
 
         log.info("training %s (%s-%s)", name, plan.label, plan.key)
-        network = plan.network.to(self.device)
+        network = self.placed(plan)
         settings = self.experiment.settings
         watch = Watch(name, self.stop, state, save, settings.checkpoint_seconds, settings.cuda_graphs)
         curve = fit(network, plan.trainer, sources, data, plan.seed, watch)
