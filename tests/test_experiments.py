@@ -500,3 +500,32 @@ def test_what_is_wrong_is_told_in_one_line(base: Config, change: Config, message
     with pytest.raises(ConfigError) as error:
         plan.prepare({**base, **change})
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+# ---- the worst case
+
+
+def test_worst_case_rows_are_at_least_as_bad_as_each_attack(
+    base: Config, outputs: Path, done: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worst = run({**base, "task": "worst_case"}, outputs, name="worst")
+    assert worst[KEY].values.tolist() == [
+        [model, model, attack, eps]
+        for model in ("A", "B")
+        for attack, eps in (("clean", 0.0), ("worst_case", 0.1), ("worst_case", 0.2), ("worst_case", 0.3))
+    ]
+    matrix = done[1][done[1]["source"] == done[1]["target"]]
+    for row in worst.itertuples():
+        same = matrix[(matrix["source"] == row.source) & (matrix["eps"] == row.eps)]
+        assert row.error_top1 >= same["error_top1"].max() - 1e-12 and row.n == TEST_IMAGES
+        assert row.error_top1 >= row.clean_error_top1
+
+    monkeypatch.setattr(evaluate, "worst_case", None)  # finished rows are reused
+    again = run({**base, "task": "worst_case"}, outputs, name="again")
+    pd.testing.assert_frame_equal(worst.drop(columns="seconds"), again.drop(columns="seconds"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: TF32 is a mode of its tensor cores")
+def test_attacks_in_tf32_succeed_as_often_as_in_fp32(base: Config, tmp_path: Path) -> None:
+    fp32, tf32 = (run({**base, "precision": p}, tmp_path / p) for p in ("fp32", "tf32"))
+    assert ((fp32["error_top1"] >= tf32["error_top1_low"]) & (fp32["error_top1"] <= tf32["error_top1_high"])).all()

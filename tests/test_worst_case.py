@@ -29,6 +29,9 @@ PGD = GradientAttack(
 )
 
 
+NONE = torch.zeros(1000, dtype=torch.bool)  # no image is lost yet
+
+
 def some_net(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3)).eval()
@@ -57,7 +60,7 @@ def test_doublings() -> None:
 def test_the_rate_is_that_of_every_restart_on_every_image(eps: float, momentum: float) -> None:
     x, y, model = some_images()
     attack = replace(PGD, eps=eps, step_size=eps / 10, momentum=momentum)
-    lost = attack.fools(model, x, y, torch.Generator().manual_seed(5))
+    lost = attack.fools(model, x, y, NONE[: len(y)], torch.Generator().manual_seed(5))
     full = torch.zeros(len(x), dtype=torch.bool)
     generator = torch.Generator().manual_seed(5)
     for _ in range(attack.restarts):
@@ -71,7 +74,7 @@ def test_the_rate_is_that_of_every_restart_on_every_image(eps: float, momentum: 
 def test_images_that_are_lost_cost_nothing_more() -> None:
     x, y, model = some_images()
     counted = CountingModel(model)
-    standing = 1 - PGD.fools(counted, x, y, torch.Generator().manual_seed(5)).float().mean().item()
+    standing = 1 - PGD.fools(counted, x, y, NONE[: len(y)], torch.Generator().manual_seed(5)).float().mean().item()
     looks = len(doublings(PGD.steps)) / PGD.steps  # forward passes beside the steps' own
     assert 0 < standing < 0.5
     bound = standing * (1 + looks) + (1 - standing) / PGD.restarts  # who falls, falls in the first restart, mostly
@@ -99,7 +102,13 @@ def test_worst_case_over_attacks_on_the_standing() -> None:
 def test_every_kind_of_attack_can_stop_early(changes: dict[str, str]) -> None:
     x, y, model = some_images()
     attack = replace(PGD, **changes)  # type: ignore[arg-type]
-    lost = attack.fools(model, x, y, torch.Generator().manual_seed(0))
+    lost = attack.fools(model, x, y, NONE[: len(y)], torch.Generator().manual_seed(0))
     assert lost.shape == y.shape and lost.dtype is torch.bool and lost.any()
     single = replace(attack, start="none", start_share=0.0, restarts=1)
-    assert single.fools(model, x, y).any()
+    assert single.fools(model, x, y, NONE[: len(y)]).any()
+
+
+def test_the_lost_stay_lost_and_cost_nothing() -> None:
+    x, y, model = some_images()
+    counted, all_lost = CountingModel(model), ~NONE[: len(x)]
+    assert PGD.fools(counted, x, y, all_lost, torch.Generator().manual_seed(0)).all() and counted.images == 0

@@ -42,7 +42,9 @@ class Attack(Protocol):
         shrink: Tensor | None = None,
     ) -> Tensor: ...
 
-    def fools(self, model: nn.Module, x: Tensor, y: Tensor, generator: Generator | None = None) -> Tensor: ...
+    def fools(
+        self, model: nn.Module, x: Tensor, y: Tensor, lost: Tensor, generator: Generator | None = None
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,10 @@ class GradientAttack:
         x_adv = launch((self, id(model)), partial(self.climb, model), x, start, scale, *known)
         return self.restart(model, x, y, label, x_adv, scale, generator) if self.restarts > 1 else x_adv
 
-    def fools(self, model: nn.Module, x: Tensor, y: Tensor, generator: Generator | None = None) -> Tensor:
-        """(N,) booleans: whether the model mistakes an iterate of any restart, looked at after 1, 2, 4, 8, ...
-        steps and the last. For error rates only: images that are already lost are dropped, so no examples come out."""
-        x, scale, lost = x.detach(), x.new_ones(()), torch.zeros_like(y, dtype=torch.bool)
+    def fools(self, model: nn.Module, x: Tensor, y: Tensor, lost: Tensor, generator: Generator | None = None) -> Tensor:
+        """(N,) booleans: `lost`, and whether the model mistakes an iterate of any restart, looked at after 1, 2, 4, 8,
+        ... steps and the last. For error rates only: images that are lost are dropped, so no examples come out."""
+        x, scale, lost = x.detach(), x.new_ones(()), lost.clone()
         label = self.choose_label(model, x, y, generator)
         for _ in range(self.restarts):
             start = self.draw_start(x, scale, generator)  # for all, so that no image's draws depend on another's fate
@@ -307,10 +309,10 @@ class NoiseAttack:
             noise = truncated_normal(x.shape, x.device, generator)
         return (x + self.eps * scale * noise).clamp(0, 1)
 
-    def fools(self, model: nn.Module, x: Tensor, y: Tensor, generator: Generator | None = None) -> Tensor:
-        """(N,) booleans: whether the model mistakes the noisy image."""
+    def fools(self, model: nn.Module, x: Tensor, y: Tensor, lost: Tensor, generator: Generator | None = None) -> Tensor:
+        """(N,) booleans: `lost`, and whether the model mistakes the noisy image."""
         with torch.no_grad():
-            wrong: Tensor = model(self(model, x, y, generator)).argmax(1) != y
+            wrong: Tensor = lost | (model(self(model, x, y, generator)).argmax(1) != y)
         return wrong
 
 

@@ -105,8 +105,7 @@ def worst_case(
             lost, _ = judge(model, x, y)
             for name, attack in attacks.items():
                 stop.check()
-                left = (~lost).nonzero().squeeze(1)
-                lost[left] = attack.fools(model, x[left], y[left], generators[name])
+                lost = attack.fools(model, x, y, lost, generators[name])
             parts.append(lost)
             progress.step(len(x))
     return torch.cat(parts), time.perf_counter() - began
