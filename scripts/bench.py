@@ -22,6 +22,7 @@ def options(out: str, repeats: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--repeats", type=int, default=repeats, help="rounds; medians are of these")
     parser.add_argument("--out", type=Path, default=Path(out), help="CSV to write")
+    parser.add_argument("--batch", type=int, help="images per batch, where a benchmark has one")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 

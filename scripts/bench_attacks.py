@@ -18,7 +18,8 @@ from epsball.attacks import ATTACKS
 from epsball.build import build
 from epsball.models import MODELS
 
-EPS, STEP, BATCH = 0.3, 0.01, 256
+EPS, STEP = 0.3, 0.01
+BATCHES = {"madry_mnist": 256, "mnist_a": 64}  # A at 256 takes four times as long: --batch 256
 Attack = Callable[[nn.Module, Tensor, Tensor], object]
 
 
@@ -88,8 +89,8 @@ def art_(model: nn.Module, steps: int) -> Attack:
     shape, loss = (1, 28, 28), nn.CrossEntropyLoss()
     of = PyTorchClassifier(model, loss, shape, 10, clip_values=(0, 1), device_type="cpu")
     settings = {"eps_step": STEP, "max_iter": steps, "num_random_init": 1, "verbose": False}
-    pgd = ProjectedGradientDescentPyTorch(of, eps=EPS, batch_size=BATCH, **settings)
-    attack = FastGradientMethod(of, eps=EPS, batch_size=BATCH) if steps == 1 else pgd
+    pgd = ProjectedGradientDescentPyTorch(of, eps=EPS, batch_size=256, **settings)
+    attack = FastGradientMethod(of, eps=EPS, batch_size=256) if steps == 1 else pgd
     return lambda _, x, y: attack.generate(x.numpy(), y.numpy())
 
 
@@ -116,18 +117,19 @@ def installed(model: nn.Module, steps: int) -> dict[str, Attack]:
 def main() -> None:
     given = options("bench_attacks.csv", repeats=7)
     warnings.simplefilter("ignore")
-    table = Table("attack", "model")
-    for arch in ("madry_mnist", "mnist_a"):
+    table = Table("attack", "model", "batch")
+    for arch, usual in BATCHES.items():
+        batch = given.batch or usual
         torch.manual_seed(0)
         model = build(MODELS, composed(f"arch={arch}")["arch"], (1, 28, 28), 10, where="arch").eval()
-        x, y = torch.rand(BATCH, 1, 28, 28), torch.randint(10, (BATCH,))
+        x, y = torch.rand(batch, 1, 28, 28), torch.randint(10, (batch,))
         for title, steps, choice in (("PGD-40", 40, "pgd"), ("FGSM", 1, "fgsm")):
             ours = build(ATTACKS, composed(f"attack={choice}")["attack"][choice], where="attack")
             who: dict[str, Attack] = {"floor": floor(steps), "by hand": by_hand(steps), "epsball": ours}
             who |= installed(model, steps)
             calls = {name: partial(attack, model, x, y) for name, attack in who.items()}
             repeats = given.repeats if steps > 1 else 5 * given.repeats
-            table.add((title, arch), rounds(calls, repeats), base="floor")
+            table.add((title, arch, str(batch)), rounds(calls, repeats), base="floor")
     table.write(given.out)
 
 
