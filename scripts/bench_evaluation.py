@@ -22,9 +22,10 @@ from epsball.models import MODELS
 from epsball.progress import Stop
 from epsball.train import Trainer, Watch, fit
 
-RESTARTS, IMAGES = 20, 40
+RESTARTS, IMAGES = 20, 100
+EPS = "eps=0.15"
 LIGHT_PGD = (
-    "eps=0.15",
+    EPS,
     "trainer.objective.attack.steps=7",
     "trainer.objective.attack.step_size=0.05",
     "trainer.optimizer.lr=0.001",
@@ -52,7 +53,7 @@ def full_restarts(attack: GradientAttack, model: nn.Module, x: Tensor, y: Tensor
 
 
 def restarts(table: Table, repeats: int) -> None:
-    attack = build(ATTACKS, composed("attack=pgd_100")["attack"]["pgd_100"], where="attack")
+    attack = build(ATTACKS, composed("attack=pgd_100", EPS)["attack"]["pgd_100"], where="attack")
     test = build(DATASETS, composed()["dataset"], where="dataset").load().test
     test = Split(test.x[:IMAGES], test.y[:IMAGES])
     x, y = next(test.batches(IMAGES))
@@ -101,7 +102,7 @@ def main() -> None:
     given = options("bench_evaluation.csv", repeats=7)
     table = Table("what", "of")
     targets(table, given.repeats)
-    restarts(table, min(3, given.repeats))
+    restarts(table, min(2, given.repeats))
     table.write(given.out)
 
 
