@@ -22,7 +22,7 @@ from epsball.models import MODELS
 from epsball.progress import Stop
 from epsball.train import Trainer, Watch, fit
 
-RESTARTS, IMAGES = 20, 100
+RESTARTS, IMAGES = 20, 64
 EPS = "eps=0.15"
 LIGHT_PGD = (
     EPS,

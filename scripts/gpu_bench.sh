@@ -14,9 +14,9 @@ python3 -m pytest -q tests/test_device.py tests/test_attacks.py 2>&1 | tail -3 |
 python3 scripts/bench_gpu.py --out "$OUT" --seconds 2
 if [ -d "${DATA:-data}/MNIST/raw" ]; then
     # all models of Tramèr's Table 1 at paper scale, trained side by side; then PGD-100 x 20 restarts on 10,000 images
-    python3 run.py paper=tramer/table1 scale=paper precision=tf32 workers=3 dataset.root="${DATA:-data}" \
+    python3 run.py paper=tramer/table1 scale=paper precision=tf32 cuda_graphs=true workers=3 dataset.root="${DATA:-data}" \
         suite=one_step outputs="$OUT/runs" hydra.run.dir="$OUT/table1"
-    python3 run.py task=worst_case models=alone suite=none attack=pgd_100 attack.restarts=20 precision=tf32 \
+    python3 run.py task=worst_case models=alone suite=none attack=pgd_100 attack.restarts=20 precision=tf32 cuda_graphs=true \
         dataset=mnist scale=paper trainer=madry trainer.epochs=3 arch=madry_mnist dataset.root="${DATA:-data}" \
         outputs="$OUT/runs" hydra.run.dir="$OUT/worst_case"
     cp "$OUT/table1/report.md" "$OUT/table1.md"
