@@ -66,6 +66,7 @@ def job(config: DictConfig) -> None:
     """One job of a run or a sweep. A failure is told at once, in one line, and neither stops nor hides the others."""
     from epsball import experiments
 
+    register_resolvers()  # a launcher's worker has not been through main()
     runtime = HydraConfig.get()
     overrides, folder = list(runtime.overrides.task), None
     if runtime.mode is RunMode.MULTIRUN:  # Hydra makes the subdir before the job starts: our folder lies in it

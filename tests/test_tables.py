@@ -163,3 +163,14 @@ def test_panel_lines_are_filled_evenly() -> None:
     for count, shape in [(1, (1, 1)), (4, (1, 4)), (5, (2, 3)), (8, (2, 4)), (9, (3, 3))]:
         figure, _ = figures.canvas({("attack", float(i)): square for i in range(count)})
         assert figure.axes[0].get_gridspec().get_geometry() == shape
+
+
+def test_the_best_target_and_its_ties_are_in_bold() -> None:
+    def row(target: str, error: float) -> dict[str, object]:
+        return {"source": "A", "target": target, "attack": "fgsm", "eps": 0.3, "error_top1": error}
+
+    rows = pd.DataFrame([row("A", 0.500), row("B", 0.100), row("C", 0.110)]).assign(dataset="digits", seed=0, n=1000)
+    bold = tables.best_in_bold(statistics.with_intervals(rows)).loc[("A", "fgsm", 0.3)]
+    assert [cell.startswith("**") for cell in bold] == [False, True, True]  # B and C overlap, A does not
+    plain = tables.intervals(statistics.with_intervals(rows)).loc[("A", "fgsm", 0.3)]
+    assert [cell.strip("*") for cell in bold] == list(plain)

@@ -249,7 +249,6 @@ class GradientAttack:
                 fooled_now = model(again).argmax(1) != y[left]
                 value_now = self.objective(model, again, label[left])[0]
             take = fooled_now | (value_now > value[left])
-            x_adv, value, fooled = x_adv.clone(), value.clone(), fooled.clone()
             x_adv[left[take]], value[left[take]], fooled[left[take]] = (
                 again[take],
                 value_now[take],

@@ -201,7 +201,8 @@ def report(rows: pd.DataFrame, run: Mapping[str, object]) -> str:
         return "\n".join([*parts, "No rows were measured.\n"])
     title = "## Error, per cent (rows: source and attack; columns: target; source = target is white-box)\n"
     parts += [title, markdown(transfer_matrix(rows))]
-    parts += ["## Error with its 95 % interval (Wilson), per cent\n", markdown(intervals(rows))]
+    parts += ["## Error with its 95 % interval (Wilson), per cent\n", markdown(best_in_bold(rows))]
+    parts.append("Bold: the lowest error of a line, and those whose interval overlaps its interval.\n")
     beside = comparison(rows)
     if len(beside):
         parts += ["## Beside the paper, per cent\n", markdown(beside)]
@@ -209,16 +210,30 @@ def report(rows: pd.DataFrame, run: Mapping[str, object]) -> str:
     return "\n".join(parts)
 
 
-def intervals(rows: pd.DataFrame) -> pd.DataFrame:
-    """The matrix's errors as "12.3 [11.7, 13.0]" in per cent; several seeds are pooled (their n and errors added)."""
+def pooled(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The matrix's errors as fractions and the examples they are of; several seeds' n and errors are added."""
     rows = rows.assign(wrong=rows["error_top1"] * rows["n"], n=rows["n"].where(rows["error_top1"].notna()))
-    pooled = rows.groupby(list(statistics.KEY), sort=False)[["wrong", "n"]].sum().reset_index()
-    wrong, total = statistics.matrix(pooled, "wrong"), statistics.matrix(pooled, "n")
-    cells = {
-        target: [interval_text(k / n if n else nan, n) for k, n in zip(wrong[target], total[target], strict=True)]
-        for target in total.columns
-    }
+    sums = rows.groupby(list(statistics.KEY), sort=False)[["wrong", "n"]].sum().reset_index()
+    total = statistics.matrix(sums, "n")
+    return statistics.matrix(sums, "wrong") / total.where(total > 0), total
+
+
+def intervals(rows: pd.DataFrame) -> pd.DataFrame:
+    """The matrix's errors as "12.3 [11.7, 13.0]" in per cent; several seeds are pooled."""
+    rates, total = pooled(rows)
+    cells = {t: [interval_text(rate, n) for rate, n in zip(rates[t], total[t], strict=True)] for t in total.columns}
     return pd.DataFrame(cells, index=total.index)
+
+
+def best_in_bold(rows: pd.DataFrame) -> pd.DataFrame:
+    """`intervals`, each line's lowest error and those statistically tied with it in bold (Tramèr et al., Table 4)."""
+    cells, (rates, total) = intervals(rows).astype(object), pooled(rows)
+    for line in cells.index if len(cells.columns) > 1 else ():
+        values = [float(rate) for rate in rates.loc[line]]
+        bounds = [statistics.rate_interval(rate, float(n)) for rate, n in zip(values, total.loc[line], strict=True)]
+        tied = statistics.ties_for_best(values, [low for low, _ in bounds], [high for _, high in bounds])
+        cells.loc[line] = [f"**{cell}**" if best else cell for cell, best in zip(cells.loc[line], tied, strict=True)]
+    return cells
 
 
 def comparison(rows: pd.DataFrame) -> pd.DataFrame:
