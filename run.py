@@ -6,11 +6,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -90,14 +91,33 @@ def run_job(config: DictConfig, overrides: list[str], folder: Path | None) -> No
 
     configure_logging()
     runtime = HydraConfig.get()
-    experiment = plan.prepare(as_plain(config, dict(runtime.runtime.choices)))
+    plain, loaded = as_plain(config, dict(runtime.runtime.choices)), {}  # type: tuple[dict[str, Any], dict[str, Any]]
+    parts = [[plan.prepare(one, loaded) for one in seeds] for seeds in parts_of(plain, overrides)]
     given = None if folder or runtime.run.dir == "." else str(runtime.run.dir)
-    directory = experiments.claim_directory(experiment, given, folder)
+    directory = experiments.claim_directory(plain["experiment"], parts, given, folder)
     with log_file(directory / "run.log"):
         log.info("run directory: %s", directory)
         write_hydra(directory, config, overrides)
-        files = experiments.run(experiment, directory, overrides, stop)
+        files = experiments.run(plain["experiment"], parts, directory, overrides, stop)
     print("\n".join(f"wrote {path}" for path in files))
+
+
+def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str, Any]]]:
+    """The configs of a run: one part, or each that the config lists, and of each part one config per seed."""
+    seeds, parts = convert(plain["seeds"], int, "seeds"), convert(plain["parts"], list[str], "parts")
+    if seeds < 1:
+        raise ConfigError(f"seeds should be at least 1, is {seeds}")
+    if seeds == 1 and not parts:
+        return [[plain]]
+    named = {"seed", "seeds", *(["paper", "experiment"] if parts else [])}
+    kept = [override for override in overrides if override.split("=")[0] not in named]
+    kept += [override for override in HydraConfig.get().overrides.hydra if override.startswith("hydra.searchpath=")]
+    numbers = [f"seed={plain['seed'] + i}" for i in range(seeds)]
+    papers = [[f"paper={part}"] for part in parts] or [[]]
+    try:
+        return [[composed(*kept, *paper, number) for number in numbers] for paper in papers]
+    except HydraException as error:
+        raise ConfigError(explain(error)) from None
 
 
 def as_plain(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +139,8 @@ def as_plain(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
 def composed(*overrides: str) -> dict[str, Any]:
     """The config that these overrides of the command line compose, as a plain dict: for scripts and tests."""
     register_resolvers()
-    with hydra.initialize_config_dir(str(CONF), **VERSION):
+    within = GlobalHydra.instance().is_initialized()  # a job that composes its parts and seeds
+    with nullcontext() if within else hydra.initialize_config_dir(str(CONF), **VERSION):
         config = hydra.compose("config", list(overrides), return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
     with open_dict(config):
@@ -171,7 +192,7 @@ def explain(error: Exception) -> str:
     text = one_line(error)
     if match := re.search(r"Could not (?:override|delete)(?: from config)?\.? ?'([^']+)'", text):
         return unknown_key(match[1])
-    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+    if match := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
         group, option = match[1], match[2]
         options = sorted(p.relative_to(CONF / group).with_suffix("").as_posix() for p in (CONF / group).rglob("*.yaml"))
         if options:

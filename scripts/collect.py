@@ -88,11 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def find_runs(directories: Sequence[Path]) -> list[Run]:
-    """Every directory below the given ones that holds a run.json or a results.csv, in the order of its path."""
+    """Every directory below the given ones that holds a run.json or a results.csv, in the order of its path.
+
+    A run of several parts has no rows of its own: its parts, each in a folder below, say everything.
+    """
     roots = [directory.resolve() for directory in directories]
     found = {path.parent for root in roots for name in ("run.json", "results.csv") for path in root.rglob(name)}
     base = os.path.commonpath(roots)
-    return [read_run(path, os.path.relpath(path, base) if str(path) != base else path.name) for path in sorted(found)]
+    runs = [read_run(path, os.path.relpath(path, base) if str(path) != base else path.name) for path in sorted(found)]
+    return [run for run in runs if run.rows is not None or "parts" not in run.record]
 
 
 def read_run(path: Path, name: str) -> Run:

@@ -38,16 +38,7 @@ def run_module() -> ModuleType:
 @pytest.fixture(scope="session")
 def compose(run_module: ModuleType) -> Callable[..., dict[str, Any]]:
     """`compose(*overrides)`: the plain config that run.py would hand to `plan.prepare`."""
-    import hydra
-
-    def composed(*overrides: str) -> dict[str, Any]:
-        run_module.register_resolvers()
-        with hydra.initialize_config_dir(str(run_module.CONF), **run_module.VERSION):
-            config = hydra.compose("config", list(overrides), return_hydra_config=True)
-        choices = dict(config.hydra.runtime.choices)
-        config = {key: config[key] for key in config if key != "hydra"}
-        return run_module.as_plain(run_module.OmegaConf.create(config), choices)
-
+    composed: Callable[..., dict[str, Any]] = run_module.composed
     return composed
 
 

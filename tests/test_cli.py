@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pytest
 from conftest import ROOT, TINY
 
@@ -47,6 +48,7 @@ def main(
     level, loggers = root.level, list(root.handlers)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")
     monkeypatch.setattr("epsball.figures.transfer_heatmap", lambda rows, path: path.write_bytes(b"png"))
+    monkeypatch.setattr("epsball.figures.error_by_eps", lambda rows, path: False)
 
     def call(*arguments: str) -> Ended:
         run_module.failures.clear()
@@ -94,6 +96,17 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "no data": (tiny_line("dataset=npz", "dataset.root=/nonexistent"), ["dataset.root", "/nonexistent/train.npz"]),
     "no MNIST": (tiny_line("dataset=mnist", "dataset.root=/nonexistent"), ["dataset.root", "dataset.download=true"]),
     "too few images": (tiny_line("dataset.train_size=5000"), ["dataset.train_size is 5000", "1437"]),
+    "no seeds": (tiny_line("seeds=0"), ["seeds should be at least 1, is 0"]),
+    "less than no seeds": (tiny_line("seeds=-1"), ["seeds should be at least 1, is -1"]),
+    "a word for the seeds": (tiny_line("seeds=two"), ["seeds should be an int, is 'two'"]),
+    "half a seed": (tiny_line("seeds=1.5"), ["seeds should be an int, is 1.5"]),
+    "one part, not a list": (tiny_line("parts=tramer/table1"), ["parts should be", "'tramer/table1'"]),
+    "misspelt task": (["task=worst_cse"], ["task=worst_cse does not exist", "'worst_case'"]),
+    "a task's name for the task": (tiny_line("task.name=worst_cse"), ["task.name is 'worst_cse'", "'worst_case'"]),
+    "misspelt field of a task": (["task.cell=asked"], ["task.cell", "'cells'"]),
+    "misspelt choice of a task": (tiny_line("task.cells=some"), ["task.cells should be one of all, asked, is 'some'"]),
+    "misspelt report": (["report=none_"], ["report=none_ does not exist", "none"]),
+    "no surface": (tiny_line("task=loss_surface"), ["task.other names 'holdout'", "target"]),
     "nothing to diversify": (["models=alone", "arch=mnist_d", "trainer=diversity"], ["diversity", "ensemble"]),
 }
 
@@ -203,7 +216,7 @@ def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
     monkeypatch.setattr("epsball.figures.transfer_heatmap", lambda rows, path: path.write_bytes(b"png"))
     straight = plan.prepare({**config, "outputs": str(tmp_path / "straight")})
     (tmp_path / "run").mkdir()
-    experiments.run(straight, tmp_path / "run", [], Stop())
+    experiments.run("transfer", [[straight]], tmp_path / "run", [], Stop())
     weights = tmp_path / "straight" / "models" / model.name / "model.safetensors"
     assert (model / "model.safetensors").read_bytes() == weights.read_bytes()
     curve = (tmp_path / "straight" / "models" / model.name / "training.csv").read_text()
@@ -220,7 +233,8 @@ def test_two_at_once_have_two_directories_and_train_once(tmp_path: Path) -> None
     found = run_jsons(tmp_path / "outputs")
     assert len(found) == 2 and {path.parent.name for path in found} == {"transfer"}
     assert sorted(said["models"]["target"]["reused"] for said in found.values()) == [False, True]
-    files = {"results.csv", "transfer_matrix.csv", "transfer_matrix.png", "report.md", "run.json", "run.log", ".hydra"}
+    files = {"results.csv", "transfer_matrix.csv", "transfer_matrix.png", "report.md", "report.html"}
+    files |= {"run.json", "run.log", ".hydra"}
     assert all(files <= {path.name for path in directory.iterdir()} for directory in found)
     assert not list(tmp_path.rglob("*.part"))
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
@@ -242,9 +256,6 @@ def test_a_given_directory_is_honoured_and_protected(main: Callable[..., Ended],
     assert main(*tiny_line(given)).code == 0  # the same experiment may go on
 
 
-# ---- sweeps
-
-
 @pytest.fixture
 def collect() -> Iterator[ModuleType]:
     spec = importlib.util.spec_from_file_location("collect", ROOT / "scripts" / "collect.py")
@@ -256,6 +267,131 @@ def collect() -> Iterator[ModuleType]:
     yield module
     if earlier:
         sys.modules["collect"] = earlier
+
+
+# ---- several seeds, several parts
+
+
+def rows_of(directory: Path) -> pd.DataFrame:
+    return pd.read_csv(directory / "results.csv").drop(columns="seconds")
+
+
+def test_several_seeds_are_runs_of_each_under_one_report(main: Callable[..., Ended], tmp_path: Path) -> None:
+    assert main(*tiny_line("seeds=2", "seed=3", f"hydra.run.dir={tmp_path / 'both'}")).code == 0
+    found = rows_of(tmp_path / "both")
+    for seed in (3, 4):
+        assert main(*tiny_line(f"seed={seed}", f"hydra.run.dir={tmp_path / str(seed)}")).code == 0
+        own = found[found["seed"] == seed].reset_index(drop=True)
+        pd.testing.assert_frame_equal(own, rows_of(tmp_path / str(seed)), check_exact=True)
+    assert len(found) == 4 and found["seed"].tolist() == [3, 3, 4, 4]
+    said = json.loads((tmp_path / "both" / "run.json").read_text())
+    assert (said["seeds"], said["seed"]) == ([3, 4], 3)
+    assert len({model["fingerprint"] for model in said["models"].values()}) == 2
+    matrix = pd.read_csv(tmp_path / "both" / "transfer_matrix.csv")
+    assert list(matrix.columns) == ["source", "attack", "eps", "target", "target sd"]
+    clean = found[found["attack"] == "clean"]["error_top1"] * 100
+    assert matrix.loc[0, "target"] == pytest.approx(clean.mean(), abs=0.051)
+    assert matrix.loc[0, "target sd"] == pytest.approx(clean.std(), abs=0.051)
+    assert main(*tiny_line("seeds=2", f"hydra.run.dir={tmp_path / '3'}")).code == 2  # holds one seed's run
+
+
+PARTS = ("tramer/table7", "tramer/table2")
+SMALL = ("device=cpu", "threads=1", "scale=smoke", "dataset=digits", "dataset.train_size=64", "dataset.test_size=40")
+
+
+def all_line(*overrides: str) -> list[str]:
+    """The command line of a paper as two of its files, on a few digits."""
+    return ["paper=tramer/all", f"parts=[{','.join(PARTS)}]", *SMALL, *overrides]
+
+
+def test_parts_are_runs_of_their_own_under_one_report(
+    main: Callable[..., Ended], collect: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    top = tmp_path / "all"
+    ended = main(*all_line("seeds=2", f"hydra.run.dir={top}"))
+    assert ended.code == 0, ended.err
+    for name in ("report.html", "report.md", "claims.csv", "comparison.csv", "run.json"):
+        assert f"wrote {top / name}" in ended.out
+    assert {path.name for path in top.iterdir()} == {
+        *("table7", "table2", "report.html", "report.md", "claims.csv", "comparison.csv"),
+        *("run.json", "run.log", ".hydra"),
+    }
+    assert json.loads((top / "run.json").read_text())["parts"] == list(PARTS)
+    for name, rows in (("table7", 2), ("table2", 9)):
+        own = json.loads((top / name / "run.json").read_text())
+        assert (own["status"], own["experiment"]) == ("done", f"tramer/{name}")
+        assert len(rows_of(top / name)) == 2 * rows and set(rows_of(top / name)["seed"]) == {0, 1}
+        alone = tmp_path / name
+        assert main(f"paper=tramer/{name}", *SMALL, "seeds=2", f"hydra.run.dir={alone}").code == 0
+        pd.testing.assert_frame_equal(rows_of(alone), rows_of(top / name), check_exact=True)
+        assert json.loads((alone / "run.json").read_text())["config_hash"] == own["config_hash"]
+    assert list(pd.read_csv(top / "claims.csv")["part"].unique()) == list(PARTS)
+    compared = pd.read_csv(top / "comparison.csv")
+    assert len(compared) == 10 and set(compared["seeds"]) == {2} and compared["ours"].notna().all()
+    capsys.readouterr()
+    assert collect.main([str(top)]) == 0
+    printed = capsys.readouterr().out
+    assert "missing" not in printed and "tramer/all" not in printed
+    collected = pd.read_csv(top / "collected.csv")
+    assert len(collected) == 22 and sorted(set(collected["run"])) == ["table2", "table7"]
+
+
+def test_the_command_line_reaches_every_part(main: Callable[..., Ended], tmp_path: Path) -> None:
+    line = all_line("eps=0.1", "seed=5", f"hydra.run.dir={tmp_path / 'all'}")
+    assert main(*line).code == 0
+    assert set(rows_of(tmp_path / "all" / "table2")["eps"]) == {0.0, 0.1}
+    assert {seed for name in ("table2", "table7") for seed in rows_of(tmp_path / "all" / name)["seed"]} == {5}
+    ended = main(*line)  # the same again goes on
+    assert ended.code == 0 and "training" not in ended.err
+    assert main(*line[:-1], f"hydra.run.dir={tmp_path / 'all' / 'table2'}").code == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fragments"),
+    [
+        (["sources=[B]"], ["sources names 'B'", "A, A_adv"]),  # of the first part, which has no B
+        (["seeds=0"], ["seeds should be at least 1"]),
+        (["dataset.train_size=5000"], ["dataset.train_size is 5000"]),
+        pytest.param(
+            ["parts=[tramer/table7,tramer/tabel2]"],
+            ["tramer/tabel2", "table2"],
+        ),
+    ],
+    ids=["source", "seeds", "size", "name"],
+)
+def test_a_wrong_part_is_told_in_one_line_before_anything_is_trained(
+    main: Callable[..., Ended], tmp_path: Path, overrides: list[str], fragments: list[str]
+) -> None:
+    given = {override.partition("=")[0] for override in overrides}
+    ended = main(*(word for word in all_line() if word.partition("=")[0] not in given), *overrides)
+    (line,) = ended.err.splitlines()
+    assert line.startswith("error: ") and all(fragment in line for fragment in fragments)
+    assert (ended.code, ended.out) == (2, "")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_parts_of_a_run_under_another_name_keep_their_own(main: Callable[..., Ended], tmp_path: Path) -> None:
+    assert main(*all_line("experiment=mine")).code == 0
+    (top,) = (tmp_path / "outputs" / "mine").iterdir()
+    assert len(list(top.rglob("results.csv"))) == 2
+
+
+def test_seeds_of_a_paper_that_lies_elsewhere(main: Callable[..., Ended], tmp_path: Path) -> None:
+    (tmp_path / "conf" / "paper").mkdir(parents=True)
+    (tmp_path / "conf" / "paper" / "probe.yaml").write_text("# @package _global_\nexperiment: probe\n")
+    line = ("paper=probe", f"hydra.searchpath=[file://{tmp_path / 'conf'}]", f"hydra.run.dir={tmp_path / 'run'}")
+    assert main(*tiny_line(*line)).code == 0
+    assert main(*tiny_line(*line[:2], f"hydra.run.dir={tmp_path / 'both'}", "seeds=2")).code == 0
+
+
+def test_several_seeds_in_a_sweep(main: Callable[..., Ended], tmp_path: Path) -> None:
+    assert main("-m", *tiny_line("seeds=2", "trainer.epochs=1,2")).code == 0
+    found = [rows_of(path.parent) for path in sorted((tmp_path / "outputs").rglob("results.csv"))]
+    assert [set(rows["seed"]) for rows in found] == [{0, 1}, {0, 1}]
+    assert not found[0].equals(found[1])
+
+
+# ---- sweeps
 
 
 def test_a_failed_job_is_named_and_stops_no_other(

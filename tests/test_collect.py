@@ -128,6 +128,37 @@ def test_jobs_with_different_suites_are_not_each_others_holes(collect: ModuleTyp
     assert "missing" not in capsys.readouterr().out
 
 
+def test_a_run_with_parts_is_its_parts(collect: ModuleType, tmp_path: Path, capsys) -> None:
+    """The folder above them has no rows and is no hole; nothing below it is counted twice."""
+    parts, line = ["tramer/table1", "tramer/table8"], ["paper=tramer/all", "scale=quick"]
+    for status, top in (("done", tmp_path / "all"), ("interrupted", tmp_path / "stopped")):
+        make_run(top, 0, None, experiment="tramer/all", parts=parts, overrides=line, status=status)
+        (top / "claims.csv").write_text("claim\n")
+    for name, error in (("table1", 0.4), ("table8", 0.6)):
+        make_run(tmp_path / "all" / name, 0, {"A>A": error}, experiment=f"tramer/{name}", overrides=line)
+    assert collect.main([str(tmp_path), "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "missing" not in text and "tramer/all" not in text and "hole" not in text
+    rows = pd.read_csv(tmp_path / "collected.csv")
+    assert list(rows["run"]) == ["all/table1"] * 2 + ["all/table8"] * 2
+    assert lines(text)[2:] == [
+        ["tramer/table1", "-", "clean", "0", "1.0"],
+        ["tramer/table1", "A", "fgsm", "8/255", "40.0"],
+        ["tramer/table8", "-", "clean", "0", "1.0"],
+        ["tramer/table8", "A", "fgsm", "8/255", "60.0"],
+    ]
+
+
+def test_a_part_that_failed_is_named_once(collect: ModuleType, tmp_path: Path, capsys) -> None:
+    parts = {"experiment": "tramer/all", "parts": ["tramer/table1", "tramer/table8"]}
+    make_run(tmp_path / "all", 0, None, status="failed", exit_reason="oom", **parts)
+    make_run(tmp_path / "all" / "table1", 0, {"A>A": 0.4}, experiment="tramer/table1")
+    make_run(tmp_path / "all" / "table8", 0, None, experiment="tramer/table8", status="failed", exit_reason="oom")
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "1 of 2 runs missing: all/table8: failed: oom\n" in text
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [("", "cannot be read"), ("source,target\nA,B\n", "lacks the columns dataset"), ("cut", "truncated: 2 whole rows")],

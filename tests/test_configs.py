@@ -1,7 +1,9 @@
 """Every file in conf/ composes and is built; precedence; the command lines that the documentation shows."""
 
 import copy
+import csv
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,14 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from epsball import plan
+from epsball import claims, evaluate, plan
 from epsball.build import ConfigError, build, construct
 from epsball.datasets import DATASETS
+from epsball.expressions import Table
+from epsball.lab import Lab
 from epsball.models import MODELS
+from epsball.progress import Stop
+from epsball.tasks import TASKS
 from epsball.train import Trainer
 
 CONF = ROOT / "conf"
@@ -47,9 +53,11 @@ def check_model(spec: Config, where: str) -> None:
     assert set(spec) == {"dataset", "arch", "trainer", "seed"}, where
     build(DATASETS, spec["dataset"], where=f"{where}.dataset")
     assert type(spec["seed"]) is int
-    trainer: Trainer = construct(Trainer, spec["trainer"], where=f"{where}.trainer")
-    trainer.objective.check(network(spec["arch"]), len(trainer.sources))
-    for name, source in trainer.sources.items():
+    given = spec["trainer"]
+    trainer: Trainer | None = None if given is None else construct(Trainer, given, where=f"{where}.trainer")
+    sources = trainer.sources if trainer else {}
+    plan.check_trainer(trainer, network(spec["arch"]), len(sources), where, f"{where}.trainer")
+    for name, source in sources.items():
         check_model(source, f"{where}.trainer.sources.{name}")
 
 
@@ -64,7 +72,8 @@ def test_a_file_starts_with_what_it_is(path: Path) -> None:
 
 def test_every_folder_of_conf_is_tested_here() -> None:
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
-    assert folders == {"dataset", "arch", "trainer", "attack", "suite", "model", "models", "paper", "scale"}
+    groups = {"dataset", "arch", "trainer", "attack", "suite", "model", "models", "task", "report", "paper", "scale"}
+    assert folders == groups
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -80,7 +89,8 @@ def test_dataset_files(compose: Compose, name: str, scale: str) -> None:
 def test_arch_files(compose: Compose, name: str) -> None:
     if name == "timm":
         pytest.importorskip("timm")
-    assert sum(p.numel() for p in network(compose(f"arch={name}")["arch"]).parameters()) > 0
+    built = network(compose(f"arch={name}")["arch"])
+    assert (sum(p.numel() for p in built.parameters()) > 0) == (not hasattr(built, "fit_to"))
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -124,6 +134,21 @@ def test_models_files(compose: Compose, name: str) -> None:
         assert models["target"]["trainer"]["name"] == "madry"
 
 
+@pytest.mark.parametrize("name", options("task"))
+def test_task_files(compose: Compose, name: str) -> None:
+    """Every task has its file, and every file its task: what the config names is what is built."""
+    config = compose(f"task={name}", "eps=0.1")
+    assert config["task"]["name"] == name
+    assert type(build(TASKS, config["task"], where="task")) is TASKS[name]
+    assert set(options("task")) == set(TASKS)
+
+
+@pytest.mark.parametrize("name", options("report"))
+def test_report_files(compose: Compose, name: str) -> None:
+    config = compose(f"report={name}")
+    assert name != "none" or config == compose()
+
+
 # ---- papers
 
 
@@ -147,14 +172,142 @@ def test_paper_files(compose: Compose, monkeypatch: pytest.MonkeyPatch, name: st
         if "dataset.root" not in str(error):
             raise
         pytest.skip(str(error))
-    assert experiment.sources and experiment.targets and experiment.crafts
-    attacks = {(craft.name, craft.attack.eps) for craft in experiment.crafts} | {("clean", 0.0)}
-    for reference in experiment.references:
-        assert any(reference.attack == a and abs(reference.eps - eps) < 1e-9 for a, eps in attacks), reference
-        assert set(reference.percent) <= set(experiment.sources), reference
-        for by_target in reference.percent.values():
-            assert set(by_target) <= set(experiment.targets), reference
-            assert all(0 <= percent <= 100 for percent in by_target.values())
+    assert experiment.sources and experiment.targets
+    assert experiment.crafts or all(quantity.attack == "clean" for quantity in experiment.quantities)
+    for table in experiment.tables.values():
+        numbers = [n for values in (table.paper or {}).values() for n in values if n is not None]
+        assert all(0 <= number <= 100 for number in numbers)
+
+
+class Finished(Lab):
+    """A lab in which every row is finished already: a task's rows come without training or crafting anything."""
+
+    def __init__(self, experiment: plan.Experiment) -> None:
+        self.experiment, self.stop, self.device = experiment, Stop(), torch.device("cpu")
+        self.sources, self.targets, self.crafts = experiment.sources, experiment.targets, experiment.crafts
+        self.test, self.batch_size = experiment.data.test, 10
+        self.models = {name: planned.network for name, planned in experiment.plans.items()}
+
+    def find(self, what: object, source: str, target: str) -> Config | None:
+        verdict = evaluate.Verdict(torch.tensor([True, True, False]), torch.tensor([True, False, False]), 1.0)
+        right = evaluate.Verdict(torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool), 1.0)
+        if what == "clean":
+            return evaluate.clean_row(verdict)
+        if what == "gradients":
+            return evaluate.gradient_row(torch.tensor([0.0, 1.0, 2.0]))
+        return evaluate.transfer_row(right, verdict, right, verdict) | {"max_perturbation": 0.1}
+
+
+@pytest.fixture
+def rows_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[plan.Experiment], list[Config]]:
+    """The rows that an experiment's own task measures on its models and attacks, without their numbers' worth."""
+    surfaces = lambda model, along, x, y, steps, *_: torch.rand(len(x), len(steps), len(steps))  # noqa: E731
+    monkeypatch.setattr(evaluate, "transferring", lambda *_: torch.arange(3))
+    monkeypatch.setattr(evaluate, "surface", surfaces)
+    monkeypatch.setattr(evaluate, "pictures", lambda model, attack, x, y, generator: [{} for _ in x])
+    return lambda experiment: experiment.task.measure(Finished(experiment))["results"]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", options("paper"))
+def test_a_paper_file_measures_what_its_tables_and_claims_ask_about(
+    compose: Compose, rows_of: Callable[[plan.Experiment], list[Config]], name: str, scale: str
+) -> None:
+    """A misspelt attack, eps or model in a table would be a row of dashes, hours later."""
+    experiment = plan.prepare(resized(compose(f"paper={name}", f"scale={scale}", "dataset=digits", "device=cpu")))
+    rows = rows_of(experiment)
+    for quantity in experiment.quantities:
+        assert not isnan(claims.measured(quantity, rows).value), quantity
+    keys = [tuple(row.get(key) for key in ("source", "target", "attack", "eps", "e1", "e2")) for row in rows]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_misspelt_cell_is_noticed(compose: Compose, rows_of: Callable[[plan.Experiment], list[Config]]) -> None:
+    """The test above can fail: for an attack, an eps and a metric that the paper's own run does not have."""
+    config = resized(compose("paper=tramer/text", "dataset=digits", "device=cpu"))
+    for wrong in ("error(A | A, fgms)", "error(A | A, fgsm, eps=0.2)", "gradient_l2_mean(A)", "transfer_rate(A)"):
+        table = {**config["tables"]["eps_1"], "columns": {"wrong": wrong}, "paper": None}
+        experiment = plan.prepare({**config, "tables": {"wrong": table}, "claims": {}})
+        assert isnan(claims.measured(experiment.quantities[0], rows_of(experiment)).value), wrong
+    with pytest.raises(ConfigError, match=r"^tables\.wrong asks about 'A_avd' \(did you mean 'A_adv'\?\)"):
+        table = {**table, "columns": {"wrong": "error(A_avd)"}}
+        plan.prepare({**config, "tables": {"wrong": table}, "claims": {}})
+    with pytest.raises(ConfigError, match=r"fgsm without saying which eps: one of eps=0\.25, eps=0\.3, eps=1$"):
+        plan.prepare({**config, "tables": {"wrong": {**table, "columns": {"wrong": "error(A | A, fgsm)"}}}})
+
+
+def test_all_of_a_paper_is_each_of_its_files(compose: Compose) -> None:
+    lists = {scale: compose("paper=tramer/all", f"scale={scale}")["parts"] for scale in SCALES}
+    assert lists["smoke"] == lists["quick"] == lists["paper"]
+    parts = lists["paper"]
+    assert sorted(parts) == [name for name in options("paper") if name.startswith("tramer/") and name != "tramer/all"]
+    assert not any("\nparts:" in (CONF / "paper" / f"{part}.yaml").read_text() for part in parts)
+
+
+@pytest.mark.parametrize("name", options("paper"))
+def test_a_paper_file_says_which_models_and_attacks_it_is_about(name: str) -> None:
+    """What a paper file leaves to the defaults, a change of the defaults would change."""
+    text = (CONF / "paper" / f"{name}.yaml").read_text()
+    wanted = ("dataset",) if "\nparts:" in text else ("dataset", "models", "suite", "attack")
+    for group in wanted:
+        assert f"\n  - override /{group}: " in text, group
+
+
+# ---- the papers' numbers
+
+Key = tuple[str, str, str, str, float | None]  # metric, target, source, attack, eps
+METRIC = {"error": "error_top1", "grad_l2_mean": "gradient_l2_mean", "grad_l2_std": "gradient_l2_sd"}
+MODEL = {"random_forest_100": "forest", "cnn": "A"}
+FILES = {**{n: (f"tramer/table{n}", f"table_{n}") for n in "12478"}, "app-C": ("tramer/appendix_c", "appendix_c")}
+FILES["text-3.3"] = ("tramer/text", "eps_1")
+
+
+def reference_key(line: dict[str, str]) -> Key:
+    """What a line of reference.csv is about, in the words of conf/."""
+    after = "_12" if line["setting"] == "epochs=12" else ""
+    target = MODEL.get(line["target"], line["target"]) + after
+    source = target if line["source"] in ("", line["target"]) else MODEL.get(line["source"], line["source"])
+    metric = METRIC[line["metric"]]
+    if line["table"] == "app-C" and line["attack"] == "fgsm":
+        metric = "transfer_rate_top1"  # "transfer at a rate of 99%"
+    if line["attack"] in ("clean", "none"):
+        return metric, target, target, "clean", None
+    return metric, target, source, line["attack"], float(line["eps"])
+
+
+def published(config: Config, table: Table) -> dict[Key, float]:
+    """The numbers that a table in conf/ says the paper has."""
+    found = {}
+    for row in table.rows:
+        for column in table.columns:
+            cell, number = table.cell(row, column), table.published(row, column)
+            eps = None
+            if cell.attack != "clean":
+                eps = dict(cell.conditions).get("eps") or config["suite"][cell.attack]["eps"]
+            if number is not None:
+                found[cell.metric, cell.target, cell.source, cell.attack, eps] = number
+    return found
+
+
+def test_the_papers_numbers_are_those_of_the_paper(compose: Compose) -> None:
+    path = ROOT.parent / "shared" / "papers" / "reference.csv"
+    if not path.is_file():
+        pytest.skip(f"the numbers as read from the papers are not here: {path}")
+    with path.open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if (line["paper"], line["dataset"]) == ("tramer", "mnist")]
+    assert {line["table"] for line in lines} == set(FILES) and len(lines) == 51
+    expected: dict[str, dict[Key, float]] = {name: {} for name in FILES}
+    for line in lines:
+        expected[line["table"]][reference_key(line)] = float(line["value"])
+    assert sum(map(len, expected.values())) == len(lines)
+    for name, (paper, table) in FILES.items():
+        config = compose(f"paper={paper}", "scale=paper")
+        assert published(config, construct(Table, config["tables"][table], where=table)) == expected[name], name
+    anywhere = {(key, value) for values in expected.values() for key, value in values.items()}
+    for paper in compose("paper=tramer/all")["parts"]:  # a number that stands in two files is the same in both
+        config = compose(f"paper={paper}", "scale=paper")
+        for name, spec in config["tables"].items():
+            assert set(published(config, construct(Table, spec, where=name)).items()) <= anywhere, (paper, name)
 
 
 @pytest.mark.parametrize("name", options("paper"))
@@ -270,6 +423,11 @@ def test_a_config_does_not_depend_on_the_order_of_its_overrides(compose: Compose
         "arch=mnist_b trainer=fgsm_adv seed=1",
         "arch=mnist_b trainer=madry seed=2",
         "paper=tramer/table1 scale=quick",
+        "paper=tramer/table4 scale=quick",
+        "paper=tramer/table4 scale=paper seeds=3",
+        "paper=tramer/all scale=quick seeds=2",
+        "task=worst_case suite=madry",
+        "task=loss_surface task.other=natural suite=fgsm attack=none",
         "trainer=diversity arch=ensemble eps=0.09 trainer.augment.flip=true",
         "arch=ensemble arch@arch.members.member=conv4 trainer=diversity",
         "dataset=mnist dataset.train_skip=5000 dataset.train_size=55000 trainer=madry",
@@ -278,8 +436,7 @@ def test_a_config_does_not_depend_on_the_order_of_its_overrides(compose: Compose
 def test_command_lines_of_the_documentation_compose(compose: Compose, line: str) -> None:
     config = compose(*line.split())
     for name, spec in (config.get("models") or {}).items():
-        assert set(spec) == {"dataset", "arch", "trainer", "seed"}, name
-        construct(Trainer, spec["trainer"], where=f"models.{name}.trainer")
+        check_model(spec, f"models.{name}")
 
 
 def test_composing_leaves_hydra_as_it_was(compose: Compose) -> None:

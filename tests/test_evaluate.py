@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from linear import linear, softmax_gradient
 from torch import Generator, Tensor, nn
 
 from epsball import evaluate
@@ -344,3 +345,76 @@ def test_rows_hold_plain_numbers() -> None:
     row = transfer_row(verdict(".", "."), verdict("x", "x"), verdict(".", "."), verdict("x", "x"))
     assert {type(value) for value in [*row.values(), *clean_row(verdict("x")).values()]} == {int, float}
     assert evaluate.TOLERANCE < 1 / 255 / 1000
+
+
+# ---- gradients and surfaces, on a linear model where they are known
+
+
+@pytest.fixture
+def known() -> tuple[Tensor, Split]:
+    """Weights of a linear model of three classes, and 11 images with labels."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randint(256, (11, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    return torch.randn(3, 16, generator=generator), Split(x, torch.randint(3, (11,), generator=generator))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 100])
+def test_gradient_norms_are_those_of_each_images_own_loss(known: tuple[Tensor, Split], batch_size: int) -> None:
+    """Not of the batch's mean loss, whose gradient is as many times smaller."""
+    weight, test = known
+    x, y = test.take(torch.arange(11))
+    expected = softmax_gradient(weight, x, y)
+    model = linear(weight).requires_grad_(False)
+    assert torch.allclose(evaluate.input_gradient(model, x, y), expected, atol=1e-6)
+    norms = evaluate.gradient_norms(model, test, batch_size, Stop())
+    assert norms.shape == (11,) and torch.allclose(norms, expected.flatten(1).norm(dim=1), rtol=1e-5)
+    assert not x.requires_grad and not norms.requires_grad
+
+
+def test_a_gradient_row_is_mean_sd_and_share_of_zeros() -> None:
+    row = evaluate.gradient_row(torch.tensor([0.0, 1.0, 2.0, 0.0, 7.0]))
+    assert row == {
+        "gradient_l2_mean": 2.0,
+        "gradient_l2_sd": pytest.approx((34 / 4) ** 0.5),
+        "gradient_zero_share": pytest.approx(0.4),
+    }
+    assert {type(value) for value in row.values()} == {float}
+
+
+def test_gradients_stop_before_the_next_batch(known: tuple[Tensor, Split]) -> None:
+    weight, test = known
+    stop = Stop()
+    model = linear(weight)
+    model.register_forward_hook(lambda *_: setattr(stop, "signum", 15))
+    with pytest.raises(Interrupted):
+        evaluate.gradient_norms(model, test, 4, stop)
+
+
+def test_a_surface_is_the_loss_along_two_signed_gradients(known: tuple[Tensor, Split]) -> None:
+    weight, test = known
+    x, y = test.take(torch.arange(5))
+    model, other = linear(weight), linear(weight.flip(0))
+    steps = torch.tensor([0.0, 0.2, 0.5])
+    for clip in (False, True):
+        losses = evaluate.surface(model, (model, other), x, y, steps, clip, 2, Stop())
+        first, second = (softmax_gradient(w, x, y).sign() for w in (weight, weight.flip(0)))
+        for i, e1 in enumerate((0.0, 0.2, 0.5)):
+            for j, e2 in enumerate((0.0, 0.2, 0.5)):
+                moved = x + e1 * first + e2 * second
+                logits = (moved.clamp(0, 1) if clip else moved).flatten(1) @ weight.T
+                expected = -logits.log_softmax(1)[torch.arange(5), y]
+                assert torch.allclose(losses[:, i, j], expected, atol=1e-5), (clip, e1, e2)
+    assert losses.shape == (5, 3, 3)
+
+
+def test_transferring_images_are_right_clean_and_wrong_crafted_elsewhere(a: Oracle, b: Oracle) -> None:
+    """b is wrong on the first image already; of a's examples it loses the first two."""
+    for batch_size in (1, 3, 4):
+        arguments = (a, b, Mark(), images(8), batch_size, Generator(), Stop())
+        a.crafted.clear()
+        b.clean, b.fooled = [5, 1, 2, 3] * 2, {1: [5, 5, 2, 3, 5, 5, 2, 3], 2: [5] * 8}
+        a.clean, a.fooled = [0, 1, 2, 3] * 2, {1: [5] * 8, 2: [5] * 8}
+        assert evaluate.transferring(*arguments, 10).tolist() == [1, 5]
+        a.crafted.clear()
+        assert evaluate.transferring(*arguments, 1).tolist() == [1]
+        assert sum(a.crafted) < 8  # no more than it takes

@@ -1,4 +1,4 @@
-"""Whole experiments in process, on a network that trains in a blink: rows, reuse, interruption, identity."""
+"""Whole experiments in process, on a network that trains in a blink: rows, reuse, interruption, seeds, parts, names."""
 
 import json
 import logging
@@ -14,6 +14,9 @@ import torch
 
 from epsball import evaluate, experiments, plan, tables, workshop
 from epsball.build import ConfigError
+from epsball.expressions import Quantity
+from epsball.lab import Lab
+from epsball.models.forest import RandomForest
 from epsball.progress import Interrupted, Stop
 from epsball.store import Slot
 
@@ -28,6 +31,16 @@ PGD = {
     **{"kappa": 0.0, "label": "true", "start": "uniform", "start_share": 1.0, "clip_start": True},
     **{"momentum": 0.0, "restarts": 1, "keep": "last"},
 }
+MATRIX = {"name": "transfer_matrix", "cells": "all", "gradient_norms": False}
+
+
+def table(rows: dict[str, str], columns: dict[str, str], paper: dict[str, list[float]] | None) -> Config:
+    kept = {"unit": "percent", "best": "none"}
+    return {"title": "A table", "rows": rows, "columns": columns, "paper": paper, **kept}
+
+
+def claim(*checks: str) -> Config:
+    return {"says": "A claim", "paper": "no numbers", "checks": list(checks)}
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +53,37 @@ def base(tiny: Compose) -> Config:
     return config
 
 
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than everything else here."""
+    patch.setattr("epsball.figures.transfer_heatmap", lambda rows, path: path.write_bytes(b"png"))
+    patch.setattr("epsball.figures.error_by_eps", lambda rows, path: False)
+
+
 @pytest.fixture(autouse=True)
 def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than everything else here."""
-    monkeypatch.setattr("epsball.figures.transfer_heatmap", lambda rows, path: path.write_bytes(b"png"))
+    draw_nothing(monkeypatch)
 
 
 def run(config: Config, outputs: Path, stop: Stop | None = None, name: str = "run") -> pd.DataFrame:
     """Run `config` with `outputs` as its root; the rows of its results.csv."""
-    experiment = plan.prepare({**config, "outputs": str(outputs)})
-    directory = experiments.claim_directory(experiment, str(outputs / name), None)
-    experiments.run(experiment, directory, [], stop or Stop())
-    return pd.read_csv(directory / "results.csv", keep_default_na=False, na_values=[""])
+    return read(run_parts([[config]], outputs, stop, name) / "results.csv")
+
+
+def run_parts(parts: list[list[Config]], outputs: Path, stop: Stop | None = None, name: str = "run") -> Path:
+    """Run parts, each a list of configs of one seed, with `outputs` as their root; the run directory."""
+    prepared, label = prepare(parts, outputs), str(parts[0][0]["experiment"]) if len(parts) == 1 else "paper/all"
+    directory = experiments.claim_directory(label, prepared, str(outputs / name), None)
+    written = experiments.run(label, prepared, directory, [], stop or Stop())
+    assert all(path.is_file() for path in written)
+    return directory
+
+
+def prepare(parts: list[list[Config]], outputs: Path) -> list[list[plan.Experiment]]:
+    return [[plan.prepare({**config, "outputs": str(outputs)}) for config in seeds] for seeds in parts]
+
+
+def read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def record(outputs: Path, name: str = "run") -> dict[str, Any]:
@@ -64,7 +96,7 @@ def done(base: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     """The outputs of `base`, and its rows."""
     outputs = tmp_path_factory.mktemp("done")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("epsball.figures.transfer_heatmap", lambda rows, path: path.write_bytes(b"png"))
+        draw_nothing(patch)
         yield outputs, run(base, outputs)
 
 
@@ -148,10 +180,12 @@ def test_white_box_rows_transfer_always_and_stay_in_their_ball(rows: pd.DataFram
 def test_run_json_says_what_was_done(done: tuple[Path, pd.DataFrame]) -> None:
     said = record(done[0])
     assert (said["status"], said["exit_reason"], said["experiment"], said["seed"]) == ("done", None, "transfer", 0)
+    assert said["seeds"] == [0] and "parts" not in said
     assert set(said["models"]) == {"A", "B"} and not any(m["reused"] for m in said["models"].values())
     assert {path.name for path in (done[0] / "run").iterdir()} >= {
-        *("run.json", "results.csv", "transfer_matrix.csv", "transfer_matrix.png", "report.md")
+        *("run.json", "results.csv", "transfer_matrix.csv", "transfer_matrix.png", "report.md", "report.html")
     }
+    assert not [path for path in (done[0] / "run").iterdir() if path.name in ("claims.csv", "comparison.csv")]
 
 
 def test_a_model_folder_says_where_it_came_from(done: tuple[Path, pd.DataFrame], base: Config) -> None:
@@ -223,11 +257,11 @@ def test_each_example_is_crafted_once_and_judged_once_per_target(
     assert len(judged) == targets + sources * attacks * targets  # one batch each
 
 
-def test_rows_of_another_batch_size_are_other_rows(base: Config) -> None:
+def test_rows_of_another_batch_size_are_other_rows(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """A random start is drawn batch by batch."""
-    experiment = plan.prepare({**base, "batch_size": 16})
-    other = plan.prepare({**base, "batch_size": 8})
-    keys = {experiments.Run(e, Path(), [], Stop()).row_key("clean", "A", "A") for e in (experiment, other)}
+    monkeypatch.setattr(workshop.Workshop, "models", lambda *_: {})
+    found = [plan.prepare({**base, "batch_size": size}) for size in (16, 8)]
+    keys = {Lab(e, workshop.Workshop([e], Stop())).key("clean", "A", "A") for e in found}
     assert len(keys) == 2
 
 
@@ -297,7 +331,7 @@ def test_a_damaged_row_is_measured_again(
 ) -> None:
     calls = count_calls(monkeypatch, evaluate, "transfer")
     experiment = plan.prepare({**base, "outputs": str(outputs)})
-    key = experiments.Run(experiment, outputs, [], Stop()).row_key(experiment.crafts[0].identity, "A", "B")
+    key = Lab(experiment, workshop.Workshop([experiment], Stop())).key(experiment.crafts[0].identity, "A", "B")
     row = outputs / "rows" / f"{key}.json"
     row.write_text(row.read_text()[:-5])
     assert without_seconds(run(base, outputs, name="again")) == without_seconds(rows)
@@ -316,6 +350,323 @@ def test_a_failed_run_says_why(base: Config, outputs: Path, monkeypatch: pytest.
     said = record(outputs, "again")
     assert (said["status"], said["exit_reason"]) == ("failed", "RuntimeError: no luck")
     assert "no luck" in (outputs / "again" / "traceback.txt").read_text()
+
+
+# ---- several seeds
+
+
+@pytest.fixture(scope="module")
+def seeds(base: Config) -> list[Config]:
+    """`base` and the same of seed 1, whose A is seed 0's B."""
+    spec = base["models"]["A"]
+    other = {**base, "seed": 1, "models": {"A": {**spec, "seed": 1}, "B": {**spec, "seed": 2}}}
+    return [base, other]
+
+
+def test_several_seeds_are_the_rows_of_each_and_their_mean(
+    seeds: list[Config], rows: pd.DataFrame, outputs: Path
+) -> None:
+    found = read(run_parts([seeds], outputs, name="both") / "results.csv")
+    alone = run(seeds[1], outputs, name="alone")
+    assert list(found["seed"]) == [0] * len(rows) + [1] * len(rows)
+    assert without_seconds(found[: len(rows)]) == without_seconds(rows)
+    assert without_seconds(found[len(rows) :]) == without_seconds(alone)
+    matrix = read(outputs / "both" / "transfer_matrix.csv").set_index(["source", "attack", "eps"])
+    assert list(matrix.columns) == ["A", "A sd", "B", "B sd"]
+    for (source, target, attack, eps), group in found.groupby(KEY):
+        line = matrix.loc[("-" if attack == "clean" else source, attack, eps)]
+        assert line[target] == pytest.approx(100 * group["error_top1"].mean(), abs=0.051)
+        assert line[f"{target} sd"] == pytest.approx(100 * group["error_top1"].std(), abs=0.051)
+    assert list(read(outputs / "alone" / "transfer_matrix.csv").columns) == ["source", "attack", "eps", "A", "B"]
+    assert record(outputs, "both")["seeds"] == [0, 1] and record(outputs, "both")["seed"] == 0
+    assert " ± " in (outputs / "both" / "report.html").read_text()
+
+
+def test_tables_and_claims_are_about_the_mean_of_the_seeds(
+    seeds: list[Config], done: tuple[Path, pd.DataFrame], outputs: Path
+) -> None:
+    own = {
+        "tables": {"t": table({"A": "A"}, {"e": "error({row})"}, {"A": [1]})},
+        "claims": {"c": claim("error(A) < 1")},
+    }
+    directory = run_parts([[{**config, **own} for config in seeds]], outputs, name="both")
+    found, compared, judged = (read(directory / f"{name}.csv") for name in ("results", "comparison", "claims"))
+    errors = found[(found["attack"] == "clean") & (found["target"] == "A")]["error_top1"]
+    assert list(compared["seeds"]) == [2] and list(compared["ours"]) == pytest.approx([100 * errors.mean()])
+    assert list(compared["sd"]) == pytest.approx([100 * errors.std()])
+    assert list(judged["left"]) == pytest.approx([errors.mean()]) and list(judged["holds"]) == [True]
+    one = read(run_parts([[{**seeds[0], **own}]], outputs, name="one") / "comparison.csv")
+    assert list(one["seeds"]) == [1] and one["sd"].isna().all()
+
+
+def test_run_json_names_the_models_of_every_seed(seeds: list[Config], outputs: Path) -> None:
+    run_parts([seeds], outputs, name="both")
+    found = {name: model["fingerprint"] for name, model in record(outputs, "both")["models"].items()}
+    (part,) = prepare([seeds], outputs)
+    expected = {(seed, name): e.plans[name].key for seed, e in enumerate(part) for name in e.plans}
+    assert found == {f"{name} of seed {seed}": key for (seed, name), key in expected.items()}
+    assert len(set(found.values())) == 3
+
+
+# ---- several parts
+
+
+@pytest.fixture(scope="module")
+def two_parts(base: Config) -> list[list[Config]]:
+    """FGSM alone, with a table and a claim; then PGD alone, with a claim."""
+    fgsm, pgd = ({name: base["suite"][name]} for name in ("fgsm", "pgd"))
+    shown = table({"A": "A"}, {"B": "error(B | {row}, fgsm, eps=0.3)"}, {"A": [50.7]})
+    first = {"experiment": "paper/first", "suite": fgsm, "tables": {"t": shown}}
+    first["claims"] = {"c-1": claim("error(A) < 1", "error(B) <= error(B | B, fgsm, eps=0.3)")}
+    second = {"experiment": "paper/second", "suite": pgd, "claims": {"c-2": claim("error(A | A, pgd) < 0")}}
+    return [[{**base, **first}], [{**base, **second}]]
+
+
+def test_every_part_has_a_whole_run_directory_and_the_run_a_report_of_all(
+    two_parts: list[list[Config]], rows: pd.DataFrame, outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    top = run_parts(two_parts, outputs, name="all")
+    said = record(outputs, "all")
+    assert (said["status"], said["experiment"]) == ("done", "paper/all")
+    assert said["parts"] == ["paper/first", "paper/second"]
+    assert not (top / "results.csv").exists()
+    kept = rows.drop(columns="seconds").set_index(KEY)
+    for name in ("first", "second"):
+        own = json.loads((top / name / "run.json").read_text())
+        assert (own["status"], own["experiment"]) == ("done", f"paper/{name}") and "parts" not in own
+        assert {"transfer_matrix.csv", "transfer_matrix.png", "report.md", "report.html", "claims.csv"} <= {
+            path.name for path in (top / name).iterdir()
+        }
+        found = read(top / name / "results.csv").set_index(KEY)
+        measured = found.drop(columns=["seconds", *(set(tables.PAPER) & set(found.columns))])
+        assert len(found) == (10 if name == "first" else 6)
+        pd.testing.assert_frame_equal(measured, kept.loc[measured.index], check_exact=True)
+    alone = experiments.config_hash(prepare([two_parts[0]], outputs))
+    assert json.loads((top / "first" / "run.json").read_text())["config_hash"] == alone
+    judged, compared = read(top / "claims.csv"), read(top / "comparison.csv")
+    assert list(judged["claim"]) == ["c-1", "c-1", "c-2"] and list(compared["table"]) == ["t"]
+    assert list(judged["part"]) == ["paper/first", "paper/first", "paper/second"]
+    assert list(judged["verdict"]) == ["confirmed", "confirmed", "refuted"]  # no error is below 0
+    for name in ("claims", "comparison"):
+        pd.testing.assert_frame_equal(
+            (judged if name == "claims" else compared).query("part == 'paper/first'").drop(columns="part"),
+            read(top / "first" / f"{name}.csv"),
+            check_dtype=False,  # `seeds` of a part without tables is a gap
+        )
+    html, markdown = (top / "report.html").read_text(), (top / "report.md").read_text()
+    for page in (html, markdown):
+        assert all(text in page for text in ("Claims", "c-1", "c-2", "paper/first", "paper/second", "A table"))
+    assert "(first/transfer_matrix.png)" in markdown
+    printed = capsys.readouterr().out
+    assert printed.count("c-1 ") == 2 and printed.count("c-2 ") == 2  # after its part, and at the end
+
+
+def test_an_interrupted_run_keeps_what_earlier_parts_wrote_and_goes_on(
+    two_parts: list[list[Config]], outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(outputs / "rows")
+    stop, original = Stop(), evaluate.transfer
+    titles: list[str] = []
+
+    def stopping(*arguments: Any) -> Any:
+        titles.append(arguments[-1])
+        if titles[-1].startswith("pgd"):
+            stop.signum = 2
+            stop.check()
+        return original(*arguments)
+
+    monkeypatch.setattr(evaluate, "transfer", stopping)
+    with pytest.raises(Interrupted):
+        run_parts(two_parts, outputs, stop, name="all")
+    top = outputs / "all"
+    statuses = {name: record(outputs, f"all/{name}")["status"] for name in (".", "first", "second")}
+    assert statuses == {".": "interrupted", "first": "done", "second": "interrupted"}
+    assert record(outputs, "all")["exit_reason"] == "stopped by signal 2"
+    assert not (top / "claims.csv").exists() and not (top / "second" / "results.csv").exists()
+    kept = {name: (top / "first" / name).read_bytes() for name in ("results.csv", "claims.csv", "comparison.csv")}
+    assert len(titles) == 5  # FGSM at two eps on two sources; PGD, not finished
+    monkeypatch.setattr(evaluate, "transfer", original)
+    again = count_calls(monkeypatch, evaluate, "transfer")
+    run_parts(two_parts, outputs, name="all")
+    assert len(again) == 2 and record(outputs, "all")["status"] == "done"
+    assert {name: (top / "first" / name).read_bytes() for name in kept} == kept
+    assert len(read(top / "second" / "results.csv")) == 6 and (top / "claims.csv").exists()
+
+
+def test_a_failed_part_fails_the_run_and_says_why_in_both(
+    two_parts: list[list[Config]], outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(outputs / "rows")
+    monkeypatch.setattr(evaluate, "transfer", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_parts(two_parts, outputs, name="all")
+    for name in ("all", "all/first"):
+        assert record(outputs, name)["exit_reason"] == "ZeroDivisionError: division by zero"
+        assert "1 / 0" in (outputs / name / "traceback.txt").read_text()
+    assert not (outputs / "all" / "second").exists()
+
+
+def test_parts_with_several_seeds(two_parts: list[list[Config]], seeds: list[Config], outputs: Path) -> None:
+    both = [[config, {**config, "seed": 1, "models": seeds[1]["models"]}] for (config,) in two_parts]
+    top = run_parts(both, outputs, name="all")
+    assert set(read(top / "comparison.csv")["seeds"]) == {2}
+    assert [set(read(top / name / "results.csv")["seed"]) for name in ("first", "second")] == [{0, 1}] * 2
+
+
+def test_a_part_lists_its_own_models(two_parts: list[list[Config]], base: Config, outputs: Path) -> None:
+    (first,), (second,) = two_parts
+    alone = {**second, "models": {"A": base["models"]["A"]}}
+    run_parts([[first], [alone]], outputs, name="all")
+    assert set(record(outputs, "all/first")["models"]) == {"A", "B"}
+    assert set(record(outputs, "all/second")["models"]) == {"A"}
+
+
+def test_parts_whose_names_end_alike_have_their_own_folders(two_parts: list[list[Config]], outputs: Path) -> None:
+    (first,), (second,) = two_parts
+    top = run_parts([[first], [{**second, "experiment": "other/first"}]], outputs, name="all")
+    assert {path.parent for path in top.rglob("results.csv")} == {top / "first", top / "other" / "first"}
+    assert "(other/first/transfer_matrix.png)" in (top / "report.md").read_text()
+
+
+# ---- which cells, and gradients
+
+
+def test_only_what_is_asked_about_is_crafted(
+    base: Config, rows: pd.DataFrame, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(outputs / "rows")
+    calls = count_calls(monkeypatch, evaluate, "transfer")
+    asked = {"tables": {"t": table({"A": "A"}, {"B": "error(B | {row}, fgsm, eps=0.3)"}, None)}}
+    asked["claims"] = {"c": claim("error(A | B, pgd) + transfer_rate(B | B, pgd) < error(A)")}
+    found = run({**base, **asked, "task": {**MATRIX, "cells": "asked"}}, outputs, name="asked")
+    pairs = [(title, list(targets)) for _, _, targets, *_, title in calls]
+    assert pairs == [("fgsm eps 0.3 on A", ["B"]), ("pgd eps 0.2 on B", ["A", "B"])]
+    assert [tuple(key) for key in found[KEY].values.tolist()] == [
+        *[("A", "A", "clean", 0.0), ("B", "B", "clean", 0.0)],
+        *[("A", "B", "fgsm", 0.3), ("B", "A", "pgd", 0.2), ("B", "B", "pgd", 0.2)],
+    ]
+    common = rows.set_index(KEY).drop(columns="seconds").loc[[tuple(key) for key in found[KEY].values.tolist()]]
+    pd.testing.assert_frame_equal(found.set_index(KEY).drop(columns="seconds"), common, check_exact=True)
+    compared, judged = (read(outputs / "asked" / f"{name}.csv") for name in ("comparison", "claims"))
+    assert compared["ours"].notna().all() and judged[["left", "right"]].notna().all(axis=None)
+    assert "-" in (outputs / "asked" / "report.md").read_text()
+
+
+def test_nothing_is_crafted_where_nothing_is_asked(
+    base: Config, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch, "epsball.evaluate.transfer")
+    found = run({**base, "task": {**MATRIX, "cells": "asked"}}, outputs, name="asked")
+    assert list(found["attack"]) == ["clean", "clean"]
+
+
+def test_gradient_norms_stand_in_the_clean_rows(
+    base: Config, rows: pd.DataFrame, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["gradient_l2_mean", "gradient_l2_sd", "gradient_zero_share"]
+    models = {**base["models"], "forest": forest(base)}
+    config = {**base, "models": models, "task": {**MATRIX, "gradient_norms": True}}
+    found = run(config, outputs, name="norms")
+    clean = (found["attack"] == "clean") & (found["target"] != "forest")
+    assert list(found.columns)[-3:] == names
+    assert clean.sum() == 2 and found[names].notna().all(axis=1).equals(clean)
+    assert found[names].isna().all(axis=1).equals(~clean)
+    assert (found.loc[clean, names[:2]] > 0).all(axis=None) and found.loc[clean, names[2]].between(0, 1).all()
+    common = rows.set_index(KEY).drop(columns="seconds")
+    mine = found.set_index(KEY).drop(columns=["seconds", *names]).loc[common.index]
+    pd.testing.assert_frame_equal(mine, common, check_exact=True)
+
+    experiment = prepare([[config]], outputs)[0][0]
+    network = workshop.Workshop([experiment], Stop()).models(experiment)["B"]
+    x, y = experiment.data.test.take(torch.arange(TEST_IMAGES))
+    norms = evaluate.gradient_norms(network, experiment.data.test, 7, Stop()).double()
+    assert len(norms) == len(x) == len(y)
+    row = found[clean & (found["target"] == "B")].iloc[0]
+    assert row[names[0]] == pytest.approx(norms.mean().item(), rel=1e-5)
+    assert row[names[1]] == pytest.approx(norms.std().item(), rel=1e-5)
+    forbid(monkeypatch, "epsball.evaluate.gradient_norms")
+    assert run(config, outputs, name="again").to_csv() == found.to_csv()
+
+
+# ---- a model without gradients
+
+
+def forest(base: Config, **changes: Any) -> Config:
+    arch = {"name": "random_forest", "trees": 5}
+    return {"dataset": base["models"]["A"]["dataset"], "arch": arch, "trainer": None, "seed": 0, **changes}
+
+
+def test_a_forest_is_a_target_and_no_source(
+    base: Config, rows: pd.DataFrame, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**base, "models": {"forest": forest(base), **base["models"]}}
+    experiment = plan.prepare(config)
+    assert (experiment.sources, experiment.targets) == (["A", "B"], ["forest", "A", "B"])
+    planned = experiment.plans["forest"]
+    assert planned.trainer is None and planned.course is None and planned.epochs == 0 and not planned.differentiable
+    found = run(config, outputs, name="again")
+    shown = found[found["target"] == "forest"]
+    assert shown[["source", "attack", "eps"]].values.tolist() == [
+        ["forest", "clean", 0.0],
+        *([s, *c] for c in (("fgsm", 0.1), ("fgsm", 0.3), ("pgd", 0.2)) for s in "AB"),
+    ]
+    assert "forest" not in set(found[found["attack"] != "clean"]["source"])
+    common = rows.set_index(KEY).drop(columns="seconds")
+    pd.testing.assert_frame_equal(found.set_index(KEY).drop(columns="seconds").loc[common.index], common)
+
+    x, y = experiment.data.train.take(torch.arange(len(experiment.data.train)))
+    own = RandomForest((1, 28, 28), 10, 5)
+    own.fit_to(x, y, 0)
+    x, y = experiment.data.test.take(torch.arange(TEST_IMAGES))
+    assert shown["error_top1"].iloc[0] == (own(x).argmax(1) != y).double().mean().item() < 0.8
+    spec = json.loads((outputs / "models" / f"random_forest-fitted-{planned.key}" / "spec.json").read_text())
+    assert spec["spec"]["trainer"] is None and spec["loss"] is None and spec["parameters"] == 0
+    monkeypatch.setattr(RandomForest, "fit_to", None)  # it is in the store
+    assert run(config, outputs, name="once_more").to_csv() == found.to_csv()
+    assert record(outputs, "once_more")["models"]["forest"]["reused"]
+
+
+def test_a_forest_alone_is_fitted_by_a_seed(base: Config) -> None:
+    keys = {plan.prepare({**base, "models": {"F": forest(base, seed=seed)}}).plans["F"].key for seed in (0, 1)}
+    assert len(keys) == 2
+    experiment = plan.prepare({**base, "models": {"F": forest(base)}})
+    assert (experiment.sources, experiment.targets) == ([], ["F"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sources": ["F"]}, "sources names 'F', which has no gradient to attack: it can be a target alone"),
+        ({"sources": ["A", "F"]}, "sources names 'F', which has no gradient to attack: it can be a target alone"),
+        ({"task": {"name": "loss_surface"}}, "task.other names 'F': the sources are A, B"),
+    ],
+)
+def test_a_forest_as_a_source_is_refused(base: Config, changes: Config, message: str) -> None:
+    surface = {"model": "A", "other": "F", "extent": 0.3, "zoom": 0.03, "grid": 3, "points": 1, "averaged": 1}
+    if "task" in changes:
+        changes = {"task": {**changes["task"], **surface, "clip": False}}
+    with pytest.raises(ConfigError) as error:
+        plan.prepare({**base, "models": {**base["models"], "F": forest(base)}, **changes})
+    assert str(error.value) == message
+
+
+def test_a_trainer_is_for_networks_and_for_all_of_them(base: Config) -> None:
+    trainer = {**base["models"]["A"]["trainer"], "epochs": 1.0}
+    wrong = {
+        "models.A.trainer is missing": {"A": {**base["models"]["A"], "trainer": None}},
+        "models.F.trainer should be null: RandomForest fits itself": {"F": forest(base, trainer=trainer)},
+    }
+    for message, models in wrong.items():
+        with pytest.raises(ConfigError) as error:
+            plan.prepare({**base, "models": models})
+        assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_a_forest_as_the_source_of_a_training_is_refused(tiny: Compose, base: Config) -> None:
+    config = tiny("trainer=ensemble_adv")
+    config["models"]["target"]["trainer"]["sources"]["A"] = forest(base)
+    with pytest.raises(ConfigError, match="A"):
+        plan.prepare(config)
 
 
 # ---- which models
@@ -340,14 +691,25 @@ def test_sources_and_targets_choose_rows_and_models(base: Config, tmp_path: Path
 
 
 def test_the_papers_numbers_stand_beside_ours(base: Config, outputs: Path) -> None:
-    reference = [
-        {"metric": "error_top1", "attack": "fgsm", "eps": 0.3, "percent": {"A": {"A": 71.4, "B": 50.7}}},
-        {"metric": "transfer_rate_top1", "attack": "pgd", "eps": 0.2, "percent": {"B": {"A": 18}}},
-    ]
-    found = run({**base, "reference": reference}, outputs, name="again")
+    errors = {"A": "error(A | {row}, fgsm, eps=0.3)", "B": "error(B | {row}, fgsm, eps=0.3)"}
+    own = {
+        "errors": table({"A": "A"}, errors, {"A": [71.4, 50.7]}),
+        "rates": table({"A": "A"}, {"B": "transfer_rate({row} | B, pgd)"}, {"A": [18]}),
+    }
+    found = run({**base, "tables": own}, outputs, name="again")
     assert tuple(found.columns) == tables.COLUMNS
-    given = found[found["paper_value"].notna()][[*KEY, "paper_value", "paper_metric"]]
-    assert given.values.tolist() == [
+    given = found[found["paper_value"].notna()]
+    assert list(given["difference"]) == pytest.approx(
+        [row[row["paper_metric"]] - row["paper_value"] for _, row in given.iterrows()], abs=1e-12
+    )
+    assert found["difference"].notna().sum() == 3
+    compared = read(outputs / "again" / "comparison.csv")
+    assert list(compared["table"]) == ["errors", "errors", "rates"] and list(compared["paper"]) == [71.4, 50.7, 18]
+    assert list(compared["difference"] / 100) == pytest.approx(list(given["difference"]))
+    assert not (outputs / "again" / "claims.csv").exists()
+    report = (outputs / "again" / "report.md").read_text()
+    assert "## A table" in report and "(71.4)" in report
+    assert given[[*KEY, "paper_value", "paper_metric"]].values.tolist() == [
         ["A", "A", "fgsm", 0.3, 0.714, "error_top1"],
         ["A", "B", "fgsm", 0.3, 0.507, "error_top1"],
         ["B", "A", "pgd", 0.2, 0.18, "transfer_rate_top1"],
@@ -357,9 +719,13 @@ def test_the_papers_numbers_stand_beside_ours(base: Config, outputs: Path) -> No
 def test_the_papers_numbers_of_a_twin_are_kept(base: Config) -> None:
     """A model that is listed under another model's name keeps what the paper says of it."""
     spec = base["models"]["A"]
-    reference = [{"metric": "error_top1", "attack": "fgsm", "eps": 0.3, "percent": {"A2": {"B": 50.7}}}]
-    experiment = plan.prepare({**base, "models": {**base["models"], "A2": dict(spec)}, "reference": reference})
-    assert experiment.published("A", "B", "fgsm", 0.3) == {"paper_value": 0.507, "paper_metric": "error_top1"}
+    own = table({"A2": "A2"}, {"B": "error(B | {row}, fgsm, eps=0.3)"}, {"A2": [50.7]})
+    said = claim("error(B | A2, fgsm, eps=0.3) > error(A2)")
+    twins = {**base["models"], "A2": dict(spec)}
+    experiment = plan.prepare({**base, "models": twins, "tables": {"t": own}, "claims": {"c": said}})
+    cell = Quantity("error_top1", "B", "A", "fgsm", (("eps", 0.3),))
+    assert experiment.tables["t"].cell("A2", "B") == cell and experiment.tables["t"].published("A2", "B") == 50.7
+    assert experiment.claims["c"].quantities == [cell, Quantity("error_top1", "A", "A", "clean")]
 
 
 def test_ensemble_adversarial_training_shares_its_sources(
@@ -444,35 +810,48 @@ def test_an_ensembles_sources_name_it(tiny: Compose) -> None:
 
 def test_the_config_hash_names_what_can_change_a_result(tiny: Compose) -> None:
     plain = plan.prepare(tiny()).config_hash
-    for same in ("threads=2", "outputs=elsewhere", "checkpoint_seconds=1", "reuse=false", "device=auto"):
+    for same in ("threads=2", "outputs=elsewhere", "checkpoint_seconds=1", "reuse=false", "device=auto", "report=none"):
         assert plan.prepare(tiny(same)).config_hash == plain, same
     for other in ("seed=1", "dataset.test_size=39", "suite.fgsm.eps=0.2", "suite=one_step", "trainer.epochs=2"):
         assert plan.prepare(tiny(other)).config_hash != plain, other
+    said = "+claims.c={says: x, paper: y, checks: ['error(target) < 0.5']}"
+    shown = (
+        "+tables.t={title: t, rows: {a: target}, columns: {e: 'error({row})'}, paper: null, unit: value, best: none}"
+    )
+    for other in ("task=worst_case", "task.cells=asked", "task.gradient_norms=true", said, shown):
+        assert plan.prepare(tiny(other)).config_hash != plain, other
+
+
+def test_the_config_hash_of_several_seeds_and_parts_names_each(tiny: Compose) -> None:
+    one, two = plan.prepare(tiny()), plan.prepare(tiny("seed=1"))
+    assert experiments.config_hash([[one]]) == one.config_hash
+    several = [[[one]], [[two]], [[one, two]], [[two, one]], [[one], [two], [one]]]
+    assert len({experiments.config_hash(parts) for parts in several}) == len(several)
 
 
 # ---- run directories
 
 
 def test_runs_of_one_second_have_their_own_directories(base: Config, tmp_path: Path) -> None:
-    experiment = plan.prepare({**base, "outputs": str(tmp_path)})
-    found = {experiments.claim_directory(experiment, None, None) for _ in range(4)}
+    parts = prepare([[base]], tmp_path)
+    found = {experiments.claim_directory("transfer", parts, None, None) for _ in range(4)}
     assert len(found) == 4 and all(path.parent == tmp_path / "transfer" for path in found)
     job = tmp_path / "sweep" / "0"
-    assert experiments.claim_directory(experiment, None, job) == job
-    assert experiments.claim_directory(experiment, None, job) == tmp_path / "sweep" / "0-2"
+    assert experiments.claim_directory("transfer", parts, None, job) == job
+    assert experiments.claim_directory("transfer", parts, None, job) == tmp_path / "sweep" / "0-2"
 
 
 def test_a_given_directory_is_taken_unless_it_holds_something_else(base: Config, outputs: Path) -> None:
-    experiment = plan.prepare({**base, "outputs": str(outputs)})
+    parts = prepare([[base]], outputs)
     new, own = str(outputs / "deep" / "new"), str(outputs / "run")
-    assert experiments.claim_directory(experiment, new, None) == Path(new)
-    assert experiments.claim_directory(experiment, new, None) == Path(new)  # empty still
-    assert experiments.claim_directory(experiment, own, None) == Path(own)  # its own run goes on
-    other = plan.prepare({**base, "outputs": str(outputs), "seed": 1})
-    with pytest.raises(ConfigError, match="name another directory"):
-        experiments.claim_directory(other, own, None)
-    with pytest.raises(ConfigError, match="name another directory"):
-        experiments.claim_directory(other, str(outputs / "models"), None)
+    assert experiments.claim_directory("transfer", parts, new, None) == Path(new)
+    assert experiments.claim_directory("transfer", parts, new, None) == Path(new)  # empty still
+    assert experiments.claim_directory("transfer", parts, own, None) == Path(own)  # its own run goes on
+    another = {**base, "seed": 1}
+    for other in ([[another]], [[base, another]], [[base], [another]]):
+        for given in (own, str(outputs / "models")):
+            with pytest.raises(ConfigError, match="name another directory"):
+                experiments.claim_directory("transfer", prepare(other, outputs), given, None)
 
 
 # ---- what prepare refuses
@@ -492,7 +871,23 @@ def test_a_given_directory_is_taken_unless_it_holds_something_else(base: Config,
         ({"suite": {"clean": PGD}}, "suite.clean: the name clean is taken"),
         ({"suite": {"pgd": {**PGD, "eps": [0.1, 1.5]}}}, "suite.pgd.eps should be a float in [0, 1], is 1.5"),
         ({"attack": {"pgd": {**PGD, "steps": 3}}}, "attack pgd at eps 0.2 is set twice, differently"),
-        ({"reference": [{"metric": "error"}]}, "reference[0]."),
+        ({"reference": [{"metric": "error"}]}, "reference is not a config key"),
+        ({"task": "worst_case"}, "task should be"),
+        ({"task": {"name": "worst"}}, "task.name is 'worst' (did you mean 'worst_case'?)"),
+        ({"task": {"name": "transfer_matrix", "cells": "some"}}, "task.gradient_norms is missing"),
+        ({"task": {**MATRIX, "cells": "some"}}, "task.cells should be one of all, asked, is 'some'"),
+        (
+            {"task": {"name": "gradient_pictures", "images": 1}, "suite": {}},
+            "task.name gradient_pictures needs an attack",
+        ),
+        ({"tables": {"t": {"title": "t"}}}, "tables.t.rows is missing"),
+        ({"tables": {"t": table({"A": "A"}, {"e": "error({row})"}, {"A": [1, 2]})}}, "tables.t.paper.A should be 1"),
+        ({"tables": {"t": table({"A": "A"}, {"e": "error({row})"}, {"a": [1]})}}, "tables.t.paper.a is no row"),
+        ({"tables": {"t": table({"A": "C"}, {"e": "error({row})"}, None)}}, "tables.t asks about 'C'"),
+        ({"claims": {"c": claim("error(A) < error(C)")}}, "claims.c asks about 'C'"),
+        ({"claims": {"c": claim("error(A) = 1")}}, "claims.c.checks[0]: 'error(A) = 1' cannot be read"),
+        ({"claims": {"c": claim("error(A | B, fgsm) < 1")}}, "claims.c asks about fgsm without saying which eps"),
+        ({"claims": {"c": claim()}}, "claims.c.checks should be at least one comparison, is empty"),
         ({"models": {"A": {"arch": {}}}}, "models.A.dataset is missing"),
     ],
 )
@@ -508,7 +903,7 @@ def test_what_is_wrong_is_told_in_one_line(base: Config, change: Config, message
 def test_worst_case_rows_are_at_least_as_bad_as_each_attack(
     base: Config, outputs: Path, done: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worst = run({**base, "task": "worst_case"}, outputs, name="worst")
+    worst = run({**base, "task": {"name": "worst_case"}}, outputs, name="worst")
     assert worst[KEY].values.tolist() == [
         [model, model, attack, eps]
         for model in ("A", "B")
@@ -521,7 +916,7 @@ def test_worst_case_rows_are_at_least_as_bad_as_each_attack(
         assert row.error_top1 >= row.clean_error_top1
 
     monkeypatch.setattr(evaluate, "worst_case", None)  # finished rows are reused
-    again = run({**base, "task": "worst_case"}, outputs, name="again")
+    again = run({**base, "task": {"name": "worst_case"}}, outputs, name="again")
     pd.testing.assert_frame_equal(worst.drop(columns="seconds"), again.drop(columns="seconds"))
 
 

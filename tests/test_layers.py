@@ -9,21 +9,23 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "epsball"
 LAYERS = (  # bottom first: a module may import those below it, and its own neighbours where ALLOWED says so
     {"__init__", "files", "build", "progress"},
-    {"device"},
+    {"device", "expressions"},
     {"readers", "data", "datasets"},
     {"models"},
     {"attacks"},
     {"objectives"},
     {"train", "store", "evaluate", "statistics", "tables", "figures", "report"},
+    {"tasks", "claims"},
     {"plan"},
     {"workshop"},
+    {"lab"},
     {"experiments"},
 )
 ALLOWED = {("data", "readers"), ("datasets", "readers"), ("datasets", "data")} | {
     (writer, below) for writer in ("tables", "figures", "report") for below in ("statistics", "tables", "figures")
 }
-SLOW = {"torchvision", "timm", "sklearn", "matplotlib", "pandas", "safetensors", "jinja2", "PIL"}
-WRITERS = {"statistics", "tables", "figures", "report"}  # whoever imports them wants pandas
+SLOW = {"torchvision", "timm", "sklearn", "scipy", "matplotlib", "pandas", "safetensors", "jinja2", "PIL"}
+WRITERS = {"statistics", "tables", "figures", "report", "claims"}  # whoever imports them wants pandas
 CONFIG = {"hydra", "omegaconf"}
 
 MODULES = sorted(SOURCE.rglob("*.py"))
@@ -93,6 +95,11 @@ def test_only_run_imports_hydra(path: Path) -> None:
 def test_slow_libraries_are_imported_where_they_are_used(path: Path) -> None:
     roots = {name.split(".")[0] for name in imported(path, top_only=True)}
     assert roots & SLOW <= ({"pandas"} if part(path) in WRITERS else set())
+
+
+def test_the_language_of_claims_knows_the_builder_alone() -> None:
+    assert parts_of(imported(SOURCE / "expressions.py")) == {"build"}
+    assert parts_of(imported(SOURCE / "claims.py")) == {"statistics", "expressions"}
 
 
 def test_the_command_line_answers_before_torch_is_imported() -> None:

@@ -1,12 +1,15 @@
 """Tables and figures: exact text on small cases, files whole, the same bytes twice."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from epsball import figures, statistics, tables
+from epsball import claims, figures, report, statistics, tables
+from epsball.expressions import Table
+from epsball.report import Section
 
 
 def measured(models: str = "AB", attacks: tuple[str, ...] = ("fgsm",), seed: int = 0) -> pd.DataFrame:
@@ -32,20 +35,21 @@ def test_results_have_the_agreed_columns_and_survive_a_round_trip(tmp_path: Path
     rows = measured().assign(error_top1=1 / 3)
     tables.write_results(rows, tmp_path / "results.csv")
     back = pd.read_csv(tmp_path / "results.csv")
-    assert tuple(back.columns) == tables.COLUMNS[:-2]
+    assert tuple(back.columns) == tables.COLUMNS[:-3]
     assert list(back["error_top1"]) == pytest.approx([1 / 3] * 6, rel=1e-15)
     assert "0.3333333333333333," in (tmp_path / "results.csv").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 
 
 def test_paper_columns_appear_only_with_a_value(tmp_path: Path) -> None:
-    for value, columns in [(0.1, tables.COLUMNS), (math.nan, tables.COLUMNS[:-2])]:
+    assert tables.COLUMNS[-3:] == tables.PAPER == ("paper_value", "paper_metric", "difference")
+    for value, columns in [(0.1, tables.COLUMNS), (math.nan, tables.COLUMNS[:-3])]:
         tables.write_results(beside_paper(measured(), value), tmp_path / "results.csv")
         assert tuple(pd.read_csv(tmp_path / "results.csv").columns) == columns
 
 
 def test_transfer_matrix_is_source_by_target_in_per_cent(tmp_path: Path) -> None:
-    tables.write_transfer_matrix(measured(), tmp_path / "transfer_matrix.csv")
+    tables.write_csv(tables.transfer_matrix(measured()).reset_index(), tmp_path / "transfer_matrix.csv")
     expected = "source,attack,eps,A,B\n-,clean,0.0,1.0,2.0\nA,fgsm,0.3,11.0,12.0\nB,fgsm,0.3,21.0,22.0\n"
     assert (tmp_path / "transfer_matrix.csv").read_text() == expected
 
@@ -53,9 +57,18 @@ def test_transfer_matrix_is_source_by_target_in_per_cent(tmp_path: Path) -> None
 def test_transfer_matrix_averages_seeds_and_shows_the_paper_beside_its_target() -> None:
     rows = pd.concat([measured(), measured(seed=1).assign(error_top1=0.5)], ignore_index=True)
     wide = tables.transfer_matrix(beside_paper(rows, 0.114))
-    assert list(wide.columns) == ["A", "B", "B (paper)"]
-    assert list(wide.loc[("A", "fgsm", 0.3)]) == [30.5, 31.0, 11.4]
+    assert list(wide.columns) == ["A", "A sd", "B", "B sd", "B (paper)"]
+    assert list(wide.loc[("A", "fgsm", 0.3)]) == [30.5, 27.6, 31.0, 26.9, 11.4]  # sd of 11 and 50: 39 / sqrt(2)
     assert math.isnan(wide.loc[("B", "fgsm", 0.3), "B (paper)"])
+    assert "| 30.5 ± 27.6 | 31.0 ± 26.9 |" in tables.markdown(wide)
+    assert list(tables.transfer_matrix(measured()).columns) == ["A", "B"]
+
+
+def test_a_seed_that_lacks_a_cell_leaves_no_spread_there() -> None:
+    one = measured(seed=1)
+    rows = pd.concat([measured(), one[one["source"] != "B"]], ignore_index=True)
+    wide = tables.transfer_matrix(rows)
+    assert wide.loc[("A", "fgsm", 0.3), "A sd"] == 0.0 and math.isnan(wide.loc[("B", "fgsm", 0.3), "A sd"])
 
 
 def test_a_papers_top5_value_does_not_stand_beside_our_top1() -> None:
@@ -113,26 +126,81 @@ def test_console_fits_a_terminal() -> None:
     assert tables.console(rows[:0]) == "no rows were measured\n"
 
 
-def test_report_compares_with_the_paper() -> None:
-    run = {
-        "experiment": "tramer/table4",
-        "command": "python run.py",
-        "device": "cpu",
-        "git_commit": "abc",
-        "seconds": 1.25,
+TABLE = Table(
+    title="A table",
+    rows={"first": "A", "second": "B"},
+    columns={"Clean": "error({row})", "FGSM_A": "error({row} | A, fgsm)"},
+    paper={"second": [None, 15.0]},
+    unit="percent",
+    best="none",
+)
+
+
+def report_of(rows: pd.DataFrame, table: Table = TABLE) -> tuple[str, pd.DataFrame]:
+    """The paper's table and every number beside the paper's, as Markdown; and comparison.csv."""
+    compared = claims.cells({"table": table}, statistics.records(rows))
+    sections = [Section("shape", table=claims.in_shape("table", table, compared))]
+    sections += [Section("beside", table=claims.beside(compared))]
+    return report.markdown_page("tramer/table4", {"device": "cpu"}, sections, Path()), compared
+
+
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_papers_table_is_filled_in_its_own_shape() -> None:
+    text, _ = report_of(measured())
+    assert text.startswith("# tramer/table4\n\n- device: cpu\n")
+    shape = [cells_of(line) for line in text.splitlines() if line.startswith("|")][:4]
+    assert shape[0] == ["", "Clean", "FGSM_A"]
+    assert shape[2:] == [["first", "1.0", "11.0"], ["second", "2.0", "12.0 (15.0)"]]
+
+
+def test_every_number_stands_beside_the_papers() -> None:
+    text, compared = report_of(measured())
+    line = next(line for line in text.splitlines() if "FGSM_A" in line and "second" in line)
+    head = next(line for line in text.splitlines() if "difference" in line)
+    low, high = statistics.normal(120, 1000)
+    assert dict(zip(cells_of(head), cells_of(line), strict=True)) == {
+        **{"table": "table", "row": "second", "column": "FGSM_A", "ours": "12.0", "sd": "-", "paper": "15.0"},
+        **{"difference": "-3.0", "interval": "[10.1, 14.2]", "inside": "no"},
+        "normal": f"[{low * 100:.1f}, {high * 100:.1f}]",
     }
-    text = tables.report(beside_paper(measured(), 0.15), run)
-    assert text.startswith(
-        "# tramer/table4\n\n- command: `python run.py`\n- device: cpu\n- commit: abc\n- wall time: 1.2 s\n"
-    )
-    assert "12.0 [10.1, 14.2]" in text
-    line = next(line for line in text.splitlines() if "error_top1" in line)
-    assert [cell.strip() for cell in line.strip("|").split("|")] == [
-        "A", "B", "fgsm", "0.3", "error_top1", "12.0", "[10.1, 14.2]", "15.0", "-3.0", "no",
-    ]  # fmt: skip
-    assert "| yes" in tables.report(beside_paper(measured(), 0.13), run)
-    assert "paper" not in tables.report(measured(), run)
-    assert tables.report(measured()[:0], {}) == "# experiment\n\n\nNo rows were measured.\n"
+    assert list(compared["inside"]) == ["-", "-", "-", "no"]
+    closer = replace(TABLE, paper={"second": [None, 13.0]})
+    assert list(report_of(measured(), closer)[1]["inside"]) == ["-", "-", "-", "yes"]
+    text, compared = report_of(measured(), replace(TABLE, paper=None))
+    assert "(" not in text and compared["paper"].isna().all() and set(compared["inside"]) == {"-"}
+
+
+def test_a_table_of_nothing_is_a_table_of_gaps() -> None:
+    text, compared = report_of(measured()[:0])
+    assert compared["ours"].isna().all() and "| second | -     | - (15.0) |" in text
+    assert claims.cells({}, []).empty
+
+
+def test_a_papers_table_has_seeds_ties_and_values_that_are_no_rates() -> None:
+    rows = pd.concat([measured(), measured(seed=1).assign(error_top1=0.12)], ignore_index=True)
+    text, compared = report_of(rows, replace(TABLE, best="columns"))
+    assert "**12.0 ± 0.0** (15.0)" in text and "**11.5 ± 0.7**" in text and "**6.5 ± 7.8**" in text
+    assert list(compared["seeds"]) == [2] * 4 and compared["sd"].iloc[1] == pytest.approx(0.5**0.5)
+    norms = measured().assign(gradient_l2_mean=0.123, gradient_l2_sd=0.95)
+    columns = {"mean": "gradient_l2_mean({row})", "stdev": "gradient_l2_sd({row})"}
+    table = replace(TABLE, columns=columns, paper={"first": [0.12, 0.95]}, unit="value")
+    text, compared = report_of(norms, table)
+    assert "| first  | 0.12 (0.12) | 0.95 (0.95) |" in text
+    assert compared["ours"].iloc[0] == 0.123  # not per cent
+    assert compared["high"].iloc[0] - compared["low"].iloc[0] == pytest.approx(2 * 1.959964 * 0.95 / 1000**0.5)
+
+
+def test_the_papers_numbers_stand_in_the_rows() -> None:
+    rows = claims.with_paper(measured(), {"table": TABLE})
+    given = rows[rows["paper_value"].notna()]
+    assert given[["source", "target", "attack", "paper_value", "paper_metric"]].values.tolist() == [
+        ["A", "B", "fgsm", 0.15, "error_top1"]
+    ]
+    assert list(given["difference"]) == pytest.approx([-0.03])
+    assert "paper_value" not in claims.with_paper(measured(), {"table": replace(TABLE, paper=None)})
 
 
 def test_pooled_interval_over_seeds_is_wilson_of_the_sums() -> None:

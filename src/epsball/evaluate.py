@@ -3,8 +3,10 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from epsball.attacks import Attack
@@ -109,6 +111,92 @@ def worst_case(
             parts.append(lost)
             progress.step(len(x))
     return torch.cat(parts), time.perf_counter() - began
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The gradient of each image's own cross-entropy, in the shape of x."""
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)[0]
+
+
+def gradient_norms(model: nn.Module, test: Split, batch_size: int, stop: Stop) -> Tensor:
+    """(N,) L2 norms of the loss's gradient for each test image (Tramèr et al. 2017, appendix D)."""
+    parts = []
+    for x, y in test.batches(batch_size):
+        stop.check()
+        parts.append(input_gradient(model, x, y).flatten(1).norm(dim=1))
+    return torch.cat(parts)
+
+
+def gradient_row(norms: Tensor) -> Row:
+    """Mean, standard deviation and share of zeros of the gradients' norms."""
+    norms = norms.double()
+    mean, sd = float(norms.mean()), float(norms.std())
+    return {"gradient_l2_mean": mean, "gradient_l2_sd": sd, "gradient_zero_share": float((norms == 0).double().mean())}
+
+
+def pictures(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, generator: Generator) -> list[dict[str, Any]]:
+    """Each image with its signed gradient and its example, as arrays (C, H, W), and what the model takes them for."""
+    x_adv, sign = attack(model, x, y, generator), input_gradient(model, x, y).sign()
+    with torch.no_grad():
+        predicted, predicted_adv = model(x).argmax(1), model(x_adv).argmax(1)
+    return [
+        {"original": a, "gradient": g, "perturbed": b, "predicted": int(p), "predicted_adv": int(p_adv)}
+        for a, g, b, p, p_adv in zip(
+            x.cpu().numpy(), sign.cpu().numpy(), x_adv.cpu().numpy(), predicted, predicted_adv, strict=True
+        )
+    ]
+
+
+def transferring(
+    source: nn.Module,
+    target: nn.Module,
+    attack: Attack,
+    test: Split,
+    batch_size: int,
+    generator: Generator,
+    stop: Stop,
+    most: int,
+) -> Tensor:
+    """Places of the first test images, `most` at most, that the target gets right and whose example crafted on the
+    source fools it."""
+    found: list[Tensor] = []
+    for number, (x, y) in enumerate(test.batches(batch_size)):
+        stop.check()
+        right = ~judge(target, x, y)[0]
+        fooled = judge(target, attack(source, x, y, generator), y)[0]
+        found.append((right & fooled).nonzero().flatten() + number * batch_size)
+        if sum(map(len, found)) >= most:
+            break
+    return torch.cat(found)[:most]
+
+
+def surface(
+    model: nn.Module,
+    along: tuple[nn.Module, nn.Module],
+    x: Tensor,
+    y: Tensor,
+    steps: Tensor,
+    clip: bool,
+    batch_size: int,
+    stop: Stop,
+) -> Tensor:
+    """(N, S, S) losses of the model on x + steps[i] sign(g1) + steps[j] sign(g2), g1 and g2 gradients of `along`."""
+    first, second = (input_gradient(one, x, y).sign() for one in along)
+    losses = x.new_empty(len(x), len(steps), len(steps))
+    for i, e1 in enumerate(steps.tolist()):
+        for j, e2 in enumerate(steps.tolist()):
+            stop.check()
+            moved = x + e1 * first + e2 * second
+            losses[:, i, j] = losses_of(model, moved.clamp(0, 1) if clip else moved, y, batch_size)
+    return losses.cpu()
+
+
+@torch.no_grad()
+def losses_of(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+    """(N,) cross-entropies."""
+    parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
+    return torch.cat([F.cross_entropy(model(part), labels, reduction="none") for part, labels in parts])
 
 
 def gathered(parts: list[tuple[Tensor, Tensor | None]], seconds: float) -> Verdict:

@@ -1,4 +1,7 @@
-"""Joins the parts: plans become trained models, models become a transfer matrix, rows become the run directory."""
+"""Joins the parts: a run's experiments become models, rows and the run directory with its pages.
+
+A run has one part, or several (`paper=tramer/all`); a part has one experiment per seed.
+"""
 
 import contextlib
 import json
@@ -8,41 +11,50 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import nn
-
-from epsball import evaluate, statistics, tables
+from epsball import claims, statistics, tables
 from epsball.build import ConfigError
-from epsball.device import derived_seed, graphs, tensor_cores
+from epsball.device import tensor_cores
 from epsball.files import write_whole
-from epsball.plan import Craft, Experiment
+from epsball.lab import Lab
+from epsball.plan import Experiment
 from epsball.progress import Interrupted, Stop
+from epsball.report import Section, html_page, markdown_page
 from epsball.store import fingerprint, free_name
 from epsball.workshop import Workshop, environment
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Row = dict[str, Any]
+Part = list[Experiment]  # one per seed
 
 log = logging.getLogger(__name__)
 
 
-def claim_directory(experiment: Experiment, given: str | None, job: Path | None) -> Path:
-    """A run directory that no other run has: outputs/<experiment>/<date_time[-n]>, or a sweep's `job` folder; or the
-    `given` one, where the same experiment's run goes on.
+def config_hash(parts: Sequence[Part]) -> str:
+    """Names everything that can change a run's results."""
+    hashes = [experiment.config_hash for part in parts for experiment in part]
+    return hashes[0] if len(hashes) == 1 else fingerprint({"experiments": hashes})
+
+
+def claim_directory(name: str, parts: Sequence[Part], given: str | None, job: Path | None) -> Path:
+    """A run directory that no other run has: outputs/<name>/<date_time[-n]>, or a sweep's `job` folder; or the
+    `given` one, where a run of the same experiments goes on.
 
     Raises ConfigError when `given` holds anything else.
     """
     if given is None:
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-        return claim(job or Path(experiment.settings.outputs) / experiment.settings.experiment / stamp)
+        return claim(job or Path(parts[0][0].settings.outputs) / name / stamp)
     path = Path(given)
     path.mkdir(parents=True, exist_ok=True)
-    if any(path.iterdir()) and read_json(path / "run.json").get("config_hash") != experiment.config_hash:
+    if any(path.iterdir()) and read_json(path / "run.json").get("config_hash") != config_hash(parts):
         raise ConfigError(f"hydra.run.dir={given} holds something else than this experiment: name another directory")
     return path
 
@@ -63,186 +75,180 @@ def record_refusal(job: Path, overrides: list[str], reason: str) -> None:
     write_whole(claim(job) / "run.json", json.dumps(content, indent=2) + "\n")
 
 
-def run(experiment: Experiment, directory: Path, overrides: list[str], stop: Stop) -> list[Path]:
-    """Train, attack, evaluate, write; the files written, most readable first. `run.json` says how it ended."""
-    this = Run(experiment, directory, overrides, stop)
-    this.record("running", None)
-    try:
-        files = this.write(list(this.rows()))
-    except Interrupted as error:
-        this.record("interrupted", str(error))
-        raise
-    except BaseException as error:
-        write_whole(directory / "traceback.txt", traceback.format_exc())
-        this.record("failed", f"{type(error).__name__}: {error}")
-        raise
-    this.record("done", None)
-    return [*files, directory / "run.json"]
+def run(name: str, parts: Sequence[Part], directory: Path, overrides: list[str], stop: Stop) -> list[Path]:
+    """Train, attack, evaluate, write; the files written, most readable first. `run.json` says how it ended.
+
+    Several parts get a folder each, with the files of a run, and a report of all of them above.
+    """
+    shop = Workshop([experiment for part in parts for experiment in part], stop)
+    record = Record(name, parts, directory, overrides, shop)
+    with record.kept():
+        if len(parts) == 1:
+            return [*finish(parts[0], record).files, directory / "run.json"]
+        findings = {}
+        for part in parts:
+            own = part[0].settings.experiment
+            folder = directory / own.removeprefix(f"{Path(name).parent}/")
+            folder.mkdir(parents=True, exist_ok=True)
+            part_record = Record(own, [part], folder, overrides, shop)
+            log.info("%s", own)
+            with part_record.kept():
+                findings[own] = finish(part, part_record)
+        return [*finish_all(findings, record), directory / "run.json"]
 
 
 @dataclass
-class Run:
-    """One experiment at work in its directory: its device, its store, and the record that becomes run.json."""
+class Record:
+    """What run.json says of a run, or of one part: what ran, on what, how it ended."""
 
-    experiment: Experiment
+    name: str
+    parts: Sequence[Part]
     directory: Path
     overrides: list[str]
-    stop: Stop
+    shop: Workshop
     began: float = field(default_factory=time.time)
 
-    def __post_init__(self) -> None:
-        self.shop = Workshop(self.experiment, self.stop)
-        self.store, self.device, self.batch_size = self.shop.store, self.shop.device, self.shop.batch_size
-        self.test = self.shop.data(self.experiment.data).test
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Write run.json at the start and at the end of the block, whichever way it ends."""
+        self.write("running", None)
+        try:
+            yield
+        except Interrupted as error:
+            self.write("interrupted", str(error))
+            raise
+        except BaseException as error:
+            write_whole(self.directory / "traceback.txt", traceback.format_exc())
+            self.write("failed", f"{type(error).__name__}: {error}")
+            raise
+        self.write("done", None)
 
-    def rows(self) -> Iterator[Row]:
-        """Train what is missing, then measure: the rows of the experiment's task."""
-        models = self.shop.models()
-        task = {"transfer_matrix": self.transfer_matrix, "worst_case": self.worst_case}[self.experiment.settings.task]
-        with tensor_cores("fp32" if self.experiment.settings.precision == "fp32" else "tf32"):
-            yield from task(models, CleanVerdicts(self, models))
-
-    def transfer_matrix(self, models: Mapping[str, nn.Module], clean: "CleanVerdicts") -> Iterator[Row]:
-        """Clean rows first, then attack by attack and source by source."""
-        for target in self.experiment.targets:
-            yield self.clean_row(target, clean)
-        for craft in self.experiment.crafts:
-            for source in self.experiment.sources:
-                yield from self.crafted(craft, source, models, clean)
-
-    def worst_case(self, models: Mapping[str, nn.Module], clean: "CleanVerdicts") -> Iterator[Row]:
-        """Each source's clean row, and its error under the worst attack of each eps, per image."""
-        experiment = self.experiment
-        for source in experiment.sources:
-            yield self.clean_row(source, clean)
-            for eps in sorted({craft.attack.eps for craft in experiment.crafts}):
-                crafts = {craft.name: craft for craft in experiment.crafts if craft.attack.eps == eps}
-                key = self.row_key({"worst": [craft.identity for craft in crafts.values()]}, source, source)
-                row = self.finished(key)
-                if row is None:
-                    generators = {name: self.generator(craft, source) for name, craft in crafts.items()}
-                    attacks = {name: craft.attack for name, craft in crafts.items()}
-                    title = f"worst of {len(attacks)} at eps {eps:g} on {source}"
-                    lost, seconds = evaluate.worst_case(
-                        models[source], attacks, self.test, self.batch_size, generators, self.stop, title
-                    )
-                    row = evaluate.worst_case_row(clean[source], lost, seconds)
-                    self.store.keep_row(key, row)
-                yield self.named(row, source, source, "worst_case", eps)
-
-    def clean_row(self, target: str, clean: "CleanVerdicts") -> Row:
-        key = self.row_key("clean", target, target)
-        row = self.finished(key)
-        if row is None:
-            row = evaluate.clean_row(clean[target])
-            self.store.keep_row(key, row)
-        return self.named(row, target, target, "clean", 0.0)
-
-    def generator(self, craft: Craft, source: str) -> torch.Generator:
-        """Random numbers that depend on the rows' own key alone."""
-        seed = derived_seed(self.experiment.settings.seed, self.experiment.plans[source].key, repr(craft.attack))
-        return torch.Generator(self.device).manual_seed(seed)
-
-    def crafted(
-        self, craft: Craft, source: str, models: Mapping[str, nn.Module], clean: "CleanVerdicts"
-    ) -> Iterator[Row]:
-        """The rows of one attack on one source: crafted once, and only for the targets whose row is not finished."""
-        eps, targets = craft.attack.eps, self.experiment.targets
-        keys = {target: self.row_key(craft.identity, source, target) for target in targets}
-        rows = {target: self.finished(key) for target, key in keys.items()}
-        missing = {target: models[target] for target in targets if rows[target] is None}
-        if missing:
-            title = f"{craft.name} eps {eps:g} on {source}"
-            generator = self.generator(craft, source)
-            with graphs(self.device, self.experiment.settings.cuda_graphs):
-                own, verdicts, largest = evaluate.transfer(
-                    models[source], craft.attack, missing, self.test, self.batch_size, generator, self.stop, title
-                )
-            for target, verdict in verdicts.items():
-                row = evaluate.transfer_row(clean[source], own, clean[target], verdict)
-                rows[target] = row | {"max_perturbation": largest}
-                self.store.keep_row(keys[target], row | {"max_perturbation": largest})
-            errors = ", ".join(f"{target} {100 * evaluate.rate(v.wrong1):.1f}%" for target, v in verdicts.items())
-            log.info("%s: error of %s", title, errors)
-        for target in targets:
-            yield self.named(rows[target] or {}, source, target, craft.name, eps)
-
-    def finished(self, key: str) -> Row | None:
-        """A row an earlier run finished, unless the config wants all anew."""
-        return self.store.row(key) if self.experiment.settings.reuse else None
-
-    def row_key(self, attack: Row | str, source: str, target: str) -> str:
-        """The fingerprint of everything that a row's numbers depend on."""
-        experiment = self.experiment
-        return fingerprint(
-            {
-                "attack": attack,
-                "source": experiment.plans[source].key,
-                "target": experiment.plans[target].key,
-                "test": experiment.data.test_checksum,
-                "seed": experiment.settings.seed,
-                "batch_size": self.batch_size,
-                "device": self.device.type,
-                "tf32": experiment.settings.precision != "fp32",
-            }
-        )
-
-    def named(self, row: Row, source: str, target: str, attack: str, eps: float) -> Row:
-        """A row with its key before its numbers, and the paper's number after them where there is one."""
-        experiment = self.experiment
-        key = {"dataset": experiment.data.name, "seed": experiment.settings.seed, "source": source, "target": target}
-        return {**key, "attack": attack, "eps": eps, **row, **experiment.published(source, target, attack, eps)}
-
-    def write(self, rows: list[Row]) -> list[Path]:
-        """All files of the run directory but run.json."""
-        import pandas as pd
-
-        from epsball import figures
-
-        frame = statistics.with_intervals(pd.DataFrame(rows))
-        names = ("results.csv", "transfer_matrix.csv", "transfer_matrix.png", "report.md")
-        results, matrix, image, report = (self.directory / name for name in names)
-        tables.write_results(frame, results)
-        tables.write_transfer_matrix(frame, matrix)
-        figures.transfer_heatmap(frame, image)
-        write_whole(report, tables.report(frame, self.content("done", None)))
-        print(tables.console(frame))
-        return [matrix, image, report, results]
-
-    def record(self, status: Literal["running", "done", "failed", "interrupted"], reason: str | None) -> None:
-        """Write run.json: what ran, on what, how it ended."""
+    def write(self, status: Literal["running", "done", "failed", "interrupted"], reason: str | None) -> None:
         content = json.dumps(self.content(status, reason), indent=2) + "\n"
         write_whole(self.directory / "run.json", content)
 
     def content(self, status: str, reason: str | None) -> Row:
-        settings = self.experiment.settings
+        first = self.parts[0][0]
+        seeds = [experiment.settings.seed for experiment in self.parts[0]]
         return {
             "status": status,
             "exit_reason": reason,
-            "experiment": settings.experiment,
-            "seed": settings.seed,
+            "experiment": self.name,
+            **({"parts": [part[0].settings.experiment for part in self.parts]} if len(self.parts) > 1 else {}),
+            "seed": seeds[0],
+            "seeds": seeds,
             "overrides": self.overrides,
             "command": shlex.join(["python", *sys.argv]),
-            "config_hash": self.experiment.config_hash,
+            "config_hash": config_hash(self.parts),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.began)),
             "seconds": round(time.time() - self.began, 2),
             "git_commit": git_commit(),
-            "data": self.experiment.data.origin,
-            "models": self.shop.records,
-            **environment(self.device),
+            "data": first.data.origin,
+            "models": {name: row for part in self.parts for each in part for name, row in self.shop.records(each)},
+            **environment(self.shop.device),
+        }
+
+    def facts(self) -> Row:
+        """What stands at the head of a report."""
+        content = self.content("done", None)
+        return {
+            "command": content["command"],
+            "device": content["device"],
+            "threads": content["threads"],
+            "commit": content["git_commit"],
+            "seeds": ", ".join(map(str, content["seeds"])),
+            "data": content["data"],
+            "started": content["started"],
+            "wall time": f"{content['seconds']:.0f} s",
         }
 
 
-class CleanVerdicts(dict[str, evaluate.Verdict]):
-    """Each model's verdict on the clean test images, computed when first asked for."""
+@dataclass(frozen=True)
+class Findings:
+    """What a part has written, shown and judged."""
 
-    def __init__(self, run: Run, models: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.run, self.models = run, models
+    files: list[Path]
+    sections: list[Section]
+    compared: "pd.DataFrame"
+    judged: "pd.DataFrame"
 
-    def __missing__(self, name: str) -> evaluate.Verdict:
-        self[name] = evaluate.clean_verdict(self.models[name], self.run.test, self.run.batch_size, self.run.stop)
-        return self[name]
+
+def finish(part: Part, record: Record) -> Findings:
+    """Measure a part and write all files of its directory but run.json."""
+    first, folder = part[0], record.directory
+    frames = measure(part, record.shop)
+    results = claims.with_paper(statistics.with_intervals(frames["results"]), first.tables)
+    frames["results"] = results
+    tables.write_results(results, folder / "results.csv")  # first: whatever else may fail, the numbers are kept
+    rows = statistics.records(results)
+    compared, judged = claims.cells(first.tables, rows), claims.claims_table(first.claims, rows)
+    sections = paper_sections(first, compared, judged) + first.task.present(frames, folder)
+    print(first.task.say(frames) + claims.console(judged))
+    written = [*write_judged(compared, judged, folder), folder / "results.csv"]
+    figures = [section.image for section in sections if section.image]
+    return Findings([*write_pages(record, sections), *figures, *written], sections, compared, judged)
+
+
+def finish_all(findings: Mapping[str, Findings], record: Record) -> list[Path]:
+    """The report, the claims and the comparison of all parts together."""
+    import pandas as pd
+
+    def together(what: Literal["compared", "judged"]) -> pd.DataFrame:
+        frames = {name: getattr(found, what) for name, found in findings.items()}
+        filled = [frame.assign(part=name) for name, frame in frames.items() if len(frame)]
+        return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+
+    summaries = [claims.claims_summary(found.judged) for found in findings.values() if len(found.judged)]
+    sections = [Section("Claims", table=pd.concat(summaries, ignore_index=True))] if summaries else []
+    for name, found in findings.items():
+        sections += [Section(name), *(replace(section, level=section.level + 1) for section in found.sections)]
+    print("".join(claims.console(found.judged) for found in findings.values()))
+    return [*write_pages(record, sections), *write_judged(together("compared"), together("judged"), record.directory)]
+
+
+def measure(part: Part, shop: Workshop) -> dict[str, "pd.DataFrame"]:
+    """The rows of all seeds by file, those without a seed with the one they are of."""
+    import pandas as pd
+
+    found: dict[str, list[Row]] = {}
+    for experiment in part:
+        with tensor_cores("fp32" if experiment.settings.precision == "fp32" else "tf32"):
+            for name, rows in experiment.task.measure(Lab(experiment, shop)).items():
+                found.setdefault(name, []).extend({"seed": experiment.settings.seed, **row} for row in rows)
+    return {name: pd.DataFrame(rows) for name, rows in found.items()}
+
+
+def paper_sections(experiment: Experiment, compared: "pd.DataFrame", judged: "pd.DataFrame") -> list[Section]:
+    """The paper's tables in their own shape, its claims, and every number beside the paper's."""
+    sections = []
+    for name, table in experiment.tables.items():
+        text = "Ours" + (" (the paper's)" if table.paper else "") + ("; per cent" if table.unit == "percent" else "")
+        text += "; bold: the lowest, and those whose interval overlaps its interval" if table.best != "none" else ""
+        sections.append(Section(table.title, text + ".", claims.in_shape(name, table, compared)))
+    if len(judged):
+        rule = "confirmed: all checks hold with 95 % intervals that do not overlap; refuted: one is reversed so."
+        sections.append(Section("Claims", rule, claims.claims_summary(judged)))
+    if len(compared):
+        beside = claims.beside(compared)
+        rule = "Wilson's and the normal 95 % interval; inside: the paper's number lies in Wilson's."
+        sections.append(Section("Every number with its interval", rule, beside))
+    return sections
+
+
+def write_pages(record: Record, sections: list[Section]) -> list[Path]:
+    html, markdown = record.directory / "report.html", record.directory / "report.md"
+    write_whole(html, html_page(record.name, record.facts(), sections))
+    write_whole(markdown, markdown_page(record.name, record.facts(), sections, record.directory))
+    return [html, markdown]
+
+
+def write_judged(compared: "pd.DataFrame", judged: "pd.DataFrame", folder: Path) -> list[Path]:
+    """`comparison.csv` and `claims.csv`, where there is something to compare or to judge."""
+    files = {folder / "claims.csv": judged, folder / "comparison.csv": compared}
+    for path, frame in files.items():
+        if len(frame):
+            tables.write_csv(frame, path)
+    return [path for path, frame in files.items() if len(frame)]
 
 
 def git_commit() -> str | None:

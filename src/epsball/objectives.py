@@ -29,6 +29,11 @@ class Objective(Protocol):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None = None) -> Tensor: ...
 
+    @property
+    def depends_on_epochs(self) -> bool:
+        """Whether the number of epochs changes how a step is computed, so that a longer training does not begin with
+        the very steps of a shorter one."""
+
     def route(self, step: int) -> Hashable:
         """What the control flow of a step depends on: steps of one route are the same computation on other data."""
 
@@ -51,6 +56,10 @@ class Standard:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None = None) -> Tensor:
         return cross_entropy(heads(model, x), y, self.label_smoothing).mean()
+
+    @property
+    def depends_on_epochs(self) -> bool:
+        return False
 
     def route(self, step: int) -> Hashable:
         return None
@@ -124,6 +133,15 @@ class Adversarial:
             return [Examples(x, y, 1.0), adversarial]
         return [adversarial] if k == len(x) else [Examples(x[k:], y[k:], 1.0), adversarial]
 
+    @property
+    def depends_on_epochs(self) -> bool:
+        return self.repeats  # `prepare` crafts once or again each time
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a frozen source gives the same examples of the same images every time."""
+        return self.attack.deterministic and self.eps_distribution == "fixed" and self.crafting_mode == "eval"
+
     def route(self, step: int) -> int | None:
         """The number of the step's source, the trained model's own last; None for a clean step."""
         if step < self.delay:
@@ -147,9 +165,8 @@ class Adversarial:
         """Bind the sources. When their examples are the same in every epoch and will be used more than once on average,
         craft them now, once (Tramèr et al., section 5.2: gradients for pre-trained models can be precomputed)."""
         ready = replace(self, sources=tuple(sources), seed=seed)
-        same = self.attack.deterministic and self.eps_distribution == "fixed" and self.crafting_mode == "eval"
         uses = epochs / (len(sources) + self.include_self) if sources else 0.0
-        if train is None or not same or uses <= 1:
+        if train is None or not self.repeats or uses <= 1:
             return ready
         return replace(ready, cached=tuple(self.craft_all(source, train()) for source in sources))
 
@@ -198,6 +215,10 @@ class Diversity:
             self.data.check(model, number_of_sources)
         else:
             no_sources(number_of_sources)
+
+    @property
+    def depends_on_epochs(self) -> bool:
+        return self.data is not None and self.data.depends_on_epochs
 
     def route(self, step: int) -> Hashable:
         return self.data.route(step) if self.data else None

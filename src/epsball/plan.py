@@ -6,24 +6,29 @@ Whatever is misspelt or out of range raises ConfigError here, before anything is
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
-from epsball.attacks import ATTACKS, Attack
+from epsball.attacks import ATTACKS
 from epsball.build import ConfigError, build, construct, did_you_mean, listed, mapping, require, under
 from epsball.data import Data
 from epsball.datasets import DATASETS
 from epsball.device import Precision, borrowed_seed, choose_device, derived_seed
+from epsball.expressions import Claim, Quantity, Table
 from epsball.models import MODELS
 from epsball.store import fingerprint
+from epsball.tasks import TASKS, Craft, Task
 from epsball.train import Trainer
 
-COMPONENTS = ("dataset", "attack", "suite", "models", "reference")  # config keys that Settings does not hold
+COMPONENTS = ("dataset", "attack", "suite", "models", "task", "tables", "claims")  # config keys that Settings lacks
 SPECS = ("scale", "arch", "trainer", "eps")  # config keys that other keys refer to; they act through those
+ABOVE = ("seeds", "parts")  # config keys that say how many configs a run has; run.py composes one of each
+
+Component = TypeVar("Component", Claim, Table)
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +37,15 @@ log = logging.getLogger(__name__)
 class Settings:
     """The config's own values, beside the components it names.
 
-    task: the matrix, or each source's error under the worst of all attacks on itself. sources, targets: names of
-    models, null for all. precision: of training; evaluation is in fp32 or tf32. cuda_graphs: whether CUDA records
-    attack loops and training steps. channels_last: how convolutions' weights are laid out. workers: processes that
-    train independent models side by side. threads: CPU threads, null for torch's own number. batch_size: images per
-    step of an evaluation, null for a size that suits the device. reuse: whether finished rows are taken from the
-    store. outputs: root folder of models, rows and run directories.
+    sources, targets: names of models; null for all, of the sources for all that have gradients. precision: of training;
+    evaluation is in fp32 or tf32. cuda_graphs: whether CUDA records attack loops and training steps. channels_last: how
+    convolutions' weights are laid out. workers: processes that train independent models side by side. threads: CPU
+    threads, null for torch's own number. batch_size: images per step of an evaluation, null for a size that suits the
+    device. reuse: whether finished rows are taken from the store. outputs: root folder of models, rows and run
+    directories.
     """
 
     experiment: str
-    task: Literal["transfer_matrix", "worst_case"]
     seed: int
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: int | None
@@ -64,23 +68,15 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Published numbers: per cent by source and target, for one attack at one eps; `metric` is a column of the rows."""
-
-    metric: Literal["error_top1", "error_top5", "transfer_rate_top1", "transfer_rate_top5"]
-    attack: str
-    eps: float
-    percent: dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True)
 class Plan:
-    """One model, checked and built but not trained: what its spec {dataset, arch, trainer, seed} names."""
+    """One model, checked and built but not trained: what its spec {dataset, arch, trainer, seed} names.
+
+    trainer is None for a network that fits itself to the data, without gradients."""
 
     label: str
     identity: dict[str, Any]
     network: nn.Module
-    trainer: Trainer
+    trainer: Trainer | None
     data: Data
     sources: dict[str, "Plan"]
     seed: int
@@ -89,17 +85,20 @@ class Plan:
     def key(self) -> str:
         return fingerprint(self.identity)
 
-
-@dataclass(frozen=True)
-class Craft:
-    """One attack at one eps, under the name that its rows carry."""
-
-    name: str
-    attack: Attack
+    @cached_property
+    def course(self) -> str | None:
+        """What trainings share that differ in their epochs alone, the longer ones going on where the shorter end."""
+        if self.trainer is None or not self.trainer.prolongs:
+            return None
+        return fingerprint({**self.identity, "trainer": {**self.identity["trainer"], "epochs": None}})
 
     @property
-    def identity(self) -> dict[str, Any]:
-        return {"kind": type(self.attack).__name__, **asdict(self.attack)}  # type: ignore[call-overload]
+    def epochs(self) -> float:
+        return self.trainer.epochs if self.trainer else 0.0
+
+    @property
+    def differentiable(self) -> bool:
+        return getattr(self.network, "differentiable", True)
 
 
 @dataclass(frozen=True)
@@ -108,71 +107,89 @@ class Experiment:
 
     settings: Settings
     config: dict[str, Any]
+    task: Task
     data: Data
     plans: dict[str, Plan]
     sources: list[str]
     targets: list[str]
     crafts: list[Craft]
-    references: list[Reference]
+    tables: dict[str, Table]
+    claims: dict[str, Claim]
+
+    @cached_property
+    def quantities(self) -> list[Quantity]:
+        """All that its tables and claims ask about."""
+        asked: list[Table | Claim] = [*self.tables.values(), *self.claims.values()]
+        return [quantity for component in asked for quantity in component.quantities]
 
     @cached_property
     def config_hash(self) -> str:
         """Names everything that can change a result: not the device, nor where files lie."""
-        settings = {name: getattr(self.settings, name) for name in ("experiment", "task", "seed", "precision")}
+        settings = {name: getattr(self.settings, name) for name in ("experiment", "seed", "precision")}
         return fingerprint(
             {
                 **settings,
+                **{key: self.config.get(key) for key in ("task", "tables", "claims")},
                 "models": {name: plan.key for name, plan in self.plans.items()},
                 "sources": self.sources,
                 "targets": self.targets,
                 "attacks": [{"name": craft.name, **craft.identity} for craft in self.crafts],
-                "references": [asdict(reference) for reference in self.references],
                 "test": self.data.test_checksum,
             }
         )
 
-    def published(self, source: str, target: str, attack: str, eps: float) -> dict[str, Any]:
-        """A paper's value of one row, as a fraction, and which of the row's columns it is about."""
-        for r in self.references:
-            percent = r.percent.get(source, {}).get(target)
-            if percent is not None and r.attack == attack and abs(r.eps - eps) < 1e-9:
-                return {"paper_value": round(percent / 100, 6), "paper_metric": r.metric}
-        return {}
 
+def prepare(config: Mapping[str, Any], loaded: dict[str, Data] | None = None) -> Experiment:
+    """Build everything that `config` names; data sets that are in `loaded` already are shared.
 
-def prepare(config: Mapping[str, Any]) -> Experiment:
-    """Build everything that `config` names. Raises ConfigError: one line, what, where, and what would be right."""
-    known = [*Settings.__dataclass_fields__, *COMPONENTS, *SPECS]
+    Raises ConfigError: one line, what, where, and what would be right.
+    """
+    known = [*Settings.__dataclass_fields__, *COMPONENTS, *SPECS, *ABOVE]
     for key in config:
         if key not in known:
             raise ConfigError(f"{key} is not a config key{did_you_mean(key, known)}")
-    own = {k: v for k, v in config.items() if k not in (*COMPONENTS, *SPECS)}
+    own = {k: v for k, v in config.items() if k in Settings.__dataclass_fields__}
     settings = construct(Settings, own, where="")
     choose_device(settings.device)
-    loaded: dict[str, Data] = {}
+    loaded = {} if loaded is None else loaded
     data = load_data(config.get("dataset"), "dataset", loaded)
-    specs = {name: spec for name, spec in mapping(config.get("models"), "models").items() if spec is not None}
-    names = list(specs)
-    sources, targets = chosen(settings.sources, names, "sources"), chosen(settings.targets, names, "targets")
-    plans: dict[str, Plan] = {}
+    plans = plans_of(config, settings, data, loaded)
+    names = list(plans)
+    with_gradients = [name for name in names if plans[name].differentiable]
+    sources = with_gradients if settings.sources is None else settings.sources
+    targets = names if settings.targets is None else settings.targets
+    for name in sources:
+        if name not in with_gradients:
+            raise ConfigError(f"sources names {name!r}, which has no gradient to attack: it can be a target alone")
+    crafts = distinct([*attacks_of(config.get("suite"), "suite"), *attacks_of(config.get("attack"), "attack")])
+    first = {plan.key: name for name, plan in reversed(plans.items())}  # twins are one model, under its first name
+    one = {name: first[plan.key] for name, plan in plans.items()}
     for name in names:
-        if name in sources or name in targets:
+        if one[name] != name:
+            log.info("model %s is the same as %s and is listed once", name, one[name])
+    sources, targets = (list(dict.fromkeys(one[n] for n in names if n in chosen)) for chosen in (sources, targets))
+    task: Task = build(TASKS, config.get("task"), where="task")
+    task.check(sources, targets, [craft.name for craft in crafts])
+    asked = Asked(list(mapping(config.get("models"), "models")), one, crafts, task)
+    tables = asked.components(Table, config.get("tables"), "tables")
+    claims = asked.components(Claim, config.get("claims"), "claims")
+    plans = {name: plan for name, plan in plans.items() if one[name] == name}
+    return Experiment(settings, dict(config), task, data, plans, sources, targets, crafts, tables, claims)
+
+
+def plans_of(config: Mapping[str, Any], settings: Settings, data: Data, loaded: dict[str, Data]) -> dict[str, Plan]:
+    """The models that are sources or targets, by name."""
+    specs = {name: spec for name, spec in mapping(config.get("models"), "models").items() if spec is not None}
+    chosen = [*named(settings.sources, list(specs), "sources"), *named(settings.targets, list(specs), "targets")]
+    plans: dict[str, Plan] = {}
+    for name in specs:
+        if name in chosen:
             spec = mapping(specs[name], f"models.{name}")
             places = {key: key for key in ("arch", "trainer", "dataset") if spec.get(key) == config.get(key)}
             plans[name] = plan_model(spec, f"models.{name}", loaded, places)
             if (plans[name].data.shape, plans[name].data.classes) != (data.shape, data.classes):
                 raise ConfigError(f"models.{name}.dataset has other image shapes or classes than dataset")
-    crafts = [*attacks_of(config.get("suite"), "suite"), *attacks_of(config.get("attack"), "attack")]
-    references = [construct(Reference, r, where=f"reference[{i}]") for i, r in enumerate(config.get("reference") or [])]
-    first = {plan.key: name for name, plan in reversed(plans.items())}  # twins are one model, under its first name
-    one = {name: first[plan.key] for name, plan in plans.items()}
-    for name in plans:
-        if one[name] != name:
-            log.info("model %s is the same as %s and is listed once", name, one[name])
-    sources, targets = (list(dict.fromkeys(one[name] for name in names)) for names in (sources, targets))
-    references = [replace(r, percent=renamed(r.percent, one)) for r in references]
-    plans = {name: plan for name, plan in plans.items() if one[name] == name}
-    return Experiment(settings, dict(config), data, plans, sources, targets, distinct(crafts), references)
+    return plans
 
 
 def load_data(spec: object, where: str, loaded: dict[str, Data]) -> Data:
@@ -191,28 +208,44 @@ def plan_model(spec: object, where: str, loaded: dict[str, Data], places: Mappin
     """Check and build one model spec, its sources first. `places`: the config keys of parts that stand elsewhere."""
     fields = dict(mapping(spec, where))
     at = {key: under(where, key) for key in fields} | dict(places or {})
-    for key in ("dataset", "arch", "trainer", "seed"):
+    for key in ("dataset", "arch", "seed"):
         if fields.get(key) is None:
             raise ConfigError(f"{where}.{key} is missing: a model is {{dataset, arch, trainer, seed}}")
-    trainer: Trainer = construct(Trainer, fields["trainer"], where=at["trainer"])
-    sources = {n: plan_model(s, f"{at['trainer']}.sources.{n}", loaded) for n, s in sorted(trainer.sources.items())}
+    given = fields.get("trainer")
+    trainer: Trainer | None = None if given is None else construct(Trainer, given, where=at["trainer"])
+    specs = sorted(trainer.sources.items()) if trainer else []
+    sources = {n: plan_model(s, f"{at['trainer']}.sources.{n}", loaded) for n, s in specs}
+    for name, source in sources.items():
+        if not source.differentiable:
+            raise ConfigError(f"{at['trainer']}.sources.{name} has no gradient to craft examples on")
     data, seed = load_data(fields["dataset"], at["dataset"], loaded), fields["seed"]
     if type(seed) is not int or seed < 0:
         raise ConfigError(f"{where}.seed should be an int of at least 0, is {seed!r}")
     with borrowed_seed(derived_seed(seed, "init"), torch.device("cpu")):
         network: nn.Module = build(MODELS, fields["arch"], data.shape, len(data.classes), where=at["arch"])
-    try:
-        trainer.objective.check(network, len(sources))
-    except ValueError as error:
-        raise ConfigError(f"{at['trainer']}.objective.{error}") from None
+    check_trainer(trainer, network, len(sources), where, at.get("trainer", under(where, "trainer")))
     identity = {
         "data": {"name": data.name, "checksum": data.checksum},
         "arch": fields["arch"],
-        "trainer": {**fields["trainer"], "sources": {name: plan.identity for name, plan in sources.items()}},
+        "trainer": given and {**given, "sources": {name: plan.identity for name, plan in sources.items()}},
         "seed": seed,
     }
-    label = f"{fields['arch']['name']}-{trainer.name}"
+    label = f"{fields['arch']['name']}-{trainer.name if trainer else 'fitted'}"
     return Plan(label, identity, network, trainer, data, sources, seed)
+
+
+def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, where: str, at: str) -> None:
+    """ConfigError unless the trainer can train the network; one that fits itself has none."""
+    fits_itself = hasattr(network, "fit_to")
+    if trainer is None and not fits_itself:
+        raise ConfigError(f"{where}.trainer is missing: a model is {{dataset, arch, trainer, seed}}")
+    if trainer is not None and fits_itself:
+        raise ConfigError(f"{at} should be null: {type(network).__name__} fits itself to the data, without gradients")
+    if trainer is not None:
+        try:
+            trainer.objective.check(network, sources)
+        except ValueError as error:
+            raise ConfigError(f"{at}.objective.{error}") from None
 
 
 def attacks_of(specs: object, where: str) -> Iterator[Craft]:
@@ -239,7 +272,7 @@ def distinct(crafts: list[Craft]) -> list[Craft]:
     return list(found.values())
 
 
-def chosen(names: list[str] | None, known: list[str], where: str) -> list[str]:
+def named(names: list[str] | None, known: list[str], where: str) -> list[str]:
     """The models a list names, all of them for null."""
     for name in names or []:
         if name not in known:
@@ -247,9 +280,37 @@ def chosen(names: list[str] | None, known: list[str], where: str) -> list[str]:
     return known if names is None else names
 
 
-def renamed(percent: Mapping[str, Mapping[str, float]], names: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """A table of published numbers with its models under other names."""
-    table: dict[str, dict[str, float]] = {}
-    for source, row in percent.items():
-        table.setdefault(names.get(source, source), {}).update({names.get(t, t): v for t, v in row.items()})
-    return table
+@dataclass(frozen=True)
+class Asked:
+    """What tables and claims may ask about: models by the names of the config, which `one` turns into those of the
+    results, and attacks."""
+
+    models: list[str]
+    one: Mapping[str, str]
+    crafts: list[Craft]
+    task: Task
+
+    def components(self, kind: type[Component], specs: object, where: str) -> dict[str, Component]:
+        """All tables or all claims of a config, their models under the names that the results have."""
+        found = {}
+        for name, spec in mapping(specs or {}, where).items():
+            if spec is not None:
+                component = construct(kind, spec, where=under(where, name))
+                for quantity in component.quantities:
+                    self.check(quantity, under(where, name))
+                found[name] = component.renamed(self.one)
+        return found
+
+    def check(self, quantity: Quantity, where: str) -> None:
+        for name in (quantity.target, quantity.source):
+            if name not in self.models:
+                known = f"the models are {listed(self.models)}"
+                raise ConfigError(f"{where} asks about {name!r}{did_you_mean(name, self.models)}: {known}")
+        attacks = [craft.name for craft in self.crafts]
+        if quantity.attack not in (*attacks, *self.task.makes):
+            near = did_you_mean(quantity.attack, attacks)
+            log.warning("%s asks about attack %s, which this run does not have%s", where, quantity.attack, near)
+        values = [craft.attack.eps for craft in self.crafts if craft.name == quantity.attack]
+        if len(values) > 1 and "eps" not in dict(quantity.conditions):
+            which = ", ".join(f"eps={value:g}" for value in values)
+            raise ConfigError(f"{where} asks about {quantity.attack} without saying which eps: one of {which}")

@@ -7,6 +7,7 @@ has attack `clean`, eps 0 and source == target; white-box means source == target
 from collections.abc import Sequence
 from math import isnan, nan, sqrt
 from statistics import NormalDist
+from typing import Literal
 
 import pandas as pd
 
@@ -95,18 +96,6 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str] = KEY) -> pd.DataFrame:
     return pd.concat(parts, axis=1).rename(columns={"seed": "seeds"}).reset_index()[[*by, "seeds", *order, *paper]]
 
 
-def with_difference(rows: pd.DataFrame) -> pd.DataFrame:
-    """`rows` with `difference` = ours - paper_value, ours read from the column that paper_metric names; else NaN."""
-    if "paper_value" not in rows.columns:
-        return rows.assign(difference=nan)
-    return rows.assign(difference=[measured(row) - number(row["paper_value"]) for row in records(rows)])
-
-
-def measured(row: dict[str, object]) -> float:
-    """Our value of the metric that the paper gives for this row; NaN if we have none."""
-    return number(row.get(paper_metric(row)))
-
-
 def number(value: object) -> float:
     """`value` as a float; None (an empty cell) is NaN."""
     return nan if value is None else float(str(value))
@@ -123,8 +112,9 @@ def records(rows: pd.DataFrame) -> list[dict[str, object]]:
     return [{str(key): value for key, value in row.items()} for row in rows.to_dict(orient="records")]
 
 
-def matrix(rows: pd.DataFrame, column: str = "error_top1") -> pd.DataFrame:
-    """`column` (mean over seeds) with rows (source, attack, eps) and one column per target, as they first appear.
+def matrix(rows: pd.DataFrame, column: str = "error_top1", how: Literal["mean", "std"] = "mean") -> pd.DataFrame:
+    """`column` (mean or standard deviation over seeds): rows (source, attack, eps), one column per target, in order of
+    appearance.
 
     The clean row comes first, with source "-". Pairs that were not measured are NaN.
     """
@@ -133,7 +123,7 @@ def matrix(rows: pd.DataFrame, column: str = "error_top1") -> pd.DataFrame:
     ranks = [list(dict.fromkeys(rows[name])) for name in ("source", "attack", "eps")]
     ranks[0].insert(0, "-")
     rows = rows.assign(source=rows["source"].mask(clean, "-")).astype({column: float})
-    wide = rows.groupby(["source", "attack", "eps", "target"])[column].mean().unstack("target")
+    wide = rows.groupby(["source", "attack", "eps", "target"])[column].agg(how).unstack("target")
     keys = dict.fromkeys(zip(rows["source"], rows["attack"], rows["eps"], strict=True))
     order = sorted(keys, key=lambda key: [rank.index(part) for rank, part in zip(ranks, key, strict=True)])
     index = pd.MultiIndex.from_tuples(order, names=["source", "attack", "eps"])

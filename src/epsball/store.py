@@ -154,6 +154,18 @@ class Store:
             self.publish(path, weights, spec, curve)
         return Trained({k: v.to(device) for k, v in weights.items()}, spec, path, reused=False)
 
+    def hand_on(self, label: str, key: str, state: Mapping[str, Any]) -> None:
+        """Leave a state from which the training of another model can go on, unless somebody has begun it."""
+        path = self.path(label, key)
+        lock = self.root / "models" / f".{key}.lock"
+        try:
+            with FileLock(lock, timeout=0):
+                if not any((path / name).exists() for name in (LAST, MANIFEST)):
+                    path.mkdir(parents=True, exist_ok=True)
+                    Slot(path).save_state(state)
+        except Timeout:
+            log.info("%s is being trained elsewhere already", path.name)
+
     def publish(self, path: Path, weights: Mapping[str, Tensor], spec: dict[str, Any], curve: str) -> None:
         from safetensors.torch import save
 

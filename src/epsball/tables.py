@@ -1,7 +1,6 @@
 """Rows to CSV, Markdown, LaTeX and terminal text. Tables for people are in per cent; `results.csv` is in fractions."""
 
 import re
-from collections.abc import Mapping
 from math import isnan, nan
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from epsball.files import write_whole
 COLUMNS = (
     "dataset", "seed", "source", "target", "attack", "eps", "n", "error_top1", "error_top1_low", "error_top1_high",
     "error_top5", "transfer_rate_top1", "transfer_rate_top5", "transfer_n", "clean_error_top1", "max_perturbation",
-    "seconds", "paper_value", "paper_metric",
+    "seconds", "paper_value", "paper_metric", "difference",
 )  # fmt: skip
-PAPER = ("paper_value", "paper_metric")
+PAPER = ("paper_value", "paper_metric", "difference")
 LINE = 100  # columns of a terminal
 
 
@@ -24,18 +23,25 @@ def write_results(rows: pd.DataFrame, path: Path) -> None:
     given = "paper_value" in rows.columns and rows["paper_value"].notna().any()
     known = [column for column in COLUMNS if given or column not in PAPER]
     others = [column for column in rows.columns if column not in COLUMNS]
-    write_whole(path, rows.reindex(columns=[*known, *others]).to_csv(index=False, lineterminator="\n"))
+    write_csv(rows.reindex(columns=[*known, *others]), path)
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    write_whole(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def transfer_matrix(rows: pd.DataFrame) -> pd.DataFrame:
     """error_top1 in per cent, one decimal: rows (source, attack, eps), one column per target, clean row first.
 
-    Mean over seeds. Beside each target for which a paper gives an error_top1: a column "<target> (paper)".
+    Mean over seeds, with their standard deviation in a column "<target> sd" where there are several. Beside each target
+    for which a paper gives an error_top1: a column "<target> (paper)".
     """
-    ours, paper = statistics.matrix(rows), paper_matrix(rows)
+    ours, spread, paper = statistics.matrix(rows), statistics.matrix(rows, how="std"), paper_matrix(rows)
     columns: dict[str, pd.Series] = {}
     for target in ours.columns:
         columns[target] = ours[target]
+        if spread[target].notna().any():
+            columns[f"{target} sd"] = spread[target]
         if paper[target].notna().any():
             columns[f"{target} (paper)"] = paper[target]
     return pd.DataFrame(columns, index=ours.index).map(per_cent)
@@ -53,11 +59,6 @@ def paper_matrix(rows: pd.DataFrame) -> pd.DataFrame:
         about_error = [statistics.paper_metric(row) == "error_top1" for row in statistics.records(rows)]
         values = list(pd.to_numeric(rows["paper_value"]).where(pd.Series(about_error, index=rows.index, dtype=bool)))
     return statistics.matrix(rows.assign(paper_value=values), "paper_value")
-
-
-def write_transfer_matrix(rows: pd.DataFrame, path: Path) -> None:
-    """`transfer_matrix.csv`: `transfer_matrix(rows)` as a file, empty cells where nothing was measured."""
-    write_whole(path, transfer_matrix(rows).to_csv(lineterminator="\n"))
 
 
 def markdown(frame: pd.DataFrame, missing: str = "-") -> str:
@@ -115,24 +116,31 @@ def cell_text(value: object, missing: str, column: str) -> str:
 def looks_numeric(cells: list[str], missing: str) -> bool:
     """Whether every cell that is not missing starts like a number (and at least one does)."""
     known = [cell for cell in cells if cell not in (missing, "missing")]
-    return bool(known) and all(re.match(r"[-+]?\d", cell) for cell in known)
+    return bool(known) and all(re.match(r"[-+]?\d", cell.lstrip("*[")) for cell in known)
 
 
 def console(rows: pd.DataFrame) -> str:
     """The transfer matrix for a terminal of 100 columns, folded where the targets do not fit side by side."""
     if rows.empty:
         return "no rows were measured\n"
-    ours, paper = statistics.matrix(rows), paper_matrix(rows)
+    ours, spread, paper = statistics.matrix(rows), statistics.matrix(rows, how="std"), paper_matrix(rows)
     labels = [console_label(attack, eps) for _, attack, eps in ours.index]
     left = min(max(map(len, [*labels, *(f"from {source}" for source, *_ in ours.index)])), 22)
-    columns = {target: console_column(ours[target], paper[target], str(target)) for target in ours.columns}
+    columns = {
+        target: console_column(ours[target], spread[target], paper[target], str(target)) for target in ours.columns
+    }
     width = max(len(cell) for cells in columns.values() for cell in cells)
     fits = (LINE - left) // (width + 1)
     longest = max(len(str(target)) for target in columns)
     width = max(width, min(longest, (LINE - left) // min(fits, len(columns)) - 1))
     names = list(columns)
     blocks = [names[i : i + fits] for i in range(0, len(names), fits)]
-    head = "error in per cent; * white-box" + ("; (paper's value)" if paper.notna().any(axis=None) else "")
+    seeds = rows["seed"].nunique()
+    head = (
+        "error in per cent; * white-box"
+        + (f"; mean ± sd of {seeds} seeds" if seeds > 1 else "")
+        + ("; (paper's value)" if paper.notna().any(axis=None) else "")
+    )
     body = [console_block(labels, list(ours.index), {t: columns[t] for t in block}, left, width) for block in blocks]
     return "\n".join([*body, head]) + "\n"
 
@@ -142,11 +150,15 @@ def console_label(attack: str, eps: float) -> str:
     return "clean" if attack == "clean" else f"  {attack} {statistics.eps_label(eps)}"
 
 
-def console_column(ours: "pd.Series[float]", paper: "pd.Series[float]", target: str) -> list[str]:
-    """The cells of one target: `12.3`, `12.3*` when white-box, `12.3 (11.9)` beside the paper's value, `-`."""
+def console_column(
+    ours: "pd.Series[float]", spread: "pd.Series[float]", paper: "pd.Series[float]", target: str
+) -> list[str]:
+    """The cells of one target: `12.3`, `12.3*` when white-box, `12.3±0.4` over seeds, `12.3 (11.9)` beside the paper's
+    value, `-`."""
     cells = []
-    for (source, attack, _), mine, theirs in zip(ours.index, ours, paper, strict=True):
+    for (source, attack, _), mine, sd, theirs in zip(ours.index, ours, spread, paper, strict=True):
         text = "-" if pd.isna(mine) else short_per_cent(mine)
+        text += "" if pd.isna(sd) else f"±{100 * sd:.1f}"
         text += "*" if source == target and attack != "clean" and text != "-" else ""
         cells.append(text if pd.isna(theirs) else f"{text} ({short_per_cent(theirs)})")
     return cells
@@ -182,34 +194,6 @@ def shorten(label: str, width: int) -> str:
     return label[:width].ljust(width)
 
 
-def report(rows: pd.DataFrame, run: Mapping[str, object]) -> str:
-    """`report.md`: what ran, the matrix, the same with Wilson's 95 % intervals, and the paper beside it.
-
-    Reads these keys of run.json, each optional: experiment, command, status, device, git_commit, seconds.
-    """
-    seconds = run.get("seconds")
-    facts = {
-        "command": f"`{run['command']}`" if run.get("command") else None,
-        "status": run.get("status"),
-        "device": run.get("device"),
-        "commit": run.get("git_commit"),
-        "wall time": f"{seconds:.1f} s" if isinstance(seconds, int | float) else None,
-    }
-    parts = [f"# {run.get('experiment') or 'experiment'}\n"]
-    parts.append("".join(f"- {name}: {value}\n" for name, value in facts.items() if value))
-    if rows.empty:
-        return "\n".join([*parts, "No rows were measured.\n"])
-    title = "## Error, per cent (rows: source and attack; columns: target; source = target is white-box)\n"
-    parts += [title, markdown(transfer_matrix(rows))]
-    parts += ["## Error with its 95 % interval (Wilson), per cent\n", markdown(best_in_bold(rows))]
-    parts.append("Bold: the lowest error of a line, and those whose interval overlaps its interval.\n")
-    beside = comparison(rows)
-    if len(beside):
-        parts += ["## Beside the paper, per cent\n", markdown(beside)]
-        parts.append("`inside`: the paper's value lies in the 95 % interval of ours (sampling of examples only).\n")
-    return "\n".join(parts)
-
-
 def pooled(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The matrix's errors as fractions and the examples they are of; several seeds' n and errors are added."""
     rows = rows.assign(wrong=rows["error_top1"] * rows["n"], n=rows["n"].where(rows["error_top1"].notna()))
@@ -236,33 +220,7 @@ def best_in_bold(rows: pd.DataFrame) -> pd.DataFrame:
     return cells
 
 
-def comparison(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line, in per cent, per row with a paper's value: ours, its interval, the paper's, difference, inside."""
-    several = rows["seed"].nunique() > 1
-    key = [*(["seed"] if several else []), "source", "target", "attack", "eps"]
-    given = statistics.with_difference(rows)
-    given = given[given["paper_value"].notna()] if "paper_value" in given else given[:0]
-    return pd.DataFrame([compared(row, key) for row in statistics.records(given)])
-
-
-def compared(row: dict[str, object], key: list[str]) -> dict[str, object]:
-    """One line of `comparison`; transfer rates are judged on transfer_n examples, the others on n."""
-    ours, paper, metric = statistics.measured(row), statistics.number(row["paper_value"]), statistics.paper_metric(row)
-    n = statistics.number(row.get("transfer_n" if metric.startswith("transfer") else "n"))
-    low, high = statistics.rate_interval(ours, n)
-    return {name: row[name] for name in key} | {
-        "metric": metric,
-        "ours": ours * 100,
-        "interval": interval_text(ours, n, with_rate=False),
-        "paper": paper * 100,
-        "difference": statistics.number(row["difference"]) * 100,
-        "inside": "-" if isnan(ours) else "yes" if low <= paper <= high else "no",
-    }
-
-
-def interval_text(rate: float, n: float, with_rate: bool = True) -> str:
-    """`12.3 [11.7, 13.0]` or `[11.7, 13.0]` in per cent; `-` where nothing was measured."""
+def interval_text(rate: float, n: float) -> str:
+    """`12.3 [11.7, 13.0]` in per cent; `-` where nothing was measured."""
     low, high = statistics.rate_interval(rate, n)
-    if isnan(low):
-        return "-"
-    return (f"{rate * 100:.1f} " if with_rate else "") + f"[{low * 100:.1f}, {high * 100:.1f}]"
+    return "-" if isnan(low) else f"{rate * 100:.1f} [{low * 100:.1f}, {high * 100:.1f}]"

@@ -150,11 +150,17 @@ class Trainer:
         require(self.batch_size >= 1, f"batch_size should be at least 1, is {self.batch_size}")
         require(self.clip_norm is None or self.clip_norm > 0, f"clip_norm should be positive, is {self.clip_norm}")
 
+    @property
+    def prolongs(self) -> bool:
+        """Whether more epochs of this training begin with the very steps of fewer."""
+        return not isinstance(self.schedule, Step) and not (self.sources and self.objective.depends_on_epochs)
+
 
 @dataclass
 class Watch:
     """How a training is followed, stopped and continued: `state` is where an earlier one left off, `save` keeps a newer
-    state, at most every `seconds_between` and when `stop` is set. `cuda_graphs`: whether CUDA may record the steps."""
+    state, at most every `seconds_between` and when `stop` is set; `hand_on` is given the last one, from which a longer
+    training can go on. `cuda_graphs`: whether CUDA may record the steps."""
 
     title: str
     stop: Stop
@@ -162,6 +168,7 @@ class Watch:
     save: Callable[[State], None]
     seconds_between: float
     cuda_graphs: bool = True
+    hand_on: Callable[[State], None] | None = None
 
 
 def fit(
@@ -185,16 +192,24 @@ def fit(
             for index in batch_indices(data.train, trainer.batch_size, seed, work.step, total):
                 work.advance(index, work.step / per_epoch)
                 progress.step()
-                if work.step % per_epoch == 0 or work.step == total:
-                    row = work.close_epoch(work.step / per_epoch)
-                    progress.say(f"loss {row['loss']:.4f}, clean error {row['clean_error']:.4f}")
+                if work.step % per_epoch == 0:
+                    progress.say(told(work.close_epoch(work.step / per_epoch)))
                 due = time.monotonic() - saved > watch.seconds_between
                 if work.step < total and (due or watch.stop.signum is not None):
                     watch.save(work.state())
                     saved = time.monotonic()
                     watch.stop.check()
+            if watch.hand_on is not None:
+                watch.hand_on(work.state())
+            if work.step > work.counted_from:  # the last epoch was cut short
+                progress.say(told(work.close_epoch(work.step / per_epoch)))
     model.eval()
     return work.curve
+
+
+def told(row: Mapping[str, float]) -> str:
+    """A row of the learning curve for the progress line."""
+    return f"loss {row['loss']:.4f}, clean error {row['clean_error']:.4f}"
 
 
 @dataclass

@@ -5,7 +5,7 @@ import logging
 import multiprocessing
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import cache, partial
 from pathlib import Path
@@ -29,26 +29,27 @@ log = logging.getLogger(__name__)
 
 
 class Workshop:
-    """An experiment's device, data and store, and the models it has made ready so far."""
+    """A run's device, data and store, and the models it has made ready so far, for all experiments of the run."""
 
-    def __init__(self, experiment: Experiment, stop: Stop) -> None:
-        settings = experiment.settings
-        self.experiment, self.stop = experiment, stop
+    def __init__(self, experiments: Sequence[Experiment], stop: Stop) -> None:
+        settings = experiments[0].settings  # the device's are the same for all
+        self.experiments, self.settings, self.stop = experiments, settings, stop
         self.device = choose_device(settings.device)
         self.store = Store(Path(settings.outputs), stop.check)
         self.batch_size = settings.batch_size or (128 if self.device.type == "cpu" else 1000)
-        self.records: dict[str, Row] = {}  # of the models, for run.json
         self.ready: dict[str, tuple[nn.Module, Row]] = {}
         self.on_device: dict[int, Data] = {}
         torch.backends.cudnn.benchmark = self.device.type == "cuda"
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
 
-    def models(self) -> dict[str, nn.Module]:
-        """All models of the experiment by name, trained, in eval mode and frozen."""
-        if self.experiment.settings.workers > 1:
+    def models(self, experiment: Experiment) -> dict[str, nn.Module]:
+        """All models of an experiment by name, trained, in eval mode and frozen."""
+        if self.settings.workers > 1:
             self.train_side_by_side()
-        return {name: self.model(plan, name) for name, plan in self.experiment.plans.items()}
+        shorter_first = sorted(experiment.plans, key=lambda name: experiment.plans[name].epochs)
+        trained = {name: self.model(experiment.plans[name], name + self.of_seed(experiment)) for name in shorter_first}
+        return {name: trained[name] for name in experiment.plans}
 
     def data(self, data: Data) -> Data:
         """`data` on the run's device, moved there once."""
@@ -67,40 +68,40 @@ class Workshop:
             error, size, seconds = (stored.spec[key] for key in ("clean_error", "parameters", "seconds"))
             where = f"{how} in {seconds:.0f} s, {stored.path}"
             log.info("%s: clean error %.2f%%, %d parameters, %s", name, 100 * error, size, where)
-        network, self.records[name] = self.ready[plan.key]
-        return network
+        return self.ready[plan.key][0]
+
+    def of_seed(self, experiment: Experiment) -> str:
+        """What tells an experiment's models from those of the run's other seeds."""
+        seeds = {each.settings.seed for each in self.experiments}
+        return f" of seed {experiment.settings.seed}" if len(seeds) > 1 else ""
+
+    def records(self, experiment: Experiment) -> Iterator[tuple[str, Row]]:
+        """What run.json says of an experiment's models, and of their sources, as far as they are ready."""
+        for place, plan in every_plan(experiment.plans):
+            if plan.key in self.ready:
+                yield "'s source ".join(place) + self.of_seed(experiment), self.ready[plan.key][1]
 
     def placed(self, plan: Plan) -> nn.Module:
         """A plan's network on the run's device, its weights laid out as the config says."""
         network = plan.network.to(self.device)
-        return network.to(memory_format=torch.channels_last) if self.experiment.settings.channels_last else network
+        return network.to(memory_format=torch.channels_last) if self.settings.channels_last else network
 
     def train(self, plan: Plan, name: str, slot: Slot) -> tuple[Mapping[str, Tensor], Row, str]:
         """Train a plan in its slot of the store: weights, spec.json, learning curve."""
         import pandas as pd
 
-        sources = [self.model(source, f"{name}'s source {key}") for key, source in plan.sources.items()]
-        data, state, began = self.data(plan.data), slot.last_state(self.device), time.perf_counter()
-        here = environment(self.device)
-        spent = 0.0 if state is None else state["seconds"]
-        if state is not None:
-            log.info("%s goes on from step %d", name, state["step"])
-            if changed := [key for key in here if here[key] != state["environment"].get(key)]:
-                log.warning("%s: %s changed since: the result may differ in the last bits", name, ", ".join(changed))
-
-        def seconds() -> float:
-            return spent + time.perf_counter() - began
-
-        def save(state: Row) -> None:
-            slot.save_state({**state, "environment": here, "seconds": seconds()})
-
+        data, began = self.data(plan.data), time.perf_counter()
         log.info("training %s (%s-%s)", name, plan.label, plan.key)
         network = self.placed(plan)
-        settings = self.experiment.settings
-        watch = Watch(name, self.stop, state, save, settings.checkpoint_seconds, settings.cuda_graphs)
-        curve = fit(network, plan.trainer, sources, data, plan.seed, watch)
-        trained_in = seconds()
-        wrong = evaluate.clean_verdict(network, data.test, self.batch_size, self.stop).wrong1
+        if plan.trainer is None:
+            network.fit_to(*data.train.take(torch.arange(len(data.train))), plan.seed)  # type: ignore[operator]
+            seconds, curve = time.perf_counter() - began, list[dict[str, float]]([{}])
+        else:
+            sources = [self.model(source, f"{name}'s source {key}") for key, source in plan.sources.items()]
+            watch = FollowedTraining(self, plan, name, slot)
+            curve = fit(network, plan.trainer, sources, data, plan.seed, watch.watch())
+            seconds = watch.seconds()
+        wrong = evaluate.clean_verdict(network.eval(), data.test, self.batch_size, self.stop).wrong1
         spec = {
             "fingerprint": plan.key,
             "spec": plan.identity,
@@ -108,24 +109,35 @@ class Workshop:
             "parameters": sum(p.numel() for p in network.parameters()),
             "data": plan.data.origin,
             "data_checksum": plan.data.checksum,
-            "seconds": round(trained_in, 2),
-            "loss": curve[-1]["loss"],
+            "seconds": round(seconds, 2),
+            "loss": curve[-1].get("loss"),
             "clean_error": evaluate.rate(wrong),
             "clean_n": len(wrong),
-            **here,
+            **environment(self.device),
         }
         return network.state_dict(), spec, pd.DataFrame(curve).to_csv(index=False)
 
+    def heir(self, plan: Plan) -> Plan | None:
+        """The plan that goes on where `plan` ends, if the run has one: the same but for more epochs."""
+        longer = {p.key: p for _, p in self.every_plan() if p.course == plan.course and p.epochs > plan.epochs}
+        return min(longer.values(), key=lambda p: p.epochs) if plan.course and longer else None
+
+    def every_plan(self) -> Iterator[tuple[tuple[int, tuple[str, ...]], Plan]]:
+        """All plans of the run with where they stand: which experiment, and the path to it."""
+        for number, experiment in enumerate(self.experiments):
+            for place, plan in every_plan(experiment.plans):
+                yield (number, place), plan
+
     def train_side_by_side(self) -> None:
         """Train the models that the store lacks in several processes; afterwards the store has them all."""
-        experiment = self.experiment
-        every = {plan.key: (place, plan) for place, plan in every_plan(experiment.plans)}
+        every = {plan.key: (place, plan) for place, plan in self.every_plan()}
         missing = [place for place, plan in every.values() if not self.store.has(plan.label, plan.key)]
         if not missing:
             return
+        configs = [experiment.config for experiment in self.experiments]
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(experiment.settings.workers, len(missing)), context, listen) as pool:
-            waiting = {pool.submit(train_in_worker, experiment.config, place): place for place in missing}
+        with ProcessPoolExecutor(min(self.settings.workers, len(missing)), context, listen) as pool:
+            waiting = {pool.submit(train_in_worker, configs, *place): place for place in missing}
             try:
                 while waiting:
                     self.stop.check()
@@ -138,6 +150,38 @@ class Workshop:
                     worker.terminate()  # it saves its state and ends
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+class FollowedTraining:
+    """One model's training: where it began, how long it has taken, where its state is kept."""
+
+    def __init__(self, shop: Workshop, plan: Plan, name: str, slot: Slot) -> None:
+        self.shop, self.plan, self.name, self.slot = shop, plan, name, slot
+        self.state, self.began, self.here = slot.last_state(shop.device), time.perf_counter(), environment(shop.device)
+        self.spent = 0.0 if self.state is None else self.state["seconds"]
+        if self.state is not None:
+            log.info("%s goes on from step %d", name, self.state["step"])
+            if changed := [key for key in self.here if self.here[key] != self.state["environment"].get(key)]:
+                log.warning("%s: %s changed since: the result may differ in the last bits", name, ", ".join(changed))
+
+    def watch(self) -> Watch:
+        settings, heir = self.shop.settings, self.shop.heir(self.plan)
+
+        def save(state: Row) -> None:
+            self.slot.save_state(self.full(state))
+
+        def hand_on(state: Row) -> None:
+            if heir is not None:
+                self.shop.store.hand_on(heir.label, heir.key, self.full(state))
+
+        stop, between = self.shop.stop, settings.checkpoint_seconds
+        return Watch(self.name, stop, self.state, save, between, settings.cuda_graphs, hand_on if heir else None)
+
+    def full(self, state: Row) -> Row:
+        return {**state, "environment": self.here, "seconds": self.seconds()}
+
+    def seconds(self) -> float:
+        return float(self.spent + time.perf_counter() - self.began)
 
 
 def every_plan(plans: Mapping[str, Plan], place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Plan]]:
@@ -157,18 +201,19 @@ def listen() -> None:
 
 
 @cache
-def worker_shop(config: str) -> Workshop:
-    """A worker's view of an experiment, prepared once per process."""
-    return Workshop(prepare(json.loads(config)), worker_stop)
+def worker_shop(configs: str) -> Workshop:
+    """A worker's view of a run's experiments, prepared once per process."""
+    loaded: dict[str, Data] = {}
+    return Workshop([prepare(config, loaded) for config in json.loads(configs)], worker_stop)
 
 
-def train_in_worker(config: Mapping[str, Any], place: tuple[str, ...]) -> str:
-    """Train one plan, named by the path to it, and leave it in the store."""
-    shop = worker_shop(json.dumps(config))
-    chosen = shop.experiment.plans[place[0]]
+def train_in_worker(configs: Sequence[Mapping[str, Any]], experiment: int, place: tuple[str, ...]) -> str:
+    """Train one plan, named by its experiment and the path to it, and leave it in the store."""
+    shop = worker_shop(json.dumps(configs))
+    chosen = shop.experiments[experiment].plans[place[0]]
     for source in place[1:]:
         chosen = chosen.sources[source]
-    name = " source ".join(place)
+    name = "'s source ".join(place)
     shop.model(chosen, name)
     return f"{name}: in the store"
 

@@ -1,7 +1,8 @@
 """Architectures by name: each entry is `name(shape, classes, *, <config fields>) -> nn.Module`.
 
 A network takes float images in [0, 1], (N, C, H, W), normalises them itself and gives logits, (N, classes).
-It may have `heads(x)`: all its logits with their weights in the loss (see `wrappers.heads`).
+It may have `heads(x)`: all its logits with their weights in the loss (see `wrappers.heads`). `differentiable = False`
+says that it is a target only, and fitted by its `fit_to` (see `forest.RandomForest`).
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from torch import nn
 
 from epsball.models.conv import conv3, conv4
+from epsball.models.forest import RandomForest
 from epsball.models.inception import inception_v3
 from epsball.models.layers import Shape
 from epsball.models.mnist import madry_mnist, mnist_a, mnist_b, mnist_c, mnist_d
@@ -31,4 +33,5 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "inception_v3": inception_v3,
     "timm": timm,
     "ensemble": ensemble,
+    "random_forest": RandomForest,
 }

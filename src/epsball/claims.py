@@ -1,0 +1,310 @@
+"""What a paper says, held against our rows: its tables filled with our numbers, its claims judged.
+
+Every estimate carries a 95 % interval. With one seed it is that of the sampled test images; with several, the spread of
+the seeds' mean (Student's t) is added to it in quadrature: the seeds share their test images.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import hypot, isnan, nan, sqrt
+from statistics import NormalDist, fmean, stdev
+from typing import Any, Literal
+
+import pandas as pd
+
+from epsball import statistics
+from epsball.expressions import Claim, Comparison, Quantity, Sum, Table
+
+Row = Mapping[str, Any]
+Verdict = Literal["confirmed", "refuted", "open"]
+CELL = "{:.1f}", "{:.2f}"  # per cent, other values
+Z = NormalDist().inv_cdf(0.975)
+TRIALS = {"transfer_rate_top1": "transfer_n", "transfer_rate_top5": "transfer_n_top5"}  # other rates are of n images
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured value with its 95 % interval, and the standard deviation over seeds (NaN for one seed). NaN: not
+    measured."""
+
+    value: float
+    low: float
+    high: float
+    sd: float = nan
+    seeds: int = 1
+
+    def times(self, factor: float) -> "Estimate":
+        ends = sorted((self.low * factor, self.high * factor)) if not isnan(self.low) else [nan, nan]
+        return Estimate(self.value * factor, ends[0], ends[1], self.sd * abs(factor), self.seeds)
+
+
+def measured(quantity: Quantity, rows: Sequence[Row]) -> Estimate:
+    """Our value of a quantity, mean over the seeds that have it; NaN when none has. ValueError when a seed has several
+    rows of it."""
+    found = [row for row in rows if quantity.matches(row)]
+    if len({row["seed"] for row in found}) < len(found):
+        raise ValueError(f"{quantity} names several rows of a seed: say which eps")
+    single = [of_row(row, quantity.metric) for row in found]
+    known = [estimate for estimate in single if not isnan(estimate.value)]
+    return over_seeds(known) if known else Estimate(nan, nan, nan, seeds=0)
+
+
+def of_row(row: Row, metric: str) -> Estimate:
+    """One row's value: a rate with Wilson's interval, a mean with the normal one of its standard deviation. The ends
+    are NaN where the interval is not known: a standard deviation's, a rate's of an unknown number of trials."""
+    value = statistics.number(row.get(metric))
+    if is_rate(metric):
+        return Estimate(value, *statistics.rate_interval(value, trials(row, metric)))
+    if isnan(value) or metric.endswith("_sd"):
+        return Estimate(value, nan, nan)
+    sd, n = (statistics.number(row.get(name)) for name in (metric.removesuffix("_mean") + "_sd", "n"))
+    half = Z * sd / sqrt(n)
+    return Estimate(value, value - half, value + half)
+
+
+def is_rate(metric: str) -> bool:
+    """Whether a metric is a share, which people read in per cent."""
+    return not metric.endswith(("_mean", "_sd"))
+
+
+def trials(row: Row, metric: str) -> float:
+    """Of how many images a rate is the share."""
+    return statistics.number(row.get(TRIALS.get(metric, "n")))
+
+
+def over_seeds(single: Sequence[Estimate]) -> Estimate:
+    """The mean of several seeds' estimates of one cell."""
+    if len(single) == 1:
+        return single[0]
+    values = [estimate.value for estimate in single]
+    mean, sd = fmean(values), stdev(values)
+    spread = student_t(len(single) - 1) * sd / sqrt(len(single))
+    below = fmean(estimate.value - estimate.low for estimate in single)
+    above = fmean(estimate.high - estimate.value for estimate in single)
+    return Estimate(mean, mean - hypot(below, spread), mean + hypot(above, spread), sd, len(single))
+
+
+def student_t(degrees: int) -> float:
+    """The two-sided 95 % quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, degrees))
+
+
+def total(side: Sum, rows: Sequence[Row]) -> Estimate:
+    """A sum's value and interval; the distances to the ends add in quadrature (Newcombe 1998, Statistics in Medicine
+    17, method 10: the hybrid score interval). What is named twice counts once, with both weights."""
+    weights: dict[Quantity, float] = {}
+    for weight, quantity in side.terms:
+        weights[quantity] = weights.get(quantity, 0.0) + weight
+    parts = [measured(quantity, rows).times(weight) for quantity, weight in weights.items()]
+    value = side.constant + sum(part.value for part in parts)
+    below, above = (
+        hypot(*distances)
+        for distances in ([part.value - part.low for part in parts], [part.high - part.value for part in parts])
+    )
+    return Estimate(value, value - below, value + above)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A comparison with its two sides as measured."""
+
+    comparison: Comparison
+    left: Estimate
+    right: Estimate
+
+    @property
+    def verdict(self) -> Verdict:
+        """confirmed when the comparison holds and the intervals do not overlap, refuted when the opposite does."""
+        small, large = (self.left, self.right) if self.comparison.operator.startswith("<") else (self.right, self.left)
+        if small.high < large.low:
+            return "confirmed"
+        return "refuted" if large.high < small.low else "open"
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the measured values themselves compare so; None when one is missing."""
+        if isnan(self.left.value) or isnan(self.right.value):
+            return None
+        sign, left, right = self.comparison.operator, self.left.value, self.right.value
+        return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[sign]
+
+
+def judged(claim: Claim, rows: Sequence[Row]) -> list[Check]:
+    """All of a claim's comparisons, measured."""
+    return [Check(c, total(c.left, rows), total(c.right, rows)) for c in claim.comparisons]
+
+
+def verdict(checks: Sequence[Check]) -> Verdict:
+    """refuted when one check is, confirmed when all are, else open."""
+    found = {check.verdict for check in checks}
+    return "refuted" if "refuted" in found else "open" if "open" in found else "confirmed"
+
+
+def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> pd.DataFrame:
+    """`claims.csv`: a line per check, each with its claim's verdict; `percent`: whether both sides are rates."""
+    lines = []
+    for name, claim in claims.items():
+        checks = judged(claim, rows)
+        for check in checks:
+            line: dict[str, Any] = {"claim": name, "verdict": verdict(checks)}
+            line |= {"check": check.comparison.text, "check_verdict": check.verdict, "holds": check.holds}
+            for side, estimate in (("left", check.left), ("right", check.right)):
+                line |= {side: estimate.value, f"{side}_low": estimate.low, f"{side}_high": estimate.high}
+            line["percent"] = all(is_rate(quantity.metric) for quantity in check.comparison.quantities)
+            lines.append(line | {"says": claim.says, "paper": claim.paper})
+    return pd.DataFrame(lines)
+
+
+def claims_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """A line per claim for people: verdict, words, our numbers in the order of the paper's."""
+    lines = []
+    for name, group in table.groupby("claim", sort=False):
+        checks = statistics.records(group)
+        numbers = "; ".join(f"{side_text(c, 'left')} {sign(str(c['check']))} {side_text(c, 'right')}" for c in checks)
+        first = checks[0]
+        lines.append(
+            {
+                "claim": name,
+                "verdict": first["verdict"],
+                "says": first["says"],
+                "ours": numbers,
+                "paper": first["paper"],
+            }
+        )
+    return pd.DataFrame(lines, columns=["claim", "verdict", "says", "ours", "paper"])
+
+
+def side_text(check: Mapping[str, Any], side: str) -> str:
+    """A side's value and half interval, as the papers write them."""
+    scale = 100 if check["percent"] else 1
+    value, low, high = (float(check[f"{side}{end}"]) * scale for end in ("", "_low", "_high"))
+    if isnan(value):
+        return "not measured"
+    half = (high - low) / 2
+    return f"{value:.3g}" + (f" ± {half:.2g}" if half > 0 else "")
+
+
+def sign(text: str) -> str:
+    return next(symbol for symbol in ("<=", ">=", "<", ">") if f" {symbol} " in text)
+
+
+def cells(tables: Mapping[str, Table], rows: Sequence[Row]) -> pd.DataFrame:
+    """`comparison.csv`: a line per cell of the paper's tables, in the table's unit: ours, Wilson's and the normal
+    interval, the paper's number, the difference, and whether the paper's number lies in our interval."""
+    lines = []
+    for name, table in tables.items():
+        for row in table.rows:
+            for column in table.columns:
+                quantity, paper = table.cell(row, column), table.published(row, column)
+                ours = measured(quantity, rows).times(table.scale)
+                lines.append(
+                    {"table": name, "row": row, "column": column, "unit": table.unit}
+                    | {"metric": quantity.metric, "source": quantity.source, "target": quantity.target}
+                    | {"attack": quantity.attack, "ours": ours.value, "low": ours.low, "high": ours.high}
+                    | normal_ends(quantity, rows, table.scale)
+                    | {"sd": ours.sd, "seeds": ours.seeds, "paper": nan if paper is None else paper}
+                )
+    frame = pd.DataFrame(lines)
+    if frame.empty:
+        return frame
+    inside = (frame["low"] <= frame["paper"]) & (frame["paper"] <= frame["high"])
+    known = frame["paper"].notna() & frame["low"].notna()
+    return frame.assign(
+        difference=frame["ours"] - frame["paper"], inside=inside.map({True: "yes", False: "no"}).where(known, "-")
+    )
+
+
+def beside(compared: pd.DataFrame) -> pd.DataFrame:
+    """`comparison.csv` for people: intervals as text."""
+    shown = compared[["table", "row", "column"]].copy()
+    digits = [1 if unit == "percent" else 3 for unit in compared["unit"]]
+    for name in ("ours", "sd", "paper", "difference"):
+        shown[name] = [number_text(value, d) for value, d in zip(compared[name], digits, strict=True)]
+    for name, low, high in (("interval", "low", "high"), ("normal", "normal_low", "normal_high")):
+        ends = zip(compared[low], compared[high], digits, strict=True)
+        shown[name] = ["-" if isnan(a) else f"[{number_text(a, d)}, {number_text(b, d)}]" for a, b, d in ends]
+    return shown.assign(inside=compared["inside"])
+
+
+def number_text(value: float, digits: int) -> str:
+    return "-" if isnan(value) else f"{value:.{digits}f}"
+
+
+def with_paper(rows: pd.DataFrame, tables: Mapping[str, Table]) -> pd.DataFrame:
+    """`rows` with paper_value (in the rows' unit), paper_metric and difference, where a table gives a cell's number."""
+    known = [
+        (table.cell(row, column), table.published(row, column), table.scale)
+        for table in tables.values()
+        for row in table.rows
+        for column in table.columns
+    ]
+    columns: dict[str, list[Any]] = {"paper_value": [], "paper_metric": [], "difference": []}
+    for row in statistics.records(rows):
+        found = next(((q, value / scale) for q, value, scale in known if value is not None and q.matches(row)), None)
+        value, metric = (round(found[1], 6), found[0].metric) if found else (nan, None)
+        columns["paper_value"].append(value)
+        columns["paper_metric"].append(metric)
+        columns["difference"].append(statistics.number(row.get(metric or "")) - value)
+    return rows.assign(**columns) if any(columns["paper_metric"]) else rows
+
+
+def console(judged: pd.DataFrame) -> str:
+    """A line per claim for a terminal."""
+    if judged.empty:
+        return ""
+    found = statistics.records(claims_summary(judged))
+    width = max(len(str(claim["claim"])) for claim in found)
+    lines = [f"{claim['claim']:<{width}}  {claim['verdict']:<9}  {claim['says']}" for claim in found]
+    return "\n" + "".join(f"{line}\n" for line in lines)
+
+
+def normal_ends(quantity: Quantity, rows: Sequence[Row], scale: float) -> dict[str, float]:
+    """The normal approximation's interval (Tramèr et al. 2017, Table 4) of a rate, all seeds' trials pooled."""
+    found = [row for row in rows if quantity.matches(row)]
+    pairs = [(statistics.number(row.get(quantity.metric)), trials(row, quantity.metric)) for row in found]
+    known = [(rate, n) for rate, n in pairs if not isnan(rate)]
+    pooled = sum(n for _, n in known)
+    if not pooled > 0 or not is_rate(quantity.metric):
+        return {"normal_low": nan, "normal_high": nan}
+    low, high = statistics.normal(sum(rate * n for rate, n in known), pooled)
+    return {"normal_low": low * scale, "normal_high": high * scale}
+
+
+def in_shape(name: str, table: Table, compared: pd.DataFrame) -> pd.DataFrame:
+    """One paper's table in the paper's shape: `ours ± sd (paper's)`, the best and those tied with it in bold."""
+    mine = compared[compared["table"] == name]
+    marks = tied(table, mine)
+    text = CELL[0] if table.unit == "percent" else CELL[1]
+    lines = []
+    for row in table.rows:
+        line = {"": row}
+        for column in table.columns:
+            cell = mine[(mine["row"] == row) & (mine["column"] == column)].iloc[0]
+            line[column] = cell_text(cell, text, (row, column) in marks)
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def cell_text(cell: "pd.Series[Any]", text: str, best: bool) -> str:
+    ours = "-" if isnan(cell["ours"]) else text.format(cell["ours"])
+    if not isnan(cell["sd"]):
+        ours += " ± " + text.format(cell["sd"])
+    if best:
+        ours = f"**{ours}**"
+    return ours if isnan(cell["paper"]) else f"{ours} ({text.format(cell['paper'])})"
+
+
+def tied(table: Table, mine: pd.DataFrame) -> set[tuple[str, str]]:
+    """The cells that are the lowest of their column (or row), or whose interval overlaps the lowest one's."""
+    if table.best == "none":
+        return set()
+    found: set[tuple[str, str]] = set()
+    for _, group in mine.groupby("column" if table.best == "columns" else "row", sort=False):
+        values, lows, highs = (group[name].tolist() for name in ("ours", "low", "high"))
+        best = statistics.ties_for_best(values, lows, highs)
+        found |= {
+            (row, column) for row, column, is_best in zip(group["row"], group["column"], best, strict=True) if is_best
+        }
+    return found
