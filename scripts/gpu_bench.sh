@@ -13,15 +13,16 @@ export PYTHONPATH="src:scripts:$OUT/../packages:${PYTHONPATH:-}"
 python3 -m pytest -q tests/test_device.py tests/test_attacks.py 2>&1 | tail -3 || true
 python3 scripts/bench_gpu.py --out "$OUT" --seconds 2
 if [ -d "${DATA:-data}/MNIST/raw" ]; then
-    # all models of Tramèr's Table 1 at paper scale, trained side by side; then PGD-100 x 20 restarts on 10,000 images
-    python3 run.py paper=tramer/table1 scale=paper precision=tf32 cuda_graphs=true workers=3 dataset.root="${DATA:-data}" \
-        suite=one_step outputs="$OUT/runs" hydra.run.dir="$OUT/table1"
+    # all of Tramèr's MNIST models at paper scale, trained side by side; then PGD-100 x 20 restarts on 10,000 images
+    python3 run.py paper=tramer/all scale=paper precision=tf32 cuda_graphs=true workers=4 dataset.root="${DATA:-data}" \
+        outputs="$OUT/runs" hydra.run.dir="$OUT/tramer"
     python3 run.py task=worst_case models=alone suite=none attack=pgd_100 attack.restarts=20 precision=tf32 cuda_graphs=true \
         dataset=mnist scale=paper trainer=madry trainer.epochs=3 arch=madry_mnist dataset.root="${DATA:-data}" \
         outputs="$OUT/runs" hydra.run.dir="$OUT/worst_case"
-    cp "$OUT/table1/report.md" "$OUT/table1.md"
-    cp "$OUT/table1/results.csv" "$OUT/table1.csv"
+    cp "$OUT/tramer/report.md" "$OUT/tramer.md"
+    cp "$OUT/tramer/comparison.csv" "$OUT/tramer_comparison.csv"
+    cp "$OUT/tramer/claims.csv" "$OUT/tramer_claims.csv"
     cp "$OUT/worst_case/results.csv" "$OUT/worst_case.csv"
-    cat "$OUT/table1/run.json" "$OUT/worst_case/run.json" > "$OUT/runs.json"
-    rm -rf "$OUT/runs" "$OUT/table1" "$OUT/worst_case"
+    cat "$OUT/tramer/run.json" "$OUT/worst_case/run.json" > "$OUT/runs.json"
+    rm -rf "$OUT/runs" "$OUT/tramer" "$OUT/worst_case"
 fi
