@@ -23,11 +23,11 @@ from epsball.progress import Stop
 from epsball.train import Trainer, Watch, fit
 
 RESTARTS, IMAGES = 20, 64
-EPS = "eps=0.15"
+EPS = "eps=0.1"
 LIGHT_PGD = (
     EPS,
     "trainer.objective.attack.steps=7",
-    "trainer.objective.attack.step_size=0.05",
+    "trainer.objective.attack.step_size=0.03",
     "trainer.optimizer.lr=0.001",
 )
 
@@ -59,7 +59,7 @@ def restarts(table: Table, repeats: int) -> None:
     x, y = next(test.batches(IMAGES))
     for name, model in (
         ("undefended", trained("standard", 5)),
-        ("defended", trained("madry", 9, "madry_mnist", *LIGHT_PGD)),
+        ("defended", trained("madry", 6, "madry_mnist", *LIGHT_PGD)),
     ):
         wrong = full_restarts(attack, model, x, y, 3)
         few = {"pgd": replace(attack, restarts=3)}
