@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import hypot, isnan, nan, sqrt
+from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -521,3 +522,24 @@ def test_side_text_leaves_out_an_interval_that_is_none() -> None:
     assert claims.side_text({**line, "left_low": nan, "left_high": nan}, "left") == "50"
     assert claims.side_text({**line, "left": nan}, "left") == "not measured"
     assert claims.side_text({**line, "percent": False}, "left") == "0.5"
+
+
+def test_a_claim_about_the_test_images_themselves_has_no_interval_of_one_seed_and_the_seeds_of_several() -> None:
+    one = [
+        clean("A", 0.1, 400, gradient_l2_mean=0.12, gradient_l2_sd=0.9),
+        clean("B", 0.1, 400, gradient_l2_mean=0.11, gradient_l2_sd=0.9),
+    ]
+    text = ["gradient_l2_mean(B) < gradient_l2_mean(A)"]
+    (sampled,) = claims.judged(Claim("says", "paper", text), one)
+    (whole,) = claims.judged(Claim("says", "paper", text, images="all"), one)
+    assert (sampled.verdict, whole.verdict) == ("open", "confirmed")
+    assert whole.left.low == whole.left.high == 0.11
+    seeds = [
+        clean(model, 0.1, 400, seed, gradient_l2_mean=mean, gradient_l2_sd=0.9)
+        for model, means in (("A", (0.12, 0.14)), ("B", (0.11, 0.13)))
+        for seed, mean in enumerate(means)
+    ]
+    (several,) = claims.judged(Claim("says", "paper", text, images="all"), seeds)
+    half = 12.706 * stdev((0.11, 0.13)) / 2**0.5  # Student's t of one degree of freedom
+    assert several.verdict == "open"
+    assert several.left.high - several.left.value == pytest.approx(half, rel=1e-3)

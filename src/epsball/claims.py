@@ -38,13 +38,15 @@ class Estimate:
         return Estimate(self.value * factor, ends[0], ends[1], self.sd * abs(factor), self.seeds)
 
 
-def measured(quantity: Quantity, rows: Sequence[Row]) -> Estimate:
-    """Our value of a quantity, mean over the seeds that have it; NaN when none has. ValueError when a seed has several
-    rows of it."""
+def measured(quantity: Quantity, rows: Sequence[Row], sampled: bool = True) -> Estimate:
+    """Our value of a quantity, mean over the seeds that have it; NaN when none has. `sampled`: whether the test images
+    are a sample. ValueError when a seed has several rows of it."""
     found = [row for row in rows if quantity.matches(row)]
     if len({row["seed"] for row in found}) < len(found):
         raise ValueError(f"{quantity} names several rows of a seed: say which eps")
     single = [of_row(row, quantity.metric) for row in found]
+    if not sampled:
+        single = [Estimate(estimate.value, estimate.value, estimate.value) for estimate in single]
     known = [estimate for estimate in single if not isnan(estimate.value)]
     return over_seeds(known) if known else Estimate(nan, nan, nan, seeds=0)
 
@@ -91,13 +93,13 @@ def student_t(degrees: int) -> float:
     return float(t.ppf(0.975, degrees))
 
 
-def total(side: Sum, rows: Sequence[Row]) -> Estimate:
+def total(side: Sum, rows: Sequence[Row], sampled: bool = True) -> Estimate:
     """A sum's value and interval; the distances to the ends add in quadrature (Newcombe 1998, Statistics in Medicine
     17, method 10: the hybrid score interval). What is named twice counts once, with both weights."""
     weights: dict[Quantity, float] = {}
     for weight, quantity in side.terms:
         weights[quantity] = weights.get(quantity, 0.0) + weight
-    parts = [measured(quantity, rows).times(weight) for quantity, weight in weights.items()]
+    parts = [measured(quantity, rows, sampled).times(weight) for quantity, weight in weights.items()]
     value = side.constant + sum(part.value for part in parts)
     below, above = (
         hypot(*distances)
@@ -133,7 +135,8 @@ class Check:
 
 def judged(claim: Claim, rows: Sequence[Row]) -> list[Check]:
     """All of a claim's comparisons, measured."""
-    return [Check(c, total(c.left, rows), total(c.right, rows)) for c in claim.comparisons]
+    sampled = claim.images == "sample"
+    return [Check(c, total(c.left, rows, sampled), total(c.right, rows, sampled)) for c in claim.comparisons]
 
 
 def verdict(checks: Sequence[Check]) -> Verdict:

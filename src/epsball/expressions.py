@@ -85,11 +85,13 @@ class Comparison:
 @dataclass(frozen=True)
 class Claim:
     """One statement of a paper. says: in words. paper: the numbers it rests on. checks: comparisons that all hold
-    where it is right."""
+    where it is right. images: whether the test images are a sample, which gives every value an interval, or all that
+    the statement is about, so that values differ between seeds alone."""
 
     says: str
     paper: str
     checks: list[str]
+    images: Literal["sample", "all"] = "sample"
     names: Mapping[str, str] | None = bound(None)
 
     def __post_init__(self) -> None:
