@@ -238,7 +238,7 @@ class LossSurface:
 
     extent: the largest e1 and e2. zoom: the same near the image. grid: values of each. points: how many images are
     drawn. averaged: over how many the mean is taken, on which claims rest. clip: whether x* is clipped to [0, 1]; the
-    paper's formula does not.
+    formula of Figure 2 does not say so, section 2.2 clips all attacks.
     """
 
     model: str
