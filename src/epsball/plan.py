@@ -154,20 +154,9 @@ def prepare(config: Mapping[str, Any], loaded: dict[str, Data] | None = None) ->
     loaded = {} if loaded is None else loaded
     data = load_data(config.get("dataset"), "dataset", loaded)
     plans = plans_of(config, settings, data, loaded)
-    names = list(plans)
-    with_gradients = [name for name in names if plans[name].differentiable]
-    sources = with_gradients if settings.sources is None else settings.sources
-    targets = names if settings.targets is None else settings.targets
-    for name in sources:
-        if name not in with_gradients:
-            raise ConfigError(f"sources names {name!r}, which has no gradient to attack: it can be a target alone")
+    one = twins(plans)
+    sources, targets = roles(plans, settings, one)
     crafts = distinct([*attacks_of(config.get("suite"), "suite"), *attacks_of(config.get("attack"), "attack")])
-    first = {plan.key: name for name, plan in reversed(plans.items())}  # twins are one model, under its first name
-    one = {name: first[plan.key] for name, plan in plans.items()}
-    for name in names:
-        if one[name] != name:
-            log.info("model %s is the same as %s and is listed once", name, one[name])
-    sources, targets = (list(dict.fromkeys(one[n] for n in names if n in chosen)) for chosen in (sources, targets))
     task: Task = build(TASKS, config.get("task"), where="task")
     task.check(sources, targets, [craft.name for craft in crafts])
     asked = Asked(list(mapping(config.get("models"), "models")), one, crafts, task)
@@ -190,6 +179,28 @@ def plans_of(config: Mapping[str, Any], settings: Settings, data: Data, loaded: 
             if (plans[name].data.shape, plans[name].data.classes) != (data.shape, data.classes):
                 raise ConfigError(f"models.{name}.dataset has other image shapes or classes than dataset")
     return plans
+
+
+def twins(plans: dict[str, Plan]) -> dict[str, str]:
+    """The name under which each model is listed: equal ones are one model, under its first name."""
+    first = {plan.key: name for name, plan in reversed(plans.items())}
+    one = {name: first[plan.key] for name, plan in plans.items()}
+    for name in plans:
+        if one[name] != name:
+            log.info("model %s is the same as %s and is listed once", name, one[name])
+    return one
+
+
+def roles(plans: Mapping[str, Plan], settings: Settings, one: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Sources and targets by the names they are listed under, in the order of the models."""
+    with_gradients = [name for name, plan in plans.items() if plan.differentiable]
+    sources = with_gradients if settings.sources is None else settings.sources
+    targets = list(plans) if settings.targets is None else settings.targets
+    for name in sources:
+        if name not in with_gradients:
+            raise ConfigError(f"sources names {name!r}, which has no gradient to attack: it can be a target alone")
+    ordered = [list(dict.fromkeys(one[name] for name in plans if name in chosen)) for chosen in (sources, targets)]
+    return ordered[0], ordered[1]
 
 
 def load_data(spec: object, where: str, loaded: dict[str, Data]) -> Data:
@@ -296,21 +307,26 @@ class Asked:
         for name, spec in mapping(specs or {}, where).items():
             if spec is not None:
                 component = construct(kind, spec, where=under(where, name))
-                for quantity in component.quantities:
-                    self.check(quantity, under(where, name))
+                absent = {self.check(quantity, under(where, name)) for quantity in component.quantities}
+                for what in sorted(absent - {""}):
+                    log.warning("%s asks about %s, which this run does not have", under(where, name), what)
                 found[name] = component.renamed(self.one)
         return found
 
-    def check(self, quantity: Quantity, where: str) -> None:
+    def check(self, quantity: Quantity, where: str) -> str:
+        """ConfigError for an unknown model or an eps that is not clear; the attack that the run lacks, if it does."""
         for name in (quantity.target, quantity.source):
             if name not in self.models:
                 known = f"the models are {listed(self.models)}"
                 raise ConfigError(f"{where} asks about {name!r}{did_you_mean(name, self.models)}: {known}")
-        attacks = [craft.name for craft in self.crafts]
-        if quantity.attack not in (*attacks, *self.task.makes):
-            near = did_you_mean(quantity.attack, attacks)
-            log.warning("%s asks about attack %s, which this run does not have%s", where, quantity.attack, near)
+        if quantity.attack in self.task.makes:
+            return ""
+        attacks, eps = [craft.name for craft in self.crafts], dict(quantity.conditions).get("eps")
         values = [craft.attack.eps for craft in self.crafts if craft.name == quantity.attack]
-        if len(values) > 1 and "eps" not in dict(quantity.conditions):
+        if len(values) > 1 and eps is None:
             which = ", ".join(f"eps={value:g}" for value in values)
             raise ConfigError(f"{where} asks about {quantity.attack} without saying which eps: one of {which}")
+        if not values:
+            return f"attack {quantity.attack}{did_you_mean(quantity.attack, attacks)}"
+        known_eps = eps is None or any(abs(eps - value) < 1e-9 for value in values)
+        return "" if known_eps else f"attack {quantity.attack} at eps {eps:g}"
