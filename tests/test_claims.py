@@ -353,13 +353,13 @@ def test_values_that_are_no_rates_are_not_in_per_cent() -> None:
 
 
 def test_a_line_per_claim_on_a_terminal() -> None:
-    text = claims.console(claims.claims_table(CLAIMS, ROWS))
+    text = claims.console(claims.claims_summary(claims.claims_table(CLAIMS, ROWS)))
     assert [line.split()[:2] for line in text.splitlines() if line] == [
         ["one", "refuted"],
         ["two", "open"],
         ["three", "confirmed"],
     ]
-    assert claims.console(claims.claims_table({}, ROWS)) == ""
+    assert claims.console(claims.claims_summary(claims.claims_table({}, ROWS))) == ""
 
 
 def test_cells_is_ours_beside_the_papers_in_the_tables_unit() -> None:

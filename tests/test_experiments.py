@@ -924,3 +924,8 @@ def test_worst_case_rows_are_at_least_as_bad_as_each_attack(
 def test_attacks_in_tf32_succeed_as_often_as_in_fp32(base: Config, tmp_path: Path) -> None:
     fp32, tf32 = (run({**base, "precision": p}, tmp_path / p) for p in ("fp32", "tf32"))
     assert ((fp32["error_top1"] >= tf32["error_top1_low"]) & (fp32["error_top1"] <= tf32["error_top1_high"])).all()
+
+
+def test_claims_are_listed_by_their_numbers() -> None:
+    names = ["tramer-10", "tramer-2", "kurakin-1", "tramer-1", "white box"]
+    assert sorted(names, key=experiments.natural) == ["kurakin-1", "tramer-1", "tramer-2", "tramer-10", "white box"]

@@ -163,7 +163,7 @@ def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> pd.DataFra
 def claims_summary(table: pd.DataFrame) -> pd.DataFrame:
     """A line per claim for people: verdict, words, our numbers in the order of the paper's."""
     lines = []
-    for name, group in table.groupby("claim", sort=False):
+    for name, group in table.groupby("claim", sort=False) if len(table) else ():
         checks = statistics.records(group)
         numbers = "; ".join(f"{side_text(c, 'left')} {sign(str(c['check']))} {side_text(c, 'right')}" for c in checks)
         first = checks[0]
@@ -253,11 +253,11 @@ def with_paper(rows: pd.DataFrame, tables: Mapping[str, Table]) -> pd.DataFrame:
     return rows.assign(**columns) if any(columns["paper_metric"]) else rows
 
 
-def console(judged: pd.DataFrame) -> str:
-    """A line per claim for a terminal."""
-    if judged.empty:
+def console(summary: pd.DataFrame) -> str:
+    """`claims_summary` for a terminal, a line per claim."""
+    if summary.empty:
         return ""
-    found = statistics.records(claims_summary(judged))
+    found = statistics.records(summary)
     width = max(len(str(claim["claim"])) for claim in found)
     lines = [f"{claim['claim']:<{width}}  {claim['verdict']:<9}  {claim['says']}" for claim in found]
     return "\n" + "".join(f"{line}\n" for line in lines)

@@ -6,6 +6,7 @@ A run has one part, or several (`paper=tramer/all`); a part has one experiment p
 import contextlib
 import json
 import logging
+import re
 import shlex
 import subprocess
 import sys
@@ -183,7 +184,7 @@ def finish(part: Part, record: Record) -> Findings:
     rows = statistics.records(results)
     compared, judged = claims.cells(first.tables, rows), claims.claims_table(first.claims, rows)
     sections = paper_sections(first, compared, judged) + first.task.present(frames, folder)
-    print(first.task.say(frames) + claims.console(judged))
+    print(first.task.say(frames) + claims.console(claims.claims_summary(judged)))
     written = [*write_judged(compared, judged, folder), folder / "results.csv"]
     figures = [section.image for section in sections if section.image]
     return Findings([*write_pages(record, sections), *figures, *written], sections, compared, judged)
@@ -198,12 +199,18 @@ def finish_all(findings: Mapping[str, Findings], record: Record) -> list[Path]:
         filled = [frame.assign(part=name) for name, frame in frames.items() if len(frame)]
         return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
-    summaries = [claims.claims_summary(found.judged) for found in findings.values() if len(found.judged)]
-    sections = [Section("Claims", table=pd.concat(summaries, ignore_index=True))] if summaries else []
+    summary = pd.concat([claims.claims_summary(found.judged) for found in findings.values()])
+    summary = summary.sort_values("claim", key=lambda names: names.map(natural), ignore_index=True)
+    sections = [Section("Claims", table=summary)] if len(summary) else []
     for name, found in findings.items():
         sections += [Section(name), *(replace(section, level=section.level + 1) for section in found.sections)]
-    print("".join(claims.console(found.judged) for found in findings.values()))
+    print(claims.console(summary))
     return [*write_pages(record, sections), *write_judged(together("compared"), together("judged"), record.directory)]
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts tramer-2 before tramer-10."""
+    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name)]
 
 
 def measure(part: Part, shop: Workshop) -> dict[str, "pd.DataFrame"]:
