@@ -929,3 +929,17 @@ def test_attacks_in_tf32_succeed_as_often_as_in_fp32(base: Config, tmp_path: Pat
 def test_claims_are_listed_by_their_numbers() -> None:
     names = ["tramer-10", "tramer-2", "kurakin-1", "tramer-1", "white box"]
     assert sorted(names, key=experiments.natural) == ["kurakin-1", "tramer-1", "tramer-2", "tramer-10", "white box"]
+
+
+def test_models_of_one_seed_are_independent_unless_only_their_length_or_precision_differs(tiny: Compose) -> None:
+    """A black-box source that began where its target did, or saw the images in the same order, is none."""
+    plain, longer, other, seeded, tf32 = (
+        plan.prepare(tiny(*changes)).plans["target"]
+        for changes in ([], ["trainer.epochs=9"], ["trainer=fgsm_adv"], ["seed=1"], ["precision=tf32"])
+    )
+    assert plain.own_seed == longer.own_seed == tf32.own_seed
+    assert len({plain.own_seed, other.own_seed, seeded.own_seed}) == 3
+    weights = [next(p.network.parameters()) for p in (plain, longer, other, seeded)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[3])
+    assert plain.course != tf32.course

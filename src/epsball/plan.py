@@ -88,9 +88,16 @@ class Plan:
     @cached_property
     def course(self) -> str | None:
         """What trainings share that differ in their epochs alone, the longer ones going on where the shorter end."""
-        if self.trainer is None or not self.trainer.prolongs:
-            return None
-        return fingerprint({**self.identity, "trainer": {**self.identity["trainer"], "epochs": None}})
+        return without(self.identity, "epochs") if self.trainer and self.trainer.prolongs else None
+
+    @cached_property
+    def own_seed(self) -> int:
+        """What the model's random numbers are drawn from: initial weights, order of images, dropout.
+
+        Models that differ in more than epochs and precision share none of them, even with one seed: a source that began
+        where its target did, or saw the images in the same order, would not be a black box.
+        """
+        return own_seed(self.identity)
 
     @property
     def epochs(self) -> float:
@@ -232,17 +239,28 @@ def plan_model(spec: object, where: str, loaded: dict[str, Data], places: Mappin
     data, seed = load_data(fields["dataset"], at["dataset"], loaded), fields["seed"]
     if type(seed) is not int or seed < 0:
         raise ConfigError(f"{where}.seed should be an int of at least 0, is {seed!r}")
-    with borrowed_seed(derived_seed(seed, "init"), torch.device("cpu")):
-        network: nn.Module = build(MODELS, fields["arch"], data.shape, len(data.classes), where=at["arch"])
-    check_trainer(trainer, network, len(sources), where, at.get("trainer", under(where, "trainer")))
     identity = {
         "data": {"name": data.name, "checksum": data.checksum},
         "arch": fields["arch"],
         "trainer": given and {**given, "sources": {name: plan.identity for name, plan in sources.items()}},
         "seed": seed,
     }
+    with borrowed_seed(derived_seed(own_seed(identity), "init"), torch.device("cpu")):
+        network: nn.Module = build(MODELS, fields["arch"], data.shape, len(data.classes), where=at["arch"])
+    check_trainer(trainer, network, len(sources), where, at.get("trainer", under(where, "trainer")))
     label = f"{fields['arch']['name']}-{trainer.name if trainer else 'fitted'}"
     return Plan(label, identity, network, trainer, data, sources, seed)
+
+
+def without(identity: Mapping[str, Any], *fields: str) -> str:
+    """What models share that differ in these fields of their trainer alone."""
+    trainer = identity["trainer"] and {**identity["trainer"], **dict.fromkeys(fields)}
+    return fingerprint({**identity, "trainer": trainer})
+
+
+def own_seed(identity: Mapping[str, Any]) -> int:
+    """See `Plan.own_seed`."""
+    return derived_seed(identity["seed"], without(identity, "epochs", "precision"))
 
 
 def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, where: str, at: str) -> None:

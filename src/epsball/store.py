@@ -23,7 +23,7 @@ from torch import Tensor
 
 from epsball.files import write_whole
 
-FORMAT = 1  # raise it when a change of the code changes what a spec trains to
+FORMAT = 2  # raise it when a change of the code changes what a spec trains to
 MODEL, SPEC, CURVE, MANIFEST, LAST = "model.safetensors", "spec.json", "training.csv", "manifest.json", "last.pt"
 DIGEST = hashlib.sha256().digest_size  # bytes of last.pt before the state: its sha256
 

@@ -94,12 +94,12 @@ class Workshop:
         log.info("training %s (%s-%s)", name, plan.label, plan.key)
         network = self.placed(plan)
         if plan.trainer is None:
-            network.fit_to(*data.train.take(torch.arange(len(data.train))), plan.seed)  # type: ignore[operator]
+            network.fit_to(*data.train.take(torch.arange(len(data.train))), plan.own_seed)  # type: ignore[operator]
             seconds, curve = time.perf_counter() - began, list[dict[str, float]]([{}])
         else:
             sources = [self.model(source, f"{name}'s source {key}") for key, source in plan.sources.items()]
             watch = FollowedTraining(self, plan, name, slot)
-            curve = fit(network, plan.trainer, sources, data, plan.seed, watch.watch())
+            curve = fit(network, plan.trainer, sources, data, plan.own_seed, watch.watch())
             seconds = watch.seconds()
         wrong = evaluate.clean_verdict(network.eval(), data.test, self.batch_size, self.stop).wrong1
         spec = {
