@@ -91,8 +91,8 @@ def run_job(config: DictConfig, overrides: list[str], folder: Path | None) -> No
 
     configure_logging()
     runtime = HydraConfig.get()
-    plain, loaded = as_plain(config, dict(runtime.runtime.choices)), {}  # type: tuple[dict[str, Any], dict[str, Any]]
-    parts = [[plan.prepare(one, loaded) for one in seeds] for seeds in parts_of(plain, overrides)]
+    plain, shared = as_plain(config, dict(runtime.runtime.choices)), plan.Shared()
+    parts = [[plan.prepare(one, shared) for one in seeds] for seeds in parts_of(plain, overrides)]
     given = None if folder or runtime.run.dir == "." else str(runtime.run.dir)
     directory = experiments.claim_directory(plain["experiment"], parts, given, folder)
     with log_file(directory / "run.log"):

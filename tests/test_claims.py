@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import hypot, isnan, nan, sqrt
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from epsball import claims
-from epsball.claims import Check, Estimate
+from epsball.claims import Check
+from epsball.estimates import Estimate
 from epsball.expressions import Claim, Sum, Table, comparisons, quantity
 
 Row = dict[str, Any]
@@ -73,6 +74,8 @@ def test_a_transfer_rate_is_of_the_images_that_it_counts() -> None:
     assert ends(measured("transfer_rate(A | B, fgsm)", rows)) == pytest.approx(wilson(10, 40))
     fifth = measured("transfer_rate_top5(A | B, fgsm)", rows)  # transfer_n counts for top 1 alone
     assert fifth.value == 0.1 and isnan(fifth.low) and isnan(fifth.high)
+    rows[0]["transfer_n_top5"] = 30
+    assert ends(measured("transfer_rate_top5(A | B, fgsm)", rows)) == pytest.approx(wilson(3, 30))
 
 
 def test_a_mean_has_the_normal_interval_of_its_standard_deviation() -> None:
@@ -382,10 +385,11 @@ def test_cells_is_ours_beside_the_papers_in_the_tables_unit() -> None:
     assert list(frame["inside"]) == ["yes", "yes", "no", "-"]  # two seeds 4 points apart leave FGSM's wide open
 
 
-def test_the_normal_interval_pools_the_trials_of_all_seeds() -> None:
+def test_the_normal_interval_has_the_spread_of_the_seeds_added() -> None:
     frame = claims.cells({"t": CLEAN_AND_FGSM}, ROWS)
-    half = 100 * Z * sqrt(0.02 * 0.98 / 2000)
-    assert (frame["normal_low"][0], frame["normal_high"][0]) == pytest.approx((2 - half, 2 + half))
+    of_images = fmean(100 * Z * sqrt(p * (1 - p) / 1000) for p in (0.01, 0.03))
+    half = hypot(of_images, 12.7062 * stdev((1, 3)) / sqrt(2))
+    assert (frame["normal_low"][0], frame["normal_high"][0]) == pytest.approx((2 - half, 2 + half), abs=1e-3)
     assert frame.loc[3, ["normal_low", "normal_high"]].isna().all()
 
 
@@ -397,7 +401,7 @@ def test_the_normal_approximation_is_that_of_table_4() -> None:
     assert (cell["normal_high"] + cell["normal_low"]) / 2 == pytest.approx(5)
 
 
-def test_a_seed_without_trials_does_not_spoil_the_pool() -> None:
+def test_a_seed_without_trials_does_not_spoil_the_others() -> None:
     table = Table("T", {"A": "A"}, {"T": "transfer_rate({row} | B, fgsm)"}, None, "percent", "none")
     rows = [fgsm("A", "B", 0.5, transfer_rate_top1=0.2, transfer_n=100)]
     rows += [fgsm("A", "B", 0.5, seed=1, transfer_rate_top1=nan, transfer_n=0)]
@@ -405,11 +409,12 @@ def test_a_seed_without_trials_does_not_spoil_the_pool() -> None:
     assert (cell["normal_low"], cell["normal_high"]) == pytest.approx((20 - Z * 4, 20 + Z * 4))
 
 
-def test_values_have_no_normal_interval_of_a_rate() -> None:
+def test_means_have_the_normal_interval_only() -> None:
     rows = [clean("A", 0.1, 400, gradient_l2_mean=0.12, gradient_l2_sd=0.8)]
     frame = claims.cells({"t": NORMS}, rows)
     assert list(frame["ours"]) == [0.12, 0.8]
-    assert frame[["normal_low", "normal_high", "paper", "difference"]].isna().all(axis=None)
+    assert frame[["paper", "difference"]].isna().all(axis=None)
+    assert frame["normal_high"].equals(frame["high"])
     assert frame["high"][0] == pytest.approx(0.12 + Z * 0.04) and isnan(frame["high"][1])
 
 
@@ -430,7 +435,7 @@ def test_beside_is_the_same_for_people() -> None:
     assert [line[name] for name in columns[3:7]] == ["2.0", "0.0", "50.0", "-48.0"] and line["inside"] == "no"
     assert list(shown.iloc[3])[3:] == ["-"] * 7
     norms = claims.beside(claims.cells({"t": NORMS}, [clean("A", 0.1, 400, gradient_l2_mean=0.12, gradient_l2_sd=0.8)]))
-    assert list(norms.iloc[0])[3:] == ["0.120", "-", "-", "-", "[0.042, 0.198]", "-", "-"]
+    assert list(norms.iloc[0])[3:] == ["0.120", "-", "-", "-", "[0.042, 0.198]", "[0.042, 0.198]", "-"]
     assert list(norms.iloc[1])[3:] == ["0.800", "-", "-", "-", "-", "-", "-"]
 
 

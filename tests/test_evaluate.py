@@ -188,6 +188,7 @@ def test_the_transfer_rate_counts_what_the_source_loses() -> None:
         "transfer_rate_top1": pytest.approx(2 / 3),  # images 0, 1, 3; the target loses 0 and 3
         "transfer_rate_top5": pytest.approx(1 / 2),  # images 1, 4; the target loses 1
         "transfer_n": 3,
+        "transfer_n_top5": 2,
         "clean_error_top1": pytest.approx(1 / 6),
         "seconds": 2.5,
     }

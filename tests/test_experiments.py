@@ -137,7 +137,8 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 def test_one_row_per_target_and_per_source_target_attack_and_eps(rows: pd.DataFrame) -> None:
-    assert tuple(rows.columns) == tuple(c for c in tables.COLUMNS if c not in tables.PAPER)
+    known = tuple(c for c in tables.COLUMNS if c not in tables.PAPER)
+    assert tuple(rows.columns) == (*known, "transfer_n_top5")
     clean, attacked = rows[rows["attack"] == "clean"], rows[rows["attack"] != "clean"]
     assert clean[KEY].values.tolist() == [["A", "A", "clean", 0.0], ["B", "B", "clean", 0.0]]
     expected = [(s, t, *c) for c in (("fgsm", 0.1), ("fgsm", 0.3), ("pgd", 0.2)) for s in "AB" for t in "AB"]
@@ -153,9 +154,10 @@ def test_rates_are_shares_of_the_images_they_count(rows: pd.DataFrame) -> None:
     assert (rows["error_top1_low"] <= rows["error_top1"]).all() and (
         rows["error_top1"] <= rows["error_top1_high"]
     ).all()
-    some = rows[rows["transfer_n"] > 0]
-    counts = some["transfer_rate_top1"] * some["transfer_n"]
-    assert len(some) and np.allclose(counts, counts.round())
+    for rate, n in (("transfer_rate_top1", "transfer_n"), ("transfer_rate_top5", "transfer_n_top5")):
+        some = rows[rows[n] > 0]
+        counts = some[rate] * some[n]
+        assert len(some) and np.allclose(counts, counts.round())
 
 
 def test_clean_rows(rows: pd.DataFrame) -> None:
@@ -568,7 +570,7 @@ def test_gradient_norms_stand_in_the_clean_rows(
     config = {**base, "models": models, "task": {**MATRIX, "gradient_norms": True}}
     found = run(config, outputs, name="norms")
     clean = (found["attack"] == "clean") & (found["target"] != "forest")
-    assert list(found.columns)[-3:] == names
+    assert list(found.columns)[-4:] == [*names, "transfer_n_top5"]
     assert clean.sum() == 2 and found[names].notna().all(axis=1).equals(clean)
     assert found[names].isna().all(axis=1).equals(~clean)
     assert (found.loc[clean, names[:2]] > 0).all(axis=None) and found.loc[clean, names[2]].between(0, 1).all()
@@ -697,7 +699,7 @@ def test_the_papers_numbers_stand_beside_ours(base: Config, outputs: Path) -> No
         "rates": table({"A": "A"}, {"B": "transfer_rate({row} | B, pgd)"}, {"A": [18]}),
     }
     found = run({**base, "tables": own}, outputs, name="again")
-    assert tuple(found.columns) == tables.COLUMNS
+    assert tuple(found.columns) == (*tables.COLUMNS, "transfer_n_top5")
     given = found[found["paper_value"].notna()]
     assert list(given["difference"]) == pytest.approx(
         [row[row["paper_metric"]] - row["paper_value"] for _, row in given.iterrows()], abs=1e-12

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from epsball import claims, figures, report, statistics, tables
-from epsball.expressions import Table
+from epsball import claims, estimates, figures, report, statistics, tables
+from epsball.expressions import Table, quantity
 from epsball.report import Section
 
 
@@ -203,10 +203,18 @@ def test_the_papers_numbers_stand_in_the_rows() -> None:
     assert "paper_value" not in claims.with_paper(measured(), {"table": replace(TABLE, paper=None)})
 
 
-def test_pooled_interval_over_seeds_is_wilson_of_the_sums() -> None:
+def test_seeds_that_agree_add_nothing_to_the_interval_of_the_images_they_share() -> None:
     rows = pd.concat([measured(), measured(seed=1)], ignore_index=True)
-    low, high = statistics.wilson(240, 2000)
+    low, high = statistics.wilson(120, 1000)
     assert tables.intervals(rows).loc[("A", "fgsm", 0.3), "B"] == f"12.0 [{low * 100:.1f}, {high * 100:.1f}]"
+
+
+def test_the_matrix_and_the_claims_give_a_cell_one_interval() -> None:
+    rows = pd.concat([measured(), measured(seed=1).assign(error_top1=0.2), measured(seed=2)], ignore_index=True)
+    of_claim = claims.measured(quantity("error(B | A, fgsm)"), statistics.records(rows))
+    found = estimates.errors(rows).set_index(["source", "target", "attack"]).loc[("A", "B", "fgsm")]
+    assert (of_claim.low, of_claim.high) == (found["error_top1_low"], found["error_top1_high"])
+    assert of_claim.sd > 0
 
 
 @pytest.mark.parametrize("attacks", [("fgsm",), ("a", "b", "c", "d", "e"), ()])

@@ -115,6 +115,34 @@ def courses(compose: Callable[..., Config], tmp_path: Path) -> Callable[..., pla
     return prepared
 
 
+def waves(*experiments: plan.Experiment) -> list[set[str]]:
+    """The names of the models that could train at one time, in order."""
+    names = {planned.key: place[-1] for e in experiments for place, planned in workshop.every_plan(e.plans)}
+    plans = [planned for e in experiments for _, planned in workshop.every_plan(e.plans)]
+    order, found = Workshop(experiments, Stop()).order(plans), []
+    while order.is_active():
+        ready = order.get_ready()
+        found.append({names[key] for key in ready})
+        order.done(*ready)
+    return found
+
+
+def test_side_by_side_each_model_waits_for_its_sources_and_for_the_training_it_goes_on_from(
+    courses: Callable[..., plan.Experiment], three_models: Callable[..., plan.Experiment]
+) -> None:
+    assert waves(courses("order", {"long": 3.0, "short": 1.0, "middle": 2.0})) == [{"short"}, {"middle"}, {"long"}]
+    of_sources = waves(three_models("order"))
+    assert [len(wave) for wave in of_sources] == [2, 1]
+    assert of_sources[1] == {"third"}
+
+
+def test_what_the_store_has_already_is_not_waited_for(courses: Callable[..., plan.Experiment]) -> None:
+    one = courses("order", {"long": 2.0, "short": 1.0})
+    shop = Workshop([one], Stop())
+    assert shop.order([one.plans["short"]]).get_ready() == (one.plans["short"].key,)
+    assert shop.order([one.plans["long"]]).get_ready() == (one.plans["long"].key,)
+
+
 @pytest.fixture
 def began(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """At which step each model's training began, by its name."""

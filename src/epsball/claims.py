@@ -1,105 +1,36 @@
-"""What a paper says, held against our rows: its tables filled with our numbers, its claims judged.
-
-Every estimate carries a 95 % interval. With one seed it is that of the sampled test images; with several, the spread of
-the seeds' mean (Student's t) is added to it in quadrature: the seeds share their test images.
-"""
+"""What a paper says, held against our rows: its tables filled with our numbers, its claims judged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot, isnan, nan, sqrt
-from statistics import NormalDist, fmean, stdev
+from math import hypot, isnan, nan
 from typing import Any, Literal
 
 import pandas as pd
 
 from epsball import statistics
+from epsball.estimates import Estimate, Interval, is_rate, of_rows
 from epsball.expressions import Claim, Comparison, Quantity, Sum, Table
 
 Row = Mapping[str, Any]
 Verdict = Literal["confirmed", "refuted", "open"]
 CELL = "{:.1f}", "{:.2f}"  # per cent, other values
-Z = NormalDist().inv_cdf(0.975)
-TRIALS = {"transfer_rate_top1": "transfer_n", "transfer_rate_top5": "transfer_n_top5"}  # other rates are of n images
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A measured value with its 95 % interval, and the standard deviation over seeds (NaN for one seed). NaN: not
-    measured."""
-
-    value: float
-    low: float
-    high: float
-    sd: float = nan
-    seeds: int = 1
-
-    def times(self, factor: float) -> "Estimate":
-        ends = sorted((self.low * factor, self.high * factor)) if not isnan(self.low) else [nan, nan]
-        return Estimate(self.value * factor, ends[0], ends[1], self.sd * abs(factor), self.seeds)
-
-
-def measured(quantity: Quantity, rows: Sequence[Row], sampled: bool = True) -> Estimate:
-    """Our value of a quantity, mean over the seeds that have it; NaN when none has. `sampled`: whether the test images
-    are a sample. ValueError when a seed has several rows of it."""
+def measured(quantity: Quantity, rows: Sequence[Row], interval: Interval | None = statistics.wilson) -> Estimate:
+    """Our value of a quantity over the seeds that have it. ValueError when a seed has several rows of it."""
     found = [row for row in rows if quantity.matches(row)]
     if len({row["seed"] for row in found}) < len(found):
         raise ValueError(f"{quantity} names several rows of a seed: say which eps")
-    single = [of_row(row, quantity.metric) for row in found]
-    if not sampled:
-        single = [Estimate(estimate.value, estimate.value, estimate.value) for estimate in single]
-    known = [estimate for estimate in single if not isnan(estimate.value)]
-    return over_seeds(known) if known else Estimate(nan, nan, nan, seeds=0)
+    return of_rows(found, quantity.metric, interval)
 
 
-def of_row(row: Row, metric: str) -> Estimate:
-    """One row's value: a rate with Wilson's interval, a mean with the normal one of its standard deviation. The ends
-    are NaN where the interval is not known: a standard deviation's, a rate's of an unknown number of trials."""
-    value = statistics.number(row.get(metric))
-    if is_rate(metric):
-        return Estimate(value, *statistics.rate_interval(value, trials(row, metric)))
-    if isnan(value) or metric.endswith("_sd"):
-        return Estimate(value, nan, nan)
-    sd, n = (statistics.number(row.get(name)) for name in (metric.removesuffix("_mean") + "_sd", "n"))
-    half = Z * sd / sqrt(n)
-    return Estimate(value, value - half, value + half)
-
-
-def is_rate(metric: str) -> bool:
-    """Whether a metric is a share, which people read in per cent."""
-    return not metric.endswith(("_mean", "_sd"))
-
-
-def trials(row: Row, metric: str) -> float:
-    """Of how many images a rate is the share."""
-    return statistics.number(row.get(TRIALS.get(metric, "n")))
-
-
-def over_seeds(single: Sequence[Estimate]) -> Estimate:
-    """The mean of several seeds' estimates of one cell."""
-    if len(single) == 1:
-        return single[0]
-    values = [estimate.value for estimate in single]
-    mean, sd = fmean(values), stdev(values)
-    spread = student_t(len(single) - 1) * sd / sqrt(len(single))
-    below = fmean(estimate.value - estimate.low for estimate in single)
-    above = fmean(estimate.high - estimate.value for estimate in single)
-    return Estimate(mean, mean - hypot(below, spread), mean + hypot(above, spread), sd, len(single))
-
-
-def student_t(degrees: int) -> float:
-    """The two-sided 95 % quantile of Student's t."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, degrees))
-
-
-def total(side: Sum, rows: Sequence[Row], sampled: bool = True) -> Estimate:
+def total(side: Sum, rows: Sequence[Row], interval: Interval | None = statistics.wilson) -> Estimate:
     """A sum's value and interval; the distances to the ends add in quadrature (Newcombe 1998, Statistics in Medicine
     17, method 10: the hybrid score interval). What is named twice counts once, with both weights."""
     weights: dict[Quantity, float] = {}
     for weight, quantity in side.terms:
         weights[quantity] = weights.get(quantity, 0.0) + weight
-    parts = [measured(quantity, rows, sampled).times(weight) for quantity, weight in weights.items()]
+    parts = [measured(quantity, rows, interval).times(weight) for quantity, weight in weights.items()]
     value = side.constant + sum(part.value for part in parts)
     below, above = (
         hypot(*distances)
@@ -135,8 +66,8 @@ class Check:
 
 def judged(claim: Claim, rows: Sequence[Row]) -> list[Check]:
     """All of a claim's comparisons, measured."""
-    sampled = claim.images == "sample"
-    return [Check(c, total(c.left, rows, sampled), total(c.right, rows, sampled)) for c in claim.comparisons]
+    interval = statistics.wilson if claim.images == "sample" else None
+    return [Check(c, total(c.left, rows, interval), total(c.right, rows, interval)) for c in claim.comparisons]
 
 
 def verdict(checks: Sequence[Check]) -> Verdict:
@@ -152,7 +83,8 @@ def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> pd.DataFra
         checks = judged(claim, rows)
         for check in checks:
             line: dict[str, Any] = {"claim": name, "verdict": verdict(checks)}
-            line |= {"check": check.comparison.text, "check_verdict": check.verdict, "holds": check.holds}
+            line |= {"check": check.comparison.text, "operator": check.comparison.operator}
+            line |= {"check_verdict": check.verdict, "holds": check.holds}
             for side, estimate in (("left", check.left), ("right", check.right)):
                 line |= {side: estimate.value, f"{side}_low": estimate.low, f"{side}_high": estimate.high}
             line["percent"] = all(is_rate(quantity.metric) for quantity in check.comparison.quantities)
@@ -163,19 +95,10 @@ def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> pd.DataFra
 def claims_summary(table: pd.DataFrame) -> pd.DataFrame:
     """A line per claim for people: verdict, words, our numbers in the order of the paper's."""
     lines = []
-    for name, group in table.groupby("claim", sort=False) if len(table) else ():
+    for _, group in table.groupby("claim", sort=False) if len(table) else ():
         checks = statistics.records(group)
-        numbers = "; ".join(f"{side_text(c, 'left')} {sign(str(c['check']))} {side_text(c, 'right')}" for c in checks)
-        first = checks[0]
-        lines.append(
-            {
-                "claim": name,
-                "verdict": first["verdict"],
-                "says": first["says"],
-                "ours": numbers,
-                "paper": first["paper"],
-            }
-        )
+        numbers = "; ".join(f"{side_text(c, 'left')} {c['operator']} {side_text(c, 'right')}" for c in checks)
+        lines.append({**checks[0], "ours": numbers})
     return pd.DataFrame(lines, columns=["claim", "verdict", "says", "ours", "paper"])
 
 
@@ -189,10 +112,6 @@ def side_text(check: Mapping[str, Any], side: str) -> str:
     return f"{value:.3g}" + (f" ± {half:.2g}" if half > 0 else "")
 
 
-def sign(text: str) -> str:
-    return next(symbol for symbol in ("<=", ">=", "<", ">") if f" {symbol} " in text)
-
-
 def cells(tables: Mapping[str, Table], rows: Sequence[Row]) -> pd.DataFrame:
     """`comparison.csv`: a line per cell of the paper's tables, in the table's unit: ours, Wilson's and the normal
     interval, the paper's number, the difference, and whether the paper's number lies in our interval."""
@@ -201,12 +120,15 @@ def cells(tables: Mapping[str, Table], rows: Sequence[Row]) -> pd.DataFrame:
         for row in table.rows:
             for column in table.columns:
                 quantity, paper = table.cell(row, column), table.published(row, column)
-                ours = measured(quantity, rows).times(table.scale)
+                ours, normal = (
+                    measured(quantity, rows, interval).times(table.scale)
+                    for interval in (statistics.wilson, statistics.normal)
+                )
                 lines.append(
                     {"table": name, "row": row, "column": column, "unit": table.unit}
                     | {"metric": quantity.metric, "source": quantity.source, "target": quantity.target}
                     | {"attack": quantity.attack, "ours": ours.value, "low": ours.low, "high": ours.high}
-                    | normal_ends(quantity, rows, table.scale)
+                    | {"normal_low": normal.low, "normal_high": normal.high}
                     | {"sd": ours.sd, "seeds": ours.seeds, "paper": nan if paper is None else paper}
                 )
     frame = pd.DataFrame(lines)
@@ -261,18 +183,6 @@ def console(summary: pd.DataFrame) -> str:
     width = max(len(str(claim["claim"])) for claim in found)
     lines = [f"{claim['claim']:<{width}}  {claim['verdict']:<9}  {claim['says']}" for claim in found]
     return "\n" + "".join(f"{line}\n" for line in lines)
-
-
-def normal_ends(quantity: Quantity, rows: Sequence[Row], scale: float) -> dict[str, float]:
-    """The normal approximation's interval (Tramèr et al. 2017, Table 4) of a rate, all seeds' trials pooled."""
-    found = [row for row in rows if quantity.matches(row)]
-    pairs = [(statistics.number(row.get(quantity.metric)), trials(row, quantity.metric)) for row in found]
-    known = [(rate, n) for rate, n in pairs if not isnan(rate)]
-    pooled = sum(n for _, n in known)
-    if not pooled > 0 or not is_rate(quantity.metric):
-        return {"normal_low": nan, "normal_high": nan}
-    low, high = statistics.normal(sum(rate * n for rate, n in known), pooled)
-    return {"normal_low": low * scale, "normal_high": high * scale}
 
 
 def in_shape(name: str, table: Table, compared: pd.DataFrame) -> pd.DataFrame:

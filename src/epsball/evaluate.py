@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import torch
@@ -225,7 +226,7 @@ def transfer_row(source_clean: Verdict, source_adv: Verdict, target_clean: Verdi
     """The rates of a target on a source's adversarial examples, as fractions.
 
     transfer_rate (Kurakin et al. 2017, section 4.4): among the examples that the source gets right clean and wrong
-    adversarially, the share that fools the target too; transfer_n is how many those are for top 1.
+    adversarially, the share that fools the target too; transfer_n and transfer_n_top5 are how many those are.
     """
     counted1 = ~source_clean.wrong1 & source_adv.wrong1
     counted5 = None
@@ -238,6 +239,7 @@ def transfer_row(source_clean: Verdict, source_adv: Verdict, target_clean: Verdi
         "transfer_rate_top1": rate(target_adv.wrong1, counted1),
         "transfer_rate_top5": rate(target_adv.wrong5, counted5),
         "transfer_n": int(counted1.sum()),
+        "transfer_n_top5": nan if counted5 is None else int(counted5.sum()),
         "clean_error_top1": rate(target_clean.wrong1),
         "seconds": target_adv.seconds,
     }
@@ -246,6 +248,6 @@ def transfer_row(source_clean: Verdict, source_adv: Verdict, target_clean: Verdi
 def rate(wrong: Tensor | None, among: Tensor | None = None) -> float:
     """The share of `wrong`, among all or among the marked ones; NaN when there is nothing to count."""
     if wrong is None:
-        return float("nan")
+        return nan
     counted = wrong if among is None else wrong[among]
-    return float(counted.double().mean()) if len(counted) else float("nan")
+    return float(counted.double().mean()) if len(counted) else nan

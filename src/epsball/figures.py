@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from epsball import statistics, tables
+from epsball import estimates, statistics
 from epsball.files import write_whole
 
 DPI = 150
@@ -133,7 +133,7 @@ def error_by_eps(rows: pd.DataFrame, path: Path) -> bool:
     """Error over eps, one panel per target, a line per (source, attack) that was run with two eps or more.
 
     Gradient masking shows as error that does not rise with eps, or white-box lines (solid) below black-box ones
-    (dashed). Lines start at the clean error; seeds are pooled, bands are Wilson's 95 % intervals of all their examples.
+    (dashed). Lines start at the clean error; bands are 95 % intervals, of several seeds' mean where there are several.
     False, and no file, where there is no line. Source: Tramèr et al. 2017, section 3.3.
     """
     lines = curves(rows)
@@ -154,9 +154,7 @@ def error_by_eps(rows: pd.DataFrame, path: Path) -> bool:
 
 def curves(rows: pd.DataFrame) -> dict[tuple[str, str, str], pd.DataFrame]:
     """(target, source, attack) to its errors and their intervals by eps, from clean on, if it has two eps above 0."""
-    rates, total = tables.pooled(rows)
-    cells = rates.melt(var_name="target", value_name="error_top1", ignore_index=False).reset_index()
-    cells = statistics.with_intervals(cells.assign(n=total.melt()["value"]).dropna())
+    cells = estimates.errors(statistics.distinct(rows)).dropna()
     clean, lines = cells["attack"] == "clean", {}
     for (target, source, attack), own in cells[~clean].groupby(["target", "source", "attack"], sort=False):
         if (own["eps"] > 0).sum() >= 2:

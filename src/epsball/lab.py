@@ -26,12 +26,9 @@ class Lab:
         self.device, self.batch_size = shop.device, shop.batch_size
         self.test = shop.data(experiment.data).test
         self.models: Mapping[str, nn.Module] = shop.models(experiment)
-        self.verdicts: dict[str, evaluate.Verdict] = {}
 
     def clean(self, model: str) -> evaluate.Verdict:
-        if model not in self.verdicts:
-            self.verdicts[model] = evaluate.clean_verdict(self.models[model], self.test, self.batch_size, self.stop)
-        return self.verdicts[model]
+        return self.shop.clean_verdict(self.experiment.plans[model], self.models[model], self.experiment.data)
 
     def asked(self, craft: Craft, source: str, target: str) -> bool:
         row = {"source": source, "target": target, "attack": craft.name, "eps": craft.attack.eps}

@@ -6,7 +6,7 @@ Whatever is misspelt or out of range raises ConfigError here, before anything is
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -109,6 +109,14 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """What the configs of one run have in common, built once: data sets by their spec, models by fingerprint."""
+
+    data: dict[str, Data] = field(default_factory=dict)
+    plans: dict[str, Plan] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A whole config, checked: nothing in it can fail any more for being misspelt or out of range."""
 
@@ -146,8 +154,8 @@ class Experiment:
         )
 
 
-def prepare(config: Mapping[str, Any], loaded: dict[str, Data] | None = None) -> Experiment:
-    """Build everything that `config` names; data sets that are in `loaded` already are shared.
+def prepare(config: Mapping[str, Any], shared: Shared | None = None) -> Experiment:
+    """Build everything that `config` names; what is in `shared` already is not built again.
 
     Raises ConfigError: one line, what, where, and what would be right.
     """
@@ -158,9 +166,9 @@ def prepare(config: Mapping[str, Any], loaded: dict[str, Data] | None = None) ->
     own = {k: v for k, v in config.items() if k in Settings.__dataclass_fields__}
     settings = construct(Settings, own, where="")
     choose_device(settings.device)
-    loaded = {} if loaded is None else loaded
-    data = load_data(config.get("dataset"), "dataset", loaded)
-    plans = plans_of(config, settings, data, loaded)
+    shared = Shared() if shared is None else shared
+    data = load_data(config.get("dataset"), "dataset", shared)
+    plans = plans_of(config, settings, data, shared)
     one = twins(plans)
     sources, targets = roles(plans, settings, one)
     crafts = distinct([*attacks_of(config.get("suite"), "suite"), *attacks_of(config.get("attack"), "attack")])
@@ -173,7 +181,7 @@ def prepare(config: Mapping[str, Any], loaded: dict[str, Data] | None = None) ->
     return Experiment(settings, dict(config), task, data, plans, sources, targets, crafts, tables, claims)
 
 
-def plans_of(config: Mapping[str, Any], settings: Settings, data: Data, loaded: dict[str, Data]) -> dict[str, Plan]:
+def plans_of(config: Mapping[str, Any], settings: Settings, data: Data, shared: Shared) -> dict[str, Plan]:
     """The models that are sources or targets, by name."""
     specs = {name: spec for name, spec in mapping(config.get("models"), "models").items() if spec is not None}
     chosen = [*named(settings.sources, list(specs), "sources"), *named(settings.targets, list(specs), "targets")]
@@ -182,7 +190,7 @@ def plans_of(config: Mapping[str, Any], settings: Settings, data: Data, loaded: 
         if name in chosen:
             spec = mapping(specs[name], f"models.{name}")
             places = {key: key for key in ("arch", "trainer", "dataset") if spec.get(key) == config.get(key)}
-            plans[name] = plan_model(spec, f"models.{name}", loaded, places)
+            plans[name] = plan_model(spec, f"models.{name}", shared, places)
             if (plans[name].data.shape, plans[name].data.classes) != (data.shape, data.classes):
                 raise ConfigError(f"models.{name}.dataset has other image shapes or classes than dataset")
     return plans
@@ -210,19 +218,19 @@ def roles(plans: Mapping[str, Plan], settings: Settings, one: Mapping[str, str])
     return ordered[0], ordered[1]
 
 
-def load_data(spec: object, where: str, loaded: dict[str, Data]) -> Data:
+def load_data(spec: object, where: str, shared: Shared) -> Data:
     """The data set of a spec, read once however many models name it."""
     key = json.dumps(spec, sort_keys=True)
-    if key not in loaded:
+    if key not in shared.data:
         settings = build(DATASETS, spec, where=where)
         try:
-            loaded[key] = settings.load()
+            shared.data[key] = settings.load()
         except ConfigError as error:
             raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
-    return loaded[key]
+    return shared.data[key]
 
 
-def plan_model(spec: object, where: str, loaded: dict[str, Data], places: Mapping[str, str] | None = None) -> Plan:
+def plan_model(spec: object, where: str, shared: Shared, places: Mapping[str, str] | None = None) -> Plan:
     """Check and build one model spec, its sources first. `places`: the config keys of parts that stand elsewhere."""
     fields = dict(mapping(spec, where))
     at = {key: under(where, key) for key in fields} | dict(places or {})
@@ -232,11 +240,11 @@ def plan_model(spec: object, where: str, loaded: dict[str, Data], places: Mappin
     given = fields.get("trainer")
     trainer: Trainer | None = None if given is None else construct(Trainer, given, where=at["trainer"])
     specs = sorted(trainer.sources.items()) if trainer else []
-    sources = {n: plan_model(s, f"{at['trainer']}.sources.{n}", loaded) for n, s in specs}
+    sources = {n: plan_model(s, f"{at['trainer']}.sources.{n}", shared) for n, s in specs}
     for name, source in sources.items():
         if not source.differentiable:
             raise ConfigError(f"{at['trainer']}.sources.{name} has no gradient to craft examples on")
-    data, seed = load_data(fields["dataset"], at["dataset"], loaded), fields["seed"]
+    data, seed = load_data(fields["dataset"], at["dataset"], shared), fields["seed"]
     if type(seed) is not int or seed < 0:
         raise ConfigError(f"{where}.seed should be an int of at least 0, is {seed!r}")
     identity = {
@@ -245,11 +253,14 @@ def plan_model(spec: object, where: str, loaded: dict[str, Data], places: Mappin
         "trainer": given and {**given, "sources": {name: plan.identity for name, plan in sources.items()}},
         "seed": seed,
     }
+    key = fingerprint(identity)
+    if key in shared.plans:
+        return shared.plans[key]
     with borrowed_seed(derived_seed(own_seed(identity), "init"), torch.device("cpu")):
         network: nn.Module = build(MODELS, fields["arch"], data.shape, len(data.classes), where=at["arch"])
     check_trainer(trainer, network, len(sources), where, at.get("trainer", under(where, "trainer")))
     label = f"{fields['arch']['name']}-{trainer.name if trainer else 'fitted'}"
-    return Plan(label, identity, network, trainer, data, sources, seed)
+    return shared.plans.setdefault(key, Plan(label, identity, network, trainer, data, sources, seed))
 
 
 def without(identity: Mapping[str, Any], *fields: str) -> str:

@@ -150,7 +150,7 @@ def html_table(frame: pd.DataFrame) -> dict[str, object]:
 def kind(cells: list[str]) -> str:
     """`number` or interval (right-aligned), `prose` (it wraps) or `word`: what the cells of one column are."""
     longest = max(map(len, cells))
-    if longest < LONG_PROSE and tables.looks_numeric([cell.lstrip("*[") for cell in cells], MISSING):
+    if longest < LONG_PROSE and tables.looks_numeric(cells, MISSING):
         return "number"
     return "prose" if any(len(cell) >= PROSE and " " in cell for cell in cells) else "word"
 

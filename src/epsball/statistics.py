@@ -4,7 +4,7 @@ Rates are fractions in [0, 1] throughout. A row belongs to one (seed, source, ta
 has attack `clean`, eps 0 and source == target; white-box means source == target.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isnan, nan, sqrt
 from statistics import NormalDist
 from typing import Literal
@@ -21,10 +21,10 @@ def wilson(k: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     It stays inside [0, 1] and is not empty at k = 0 or k = n, unlike `normal`. ValueError unless 0 <= k <= n, n > 0.
     Source: E. B. Wilson, J. Amer. Statist. Assoc. 22 (1927).
     """
-    z = checked_z(k, n, confidence)
-    scale = 1 + z * z / n
-    centre = (k / n + z * z / (2 * n)) / scale
-    half = z * sqrt(k * (n - k) / n + z * z / 4) / (n * scale)
+    q = checked_z(k, n, confidence)
+    scale = 1 + q * q / n
+    centre = (k / n + q * q / (2 * n)) / scale
+    half = q * sqrt(k * (n - k) / n + q * q / 4) / (n * scale)
     return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
 
 
@@ -47,14 +47,21 @@ def checked_z(k: float, n: float, confidence: float) -> float:
         raise ValueError(f"k should lie in [0, {n}], is {k}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence should lie in (0, 1), is {confidence}")
+    return z(confidence)
+
+
+def z(confidence: float) -> float:
+    """Two-sided normal quantile of `confidence`, in (0, 1): 1.96 for 0.95."""
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
-def rate_interval(rate: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval around a measured `rate` of `n` examples; (nan, nan) where either is missing or n is 0."""
+def rate_interval(
+    rate: float, n: float, interval: Callable[[float, float], tuple[float, float]] = wilson
+) -> tuple[float, float]:
+    """The interval around a measured `rate` of `n` examples; (nan, nan) where either is missing or n is 0."""
     if isnan(rate) or isnan(n) or n == 0:
         return nan, nan
-    return wilson(round(rate * n), n, confidence)
+    return interval(round(rate * n), n)
 
 
 def with_intervals(rows: pd.DataFrame) -> pd.DataFrame:

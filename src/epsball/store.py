@@ -94,6 +94,10 @@ class Store:
     def path(self, label: str, key: str) -> Path:
         return self.root / "models" / f"{label}-{key}"
 
+    def lock(self, key: str) -> Path:
+        """The file that whoever trains a model holds."""
+        return self.root / "models" / f".{key}.lock"
+
     def has(self, label: str, key: str) -> bool:
         """Whether the trained model of that fingerprint is there, and whole."""
         path = self.path(label, key)
@@ -144,7 +148,7 @@ class Store:
         if found is not None:
             return found
         path = self.path(label, key)
-        with locked(self.root / "models" / f".{key}.lock", f"{path.name} is being trained elsewhere", self.poll):
+        with locked(self.lock(key), f"{path.name} is being trained elsewhere", self.poll):
             found = self.find(label, key, device)
             if found is not None:
                 return found
@@ -157,9 +161,8 @@ class Store:
     def hand_on(self, label: str, key: str, state: Mapping[str, Any]) -> None:
         """Leave a state from which the training of another model can go on, unless somebody has begun it."""
         path = self.path(label, key)
-        lock = self.root / "models" / f".{key}.lock"
         try:
-            with FileLock(lock, timeout=0):
+            with FileLock(self.lock(key), timeout=0):
                 if not any((path / name).exists() for name in (LAST, MANIFEST)):
                     path.mkdir(parents=True, exist_ok=True)
                     Slot(path).save_state(state)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from epsball import statistics
+from epsball import estimates, statistics
 from epsball.files import write_whole
 
 COLUMNS = (
@@ -194,33 +194,29 @@ def shorten(label: str, width: int) -> str:
     return label[:width].ljust(width)
 
 
-def pooled(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The matrix's errors as fractions and the examples they are of; several seeds' n and errors are added."""
-    rows = rows.assign(wrong=rows["error_top1"] * rows["n"], n=rows["n"].where(rows["error_top1"].notna()))
-    sums = rows.groupby(list(statistics.KEY), sort=False)[["wrong", "n"]].sum().reset_index()
-    total = statistics.matrix(sums, "n")
-    return statistics.matrix(sums, "wrong") / total.where(total > 0), total
-
-
 def intervals(rows: pd.DataFrame) -> pd.DataFrame:
-    """The matrix's errors as "12.3 [11.7, 13.0]" in per cent; several seeds are pooled."""
-    rates, total = pooled(rows)
-    cells = {t: [interval_text(rate, n) for rate, n in zip(rates[t], total[t], strict=True)] for t in total.columns}
-    return pd.DataFrame(cells, index=total.index)
+    """The matrix's errors as "12.3 [11.7, 13.0]" in per cent, over all seeds."""
+    values, lows, highs = bounds(rows)
+    cells = {t: list(map(interval_text, values[t], lows[t], highs[t])) for t in values.columns}
+    return pd.DataFrame(cells, index=values.index)
 
 
 def best_in_bold(rows: pd.DataFrame) -> pd.DataFrame:
     """`intervals`, each line's lowest error and those statistically tied with it in bold (Tramèr et al., Table 4)."""
-    cells, (rates, total) = intervals(rows).astype(object), pooled(rows)
+    cells, every = intervals(rows).astype(object), bounds(rows)
     for line in cells.index if len(cells.columns) > 1 else ():
-        values = [float(rate) for rate in rates.loc[line]]
-        bounds = [statistics.rate_interval(rate, float(n)) for rate, n in zip(values, total.loc[line], strict=True)]
-        tied = statistics.ties_for_best(values, [low for low, _ in bounds], [high for _, high in bounds])
+        values, lows, highs = (list(matrix.loc[line]) for matrix in every)
+        tied = statistics.ties_for_best(values, lows, highs)
         cells.loc[line] = [f"**{cell}**" if best else cell for cell, best in zip(cells.loc[line], tied, strict=True)]
     return cells
 
 
-def interval_text(rate: float, n: float) -> str:
+def bounds(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """The matrix's errors, and the lower and upper ends of their intervals, as fractions."""
+    found = estimates.errors(rows)
+    return [statistics.matrix(found, column) for column in ("error_top1", "error_top1_low", "error_top1_high")]
+
+
+def interval_text(rate: float, low: float, high: float) -> str:
     """`12.3 [11.7, 13.0]` in per cent; `-` where nothing was measured."""
-    low, high = statistics.rate_interval(rate, n)
     return "-" if isnan(low) else f"{rate * 100:.1f} [{low * 100:.1f}, {high * 100:.1f}]"

@@ -97,8 +97,37 @@ class Task(Protocol):
         """The rows for a terminal."""
 
 
+class Matrix:
+    """What tasks share whose rows are errors of targets: any models and attacks will do, and the rows are shown as a
+    matrix."""
+
+    def check(self, sources: list[str], targets: list[str], attacks: list[str]) -> None:
+        return None
+
+    def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> "list[Section]":
+        from epsball import figures, tables
+        from epsball.report import Section
+
+        rows, heat, curves = frames["results"], folder / "transfer_matrix.png", folder / "error_by_eps.png"
+        matrix = tables.transfer_matrix(rows)
+        tables.write_csv(matrix.reset_index(), folder / "transfer_matrix.csv")
+        figures.transfer_heatmap(rows, heat)
+        rule = "95 % intervals; bold: the lowest error of a line, and those whose interval overlaps its interval."
+        sections = [
+            Section("Error, per cent", "Source = target is white-box.", matrix),
+            Section("Error with its interval, per cent", rule, tables.best_in_bold(rows)),
+            Section("Transfer matrix", image=heat),
+        ]
+        return [*sections, Section("Error by eps", image=curves)] if figures.error_by_eps(rows, curves) else sections
+
+    def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
+        from epsball import tables
+
+        return tables.console(frames["results"])
+
+
 @dataclass(frozen=True)
-class TransferMatrix:
+class TransferMatrix(Matrix):
     """Every source's examples shown to every target: error and transfer rates (Tramèr et al. 2017, Table 1).
 
     cells: all of them, or only those that the config's tables and claims ask about. gradient_norms: whether each
@@ -112,9 +141,6 @@ class TransferMatrix:
     @property
     def makes(self) -> tuple[str, ...]:
         return ("clean",)
-
-    def check(self, sources: list[str], targets: list[str], attacks: list[str]) -> None:
-        return None
 
     def measure(self, lab: Lab) -> Rows:
         """Clean rows first, then attack by attack and source by source."""
@@ -135,26 +161,15 @@ class TransferMatrix:
             norms = lab.keep("gradients", target, target, evaluate.gradient_row(found))
         return row | norms
 
-    def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> "list[Section]":
-        return present_matrix(frames["results"], folder)
-
-    def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
-        from epsball import tables
-
-        return tables.console(frames["results"])
-
 
 @dataclass(frozen=True)
-class WorstCase:
+class WorstCase(Matrix):
     """Each source's error under the worst of all attacks of an eps on itself, per image; an image that is lost is shown
     to no further attack (Madry et al. 2017, section 5; Carlini's reviews: per-example minimum, not averages)."""
 
     @property
     def makes(self) -> tuple[str, ...]:
         return ("clean", "worst_case")
-
-    def check(self, sources: list[str], targets: list[str], attacks: list[str]) -> None:
-        return None
 
     def measure(self, lab: Lab) -> Rows:
         """Each source's clean row, and its worst case at each eps."""
@@ -175,14 +190,6 @@ class WorstCase:
                     row = lab.keep(identity, source, source, evaluate.worst_case_row(lab.clean(source), lost, seconds))
                 rows.append(lab.named(row, source, source, "worst_case", eps))
         return {"results": rows}
-
-    def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> "list[Section]":
-        return present_matrix(frames["results"], folder)
-
-    def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
-        from epsball import tables
-
-        return tables.console(frames["results"])
 
 
 @dataclass(frozen=True)
@@ -339,23 +346,6 @@ TASKS: Mapping[str, Callable[..., Task]] = {
     "gradient_pictures": GradientPictures,
     "loss_surface": LossSurface,
 }
-
-
-def present_matrix(rows: "pd.DataFrame", folder: Path) -> "list[Section]":
-    """The transfer matrix as files, tables and figures."""
-    from epsball import figures, tables
-    from epsball.report import Section
-
-    matrix, curves = folder / "transfer_matrix.png", folder / "error_by_eps.png"
-    tables.write_csv(tables.transfer_matrix(rows).reset_index(), folder / "transfer_matrix.csv")
-    figures.transfer_heatmap(rows, matrix)
-    rule = "Wilson's 95 % interval; bold: the lowest error of a line, and those whose interval overlaps its interval."
-    sections = [
-        Section("Error, per cent", "Source = target is white-box.", tables.transfer_matrix(rows)),
-        Section("Error with its interval, per cent", rule, tables.best_in_bold(rows)),
-        Section("Transfer matrix", image=matrix),
-    ]
-    return [*sections, Section("Error by eps", image=curves)] if figures.error_by_eps(rows, curves) else sections
 
 
 def clean_row(lab: Lab, target: str) -> Row:

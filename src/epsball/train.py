@@ -41,7 +41,7 @@ class Adam:
     def make(self, model: nn.Module) -> torch.optim.Optimizer:
         groups = parameter_groups(model, self.weight_decay, self.decay_on)
         betas = self.betas[0], self.betas[1]
-        return torch.optim.Adam(groups, lr=self.lr, betas=betas, eps=self.eps, capturable=on_cuda(model))
+        return torch.optim.Adam(groups, lr=self.lr, betas=betas, eps=self.eps, capturable=on_cuda(model), fused=True)
 
 
 @dataclass(frozen=True)

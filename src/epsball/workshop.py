@@ -6,8 +6,9 @@ import multiprocessing
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import cache, partial
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import epsball
 from epsball import evaluate
 from epsball.data import Data
 from epsball.device import choose_device
-from epsball.plan import Experiment, Plan, prepare
+from epsball.plan import Experiment, Plan, Shared, prepare
 from epsball.progress import Stop
 from epsball.store import Slot, Store, Trained
 from epsball.train import Watch, fit
@@ -39,6 +40,7 @@ class Workshop:
         self.batch_size = settings.batch_size or (128 if self.device.type == "cpu" else 1000)
         self.ready: dict[str, tuple[nn.Module, Row]] = {}
         self.on_device: dict[int, Data] = {}
+        self.verdicts: dict[tuple[str, str], evaluate.Verdict] = {}
         torch.backends.cudnn.benchmark = self.device.type == "cuda"
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
@@ -70,6 +72,14 @@ class Workshop:
             log.info("%s: clean error %.2f%%, %d parameters, %s", name, 100 * error, size, where)
         return self.ready[plan.key][0]
 
+    def clean_verdict(self, plan: Plan, network: nn.Module, data: Data) -> evaluate.Verdict:
+        """The verdict of a plan's trained network on clean test images, computed once in a run."""
+        key = plan.key, data.test_checksum
+        if key not in self.verdicts:
+            test = self.data(data).test
+            self.verdicts[key] = evaluate.clean_verdict(network, test, self.batch_size, self.stop)
+        return self.verdicts[key]
+
     def of_seed(self, experiment: Experiment) -> str:
         """What tells an experiment's models from those of the run's other seeds."""
         seeds = {each.settings.seed for each in self.experiments}
@@ -91,17 +101,18 @@ class Workshop:
         import pandas as pd
 
         data, began = self.data(plan.data), time.perf_counter()
+        curve: list[dict[str, float]]
         log.info("training %s (%s-%s)", name, plan.label, plan.key)
         network = self.placed(plan)
         if plan.trainer is None:
             network.fit_to(*data.train.take(torch.arange(len(data.train))), plan.own_seed)  # type: ignore[operator]
-            seconds, curve = time.perf_counter() - began, list[dict[str, float]]([{}])
+            seconds, curve = time.perf_counter() - began, []
         else:
             sources = [self.model(source, f"{name}'s source {key}") for key, source in plan.sources.items()]
             watch = FollowedTraining(self, plan, name, slot)
             curve = fit(network, plan.trainer, sources, data, plan.own_seed, watch.watch())
             seconds = watch.seconds()
-        wrong = evaluate.clean_verdict(network.eval(), data.test, self.batch_size, self.stop).wrong1
+        wrong = self.clean_verdict(plan, network.eval(), plan.data).wrong1
         spec = {
             "fingerprint": plan.key,
             "spec": plan.identity,
@@ -110,7 +121,7 @@ class Workshop:
             "data": plan.data.origin,
             "data_checksum": plan.data.checksum,
             "seconds": round(seconds, 2),
-            "loss": curve[-1].get("loss"),
+            "loss": curve[-1]["loss"] if curve else None,
             "clean_error": evaluate.rate(wrong),
             "clean_n": len(wrong),
             **environment(self.device),
@@ -131,25 +142,38 @@ class Workshop:
     def train_side_by_side(self) -> None:
         """Train the models that the store lacks in several processes; afterwards the store has them all."""
         every = {plan.key: (place, plan) for place, plan in self.every_plan()}
-        missing = [place for place, plan in every.values() if not self.store.has(plan.label, plan.key)]
+        missing = {key: found for key, found in every.items() if not self.store.has(found[1].label, key)}
         if not missing:
             return
+        order = self.order([plan for _, plan in missing.values()])
         configs = [experiment.config for experiment in self.experiments]
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(self.settings.workers, len(missing)), context, listen) as pool:
-            waiting = {pool.submit(train_in_worker, configs, *place): place for place in missing}
+            training: dict[Future[str], str] = {}
             try:
-                while waiting:
+                while order.is_active():
+                    for key in order.get_ready():
+                        training[pool.submit(train_in_worker, configs, *missing[key][0])] = key
                     self.stop.check()
-                    done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                    done, _ = wait(training, timeout=0.5, return_when=FIRST_COMPLETED)
                     for future in done:
                         log.info("%s", future.result())
-                        del waiting[future]
+                        order.done(training.pop(future))
             except BaseException:
                 for worker in multiprocessing.active_children():
                     worker.terminate()  # it saves its state and ends
                 pool.shutdown(cancel_futures=True)
                 raise
+
+    def order(self, plans: Sequence[Plan]) -> TopologicalSorter[str]:
+        """Which of `plans` wait for which: a model for its sources, a longer training for the one it goes on from."""
+        needs = {plan.key: {source.key for source in plan.sources.values()} for plan in plans}
+        for plan in plans:
+            if (heir := self.heir(plan)) and heir.key in needs:
+                needs[heir.key].add(plan.key)
+        order = TopologicalSorter({key: sorted(first & needs.keys()) for key, first in needs.items()})
+        order.prepare()
+        return order
 
 
 class FollowedTraining:
@@ -170,12 +194,11 @@ class FollowedTraining:
         def save(state: Row) -> None:
             self.slot.save_state(self.full(state))
 
-        def hand_on(state: Row) -> None:
-            if heir is not None:
-                self.shop.store.hand_on(heir.label, heir.key, self.full(state))
+        def hand_on(heir: Plan, state: Row) -> None:
+            self.shop.store.hand_on(heir.label, heir.key, self.full(state))
 
-        stop, between = self.shop.stop, settings.checkpoint_seconds
-        return Watch(self.name, stop, self.state, save, between, settings.cuda_graphs, hand_on if heir else None)
+        stop, between, to_heir = self.shop.stop, settings.checkpoint_seconds, partial(hand_on, heir) if heir else None
+        return Watch(self.name, stop, self.state, save, between, settings.cuda_graphs, to_heir)
 
     def full(self, state: Row) -> Row:
         return {**state, "environment": self.here, "seconds": self.seconds()}
@@ -203,8 +226,8 @@ def listen() -> None:
 @cache
 def worker_shop(configs: str) -> Workshop:
     """A worker's view of a run's experiments, prepared once per process."""
-    loaded: dict[str, Data] = {}
-    return Workshop([prepare(config, loaded) for config in json.loads(configs)], worker_stop)
+    shared = Shared()
+    return Workshop([prepare(config, shared) for config in json.loads(configs)], worker_stop)
 
 
 def train_in_worker(configs: Sequence[Mapping[str, Any]], experiment: int, place: tuple[str, ...]) -> str:
