@@ -24,8 +24,8 @@ Config = dict[str, Any]
 def three_models(tmp_path: Path, tiny: Callable[..., dict[str, Any]]) -> Callable[[str], plan.Experiment]:
     """Two independent models and one that trains on the first as its source, in an output folder of the given name."""
 
-    def prepared(folder: str, workers: int = 1, seed: int = 0) -> plan.Experiment:
-        config = tiny(f"workers={workers}", "threads=1", "models=alone", f"seed={seed}")
+    def prepared(folder: str, workers: int = 1, seed: int = 0, threads: str = "1") -> plan.Experiment:
+        config = tiny(f"workers={workers}", f"threads={threads}", "models=alone", f"seed={seed}")
         target = config["models"]["target"]
         other = {**target, "seed": 7}
         adversarial = {
@@ -82,6 +82,14 @@ def test_side_by_side_is_bit_for_bit_as_alone(
 def test_sources_come_before_the_models_that_need_them(three_models: Callable[..., plan.Experiment]) -> None:
     places = [place for place, _ in workshop.every_plan(three_models("order").plans)]
     assert places == [("target",), ("other",), ("third", "first"), ("third",)]
+
+
+def test_workers_share_the_threads_out(
+    tmp_path: Path, three_models: Callable[..., plan.Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workshop.torch, "get_num_threads", lambda: 5)
+    Workshop([three_models("shared", workers=2, threads="null")], Stop()).train_side_by_side()
+    assert {json.loads(path.read_text())["threads"] for path in (tmp_path / "shared").rglob("spec.json")} == {2}
 
 
 def test_a_stop_ends_the_workers_with_their_state_saved(

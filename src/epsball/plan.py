@@ -40,9 +40,9 @@ class Settings:
     sources, targets: names of models; null for all, of the sources for all that have gradients. precision: of training;
     evaluation is in fp32 or tf32. cuda_graphs: whether CUDA records attack loops and training steps. channels_last: how
     convolutions' weights are laid out. workers: processes that train independent models side by side. threads: CPU
-    threads, null for torch's own number. batch_size: images per step of an evaluation, null for a size that suits the
-    device. reuse: whether finished rows are taken from the store. outputs: root folder of models, rows and run
-    directories.
+    threads of each process, null for torch's own number, which workers share out. batch_size: images per step of an
+    evaluation, null for a size that suits the device. reuse: whether finished rows are taken from the store. outputs:
+    root folder of models, rows and run directories.
     """
 
     experiment: str

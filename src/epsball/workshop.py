@@ -148,7 +148,9 @@ class Workshop:
         order = self.order([plan for _, plan in missing.values()])
         configs = [experiment.config for experiment in self.experiments]
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(self.settings.workers, len(missing)), context, listen) as pool:
+        workers = min(self.settings.workers, len(missing))
+        threads = self.settings.threads or max(1, torch.get_num_threads() // workers)
+        with ProcessPoolExecutor(workers, context, begin_worker, (threads,)) as pool:
             training: dict[Future[str], str] = {}
             try:
                 while order.is_active():
@@ -217,10 +219,11 @@ def every_plan(plans: Mapping[str, Plan], place: tuple[str, ...] = ()) -> Iterat
 worker_stop = Stop()
 
 
-def listen() -> None:
+def begin_worker(threads: int) -> None:
     """The first thing that a worker process does."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     worker_stop.listen()
+    torch.set_num_threads(threads)
 
 
 @cache
