@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, convert, did_you_mean, fraction_hint, listed
-from epsball.progress import Interrupted, Stop
+from epsball.progress import Interrupted, Stop, Told
 
 CONF = Path(__file__).parent.resolve() / "conf"
 SCALES = ("paper", "quick", "smoke")
@@ -81,7 +81,7 @@ def job(config: DictConfig) -> None:
         if folder and isinstance(error, ConfigError):
             experiments.record_refusal(folder, overrides, one_line(error))
         if os.getpid() != main_process:  # a launcher's worker: only an exception tells the launcher
-            raise
+            raise Told(one_line(error)) from None
         failures.append(error)
 
 
@@ -192,14 +192,26 @@ def explain(error: Exception) -> str:
     text = one_line(error)
     if match := re.search(r"Could not (?:override|delete)(?: from config)?\.? ?'([^']+)'", text):
         return unknown_key(match[1])
-    if match := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
-        group, option = match[1], match[2]
-        options = sorted(p.relative_to(CONF / group).with_suffix("").as_posix() for p in (CONF / group).rglob("*.yaml"))
-        if options:
-            return f"{group}={option} does not exist{did_you_mean(option, options)}: choose one of {listed(options)}"
+    if (match := re.search(r"Could not find '([^'/]+)/([^']*)'", text)) and (options := options_of(match[1])):
+        return no_such_option(match[1], match[2], options)
+    if "Config group override must be a string" in text:  # attack=null, attack=1
+        words = [word.partition("=") for word in sys.argv[1:]]
+        chosen = [(name, value, options_of(name)) for name, _, value in words]
+        wrong = [word for word in chosen if word[2] and word[1] not in word[2]]
+        return "; ".join(no_such_option(*word) for word in wrong) or text
     if match := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
         return unknown_key(match[1])
     return text
+
+
+def options_of(group: str) -> list[str]:
+    """The files of a config group; empty where there is no such group."""
+    folder = CONF / group.split("@")[0]
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def no_such_option(group: str, option: str, options: list[str]) -> str:
+    return f"{group}={option} does not exist{did_you_mean(option, options)}: choose one of {listed(options)}"
 
 
 def unknown_key(key: str) -> str:
@@ -243,10 +255,13 @@ def main() -> int:
         return 128 + error.signum
     except KeyboardInterrupt:
         return 130
-    except (HydraException, OmegaConfBaseException) as error:
+    except Told:
+        return 1
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # raised before any job: the command is wrong
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2
-    except Exception:  # a launcher's worker has told it
+    except Exception as error:
+        print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
         return 1
     if len(failures) > 1:
         print(f"{len(failures)} jobs failed", file=sys.stderr)

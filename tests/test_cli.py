@@ -6,6 +6,7 @@ What needs a process of its own (signals, imports, two at once) gets one; the re
 import importlib.util
 import json
 import logging
+import pickle
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import pytest
 from conftest import ROOT, TINY
 
 from epsball import experiments, plan, workshop
-from epsball.progress import Stop
+from epsball.progress import Stop, Told
 
 RUN = ROOT / "run.py"
 
@@ -81,6 +82,9 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "misspelt deep field, added": (["+trainer.lrr=3", *ONE], ["trainer.lrr", "optimizer"]),
     "misspelt field of a suite": (["suite.fgsm.epss=0.1"], ["suite.fgsm.epss", "'eps'"]),
     "misspelt option": (["arch=mnist_z"], ["arch=mnist_z does not exist", "mnist_a, mnist_b"]),
+    "null for an option": (["attack=null"], ["attack=null does not exist", "fgsm", "none"]),
+    "a number for an option": (["dataset=3", "seed=1"], ["dataset=3 does not exist: choose one of cifar10, digits"]),
+    "no word for an option": (["suite="], ["suite= does not exist: choose one of all_one_step, fgsm"]),
     "misspelt nested option": (["paper=tramer/tabel1"], ["tabel1", "table1"]),
     "misspelt scale": (["scale=smok"], ["'smoke'"]),
     "misspelt group": (["modle=x"], ["modle", "'model"]),
@@ -124,6 +128,20 @@ def test_a_wrong_config_is_told_in_one_line_and_nothing_is_written(
     for fragment in fragments:
         assert fragment in line
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(Told("x"), ""), (OSError("the disk is full"), "OSError: the disk is full")]
+)
+def test_what_no_job_has_told_is_told_at_the_end(
+    main: Callable[..., Ended], run_module: ModuleType, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def job() -> None:
+        raise pickle.loads(pickle.dumps(error))  # as it comes back from a launcher's worker
+
+    monkeypatch.setattr(run_module, "job", job)
+    ended = main()
+    assert (ended.code, ended.err) == (1, f"error: {told}\n" if told else "")
 
 
 def test_a_process_with_a_wrong_config_exits_with_2(tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+class Told(RuntimeError):
+    """A job failed in a process of its own, which has said so."""
+
+
 class Stop:
     """A stop flag that signal handlers set and every long loop polls between two pieces of work."""
 
