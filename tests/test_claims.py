@@ -335,9 +335,21 @@ def test_claims_table_has_a_line_per_check() -> None:
     assert list(table["paper"]) == ["1 < 5", "1 < 5", "no numbers", "1 < 10"]
 
 
+def test_in_how_many_seeds_a_check_holds() -> None:
+    rows = [clean("A", error, seed=seed) for seed, error in enumerate((0.1, 0.2, 0.4))]
+    rows += [*(clean("B", 0.3, seed=seed) for seed in range(3)), clean("C", 0.5, seed=2)]
+    found = {"one": Claim("says", "paper", ["error(A) < error(B)", "error(B) < error(C)", "error(A) < error(D)"])}
+    table = claims.claims_table(found, rows)
+    assert table[["seeds_holding", "seeds"]].values.tolist() == [[2, 3], [1, 1], [0, 0]]
+    assert list(claims.claims_summary(table)["holds in seeds"]) == ["2 of 3; 1 of 1; 0 of 0"]
+    alone = claims.claims_table(found, [row for row in rows if row["seed"] == 0])
+    assert "holds in seeds" not in claims.claims_summary(alone).columns
+    assert list(claims.claims_table(found, [])["seeds"]) == [0, 0, 0]
+
+
 def test_claims_summary_says_our_numbers_in_the_order_of_the_papers() -> None:
     summary = claims.claims_summary(claims.claims_table(CLAIMS, ROWS))
-    assert list(summary.columns) == ["claim", "verdict", "says", "ours", "paper"]
+    assert list(summary.columns) == ["claim", "verdict", "says", "ours", "holds in seeds", "paper"]
     assert list(summary["claim"]) == ["one", "two", "three"]
     assert list(summary["verdict"]) == ["refuted", "open", "confirmed"]
     low, high = wilson(20, 1000)

@@ -77,14 +77,19 @@ def verdict(checks: Sequence[Check]) -> Verdict:
 
 
 def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> pd.DataFrame:
-    """`claims.csv`: a line per check, each with its claim's verdict; `percent`: whether both sides are rates."""
+    """`claims.csv`: a line per check, each with its claim's verdict; `percent`: whether both sides are rates; `seeds`:
+    how many measured it; `seeds_holding`: in how many of them the values compare so."""
     lines = []
+    by_seed = [[row for row in rows if row["seed"] == seed] for seed in dict.fromkeys(row["seed"] for row in rows)]
     for name, claim in claims.items():
         checks = judged(claim, rows)
-        for check in checks:
+        single = zip(*(judged(claim, own) for own in by_seed), strict=True) if by_seed else [()] * len(checks)
+        for check, own_checks in zip(checks, single, strict=True):
+            known = [own.holds for own in own_checks if own.holds is not None]
             line: dict[str, Any] = {"claim": name, "verdict": verdict(checks)}
             line |= {"check": check.comparison.text, "operator": check.comparison.operator}
             line |= {"check_verdict": check.verdict, "holds": check.holds}
+            line |= {"seeds": len(known), "seeds_holding": sum(known)}
             for side, estimate in (("left", check.left), ("right", check.right)):
                 line |= {side: estimate.value, f"{side}_low": estimate.low, f"{side}_high": estimate.high}
             line["percent"] = all(is_rate(quantity.metric) for quantity in check.comparison.quantities)
@@ -93,13 +98,16 @@ def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> pd.DataFra
 
 
 def claims_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """A line per claim for people: verdict, words, our numbers in the order of the paper's."""
+    """A line per claim for people: verdict, words, our numbers in the order of the paper's; with several seeds, in how
+    many of them each check holds."""
     lines = []
     for _, group in table.groupby("claim", sort=False) if len(table) else ():
         checks = statistics.records(group)
         numbers = "; ".join(f"{side_text(c, 'left')} {c['operator']} {side_text(c, 'right')}" for c in checks)
-        lines.append({**checks[0], "ours": numbers})
-    return pd.DataFrame(lines, columns=["claim", "verdict", "says", "ours", "paper"])
+        holding = "; ".join(f"{c['seeds_holding']} of {c['seeds']}" for c in checks)
+        lines.append({**checks[0], "ours": numbers, "holds in seeds": holding})
+    several = ["holds in seeds"] if len(table) and table["seeds"].max() > 1 else []
+    return pd.DataFrame(lines, columns=["claim", "verdict", "says", "ours", *several, "paper"])
 
 
 def side_text(check: Mapping[str, Any], side: str) -> str:
