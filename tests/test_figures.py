@@ -102,7 +102,7 @@ def test_one_eps_is_no_line_and_no_file(rows: pd.DataFrame, tmp_path: Path) -> N
 
 def test_a_line_starts_at_the_clean_error() -> None:
     lines = figures.curves(errors())
-    assert sorted(lines) == [("A", "A", "fgsm"), ("A", "B", "fgsm"), ("B", "A", "fgsm"), ("B", "B", "fgsm")]
+    assert list(lines) == [("A", "A", "fgsm"), ("A", "B", "fgsm"), ("B", "A", "fgsm"), ("B", "B", "fgsm")]
     assert list(lines["B", "A", "fgsm"]["eps"]) == [0.0, 0.1, 0.2, 0.3]
     assert list(lines["B", "A", "fgsm"]["error_top1"]) == pytest.approx([0.01, 0.11, 0.21, 0.31])
     assert list(lines["B", "B", "fgsm"]["error_top1"]) == pytest.approx([0.01, 0.21, 0.41, 0.61])

@@ -87,9 +87,9 @@ def test_sources_come_before_the_models_that_need_them(three_models: Callable[..
 def test_workers_share_the_threads_out(
     tmp_path: Path, three_models: Callable[..., plan.Experiment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workshop.torch, "get_num_threads", lambda: 5)
+    monkeypatch.setattr(workshop.torch, "get_num_threads", lambda: 7)
     Workshop([three_models("shared", workers=2, threads="null")], Stop()).train_side_by_side()
-    assert {json.loads(path.read_text())["threads"] for path in (tmp_path / "shared").rglob("spec.json")} == {2}
+    assert {json.loads(path.read_text())["threads"] for path in (tmp_path / "shared").rglob("spec.json")} == {3}
 
 
 def test_a_stop_ends_the_workers_with_their_state_saved(

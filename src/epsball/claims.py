@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import hypot, isnan, nan
+from operator import ge, gt, le, lt
 from typing import Any, Literal
 
 import pandas as pd
 
 from epsball import statistics
-from epsball.estimates import Estimate, Interval, is_rate, of_rows
+from epsball.estimates import Estimate, is_rate, mean, of_rows
 from epsball.expressions import Claim, Comparison, Quantity, Sum, Table
+from epsball.statistics import Interval
 
 Row = Mapping[str, Any]
 Verdict = Literal["confirmed", "refuted", "open"]
@@ -25,8 +28,9 @@ def measured(quantity: Quantity, rows: Sequence[Row], interval: Interval | None 
 
 
 def total(side: Sum, rows: Sequence[Row], interval: Interval | None = statistics.wilson) -> Estimate:
-    """A sum's value and interval; the distances to the ends add in quadrature (Newcombe 1998, Statistics in Medicine
-    17, method 10: the hybrid score interval). What is named twice counts once, with both weights."""
+    """A sum's value and interval in one seed's rows; the distances to the ends add in quadrature (Newcombe 1998,
+    Statistics in Medicine 17, method 10: the hybrid score interval). What is named twice counts once, weights added.
+    """
     weights: dict[Quantity, float] = {}
     for weight, quantity in side.terms:
         weights[quantity] = weights.get(quantity, 0.0) + weight
@@ -41,11 +45,19 @@ def total(side: Sum, rows: Sequence[Row], interval: Interval | None = statistics
 
 @dataclass(frozen=True)
 class Check:
-    """A comparison with its two sides as measured."""
+    """A comparison with its two sides as measured, in each seed."""
 
     comparison: Comparison
-    left: Estimate
-    right: Estimate
+    lefts: Sequence[Estimate]
+    rights: Sequence[Estimate]
+
+    @cached_property
+    def left(self) -> Estimate:
+        return mean(self.lefts)
+
+    @cached_property
+    def right(self) -> Estimate:
+        return mean(self.rights)
 
     @property
     def verdict(self) -> Verdict:
@@ -58,16 +70,31 @@ class Check:
     @property
     def holds(self) -> bool | None:
         """Whether the measured values themselves compare so; None when one is missing."""
-        if isnan(self.left.value) or isnan(self.right.value):
+        return self.compared(self.left, self.right)
+
+    @property
+    def in_seeds(self) -> list[bool]:
+        """The same of each seed that has both sides."""
+        return [holds for holds in map(self.compared, self.lefts, self.rights) if holds is not None]
+
+    def compared(self, left: Estimate, right: Estimate) -> bool | None:
+        if isnan(left.value) or isnan(right.value):
             return None
-        sign, left, right = self.comparison.operator, self.left.value, self.right.value
-        return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[sign]
+        compare = {"<": lt, "<=": le, ">": gt, ">=": ge}[self.comparison.operator]
+        return bool(compare(left.value, right.value))
 
 
 def judged(claim: Claim, rows: Sequence[Row]) -> list[Check]:
-    """All of a claim's comparisons, measured."""
+    """All of a claim's comparisons, measured. Each side is summed up within a seed: its quantities share models."""
     interval = statistics.wilson if claim.images == "sample" else None
-    return [Check(c, total(c.left, rows, interval), total(c.right, rows, interval)) for c in claim.comparisons]
+    by_seed: dict[object, list[Row]] = {}
+    for row in rows:
+        by_seed.setdefault(row["seed"], []).append(row)
+    seeds = list(by_seed.values()) or [[]]
+    return [
+        Check(c, *([total(side, own, interval) for own in seeds] for side in (c.left, c.right)))
+        for c in claim.comparisons
+    ]
 
 
 def verdict(checks: Sequence[Check]) -> Verdict:
@@ -80,16 +107,13 @@ def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> pd.DataFra
     """`claims.csv`: a line per check, each with its claim's verdict; `percent`: whether both sides are rates; `seeds`:
     how many measured it; `seeds_holding`: in how many of them the values compare so."""
     lines = []
-    by_seed = [[row for row in rows if row["seed"] == seed] for seed in dict.fromkeys(row["seed"] for row in rows)]
     for name, claim in claims.items():
         checks = judged(claim, rows)
-        single = zip(*(judged(claim, own) for own in by_seed), strict=True) if by_seed else [()] * len(checks)
-        for check, own_checks in zip(checks, single, strict=True):
-            known = [own.holds for own in own_checks if own.holds is not None]
+        for check in checks:
             line: dict[str, Any] = {"claim": name, "verdict": verdict(checks)}
             line |= {"check": check.comparison.text, "operator": check.comparison.operator}
             line |= {"check_verdict": check.verdict, "holds": check.holds}
-            line |= {"seeds": len(known), "seeds_holding": sum(known)}
+            line |= {"seeds": len(check.in_seeds), "seeds_holding": sum(check.in_seeds)}
             for side, estimate in (("left", check.left), ("right", check.right)):
                 line |= {side: estimate.value, f"{side}_low": estimate.low, f"{side}_high": estimate.high}
             line["percent"] = all(is_rate(quantity.metric) for quantity in check.comparison.quantities)
@@ -98,8 +122,8 @@ def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> pd.DataFra
 
 
 def claims_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """A line per claim for people: verdict, words, our numbers in the order of the paper's; with several seeds, in how
-    many of them each check holds."""
+    """A line per claim for people: verdict, words, our numbers in the order of the paper's; with
+    several seeds, in how many of them each check holds."""
     lines = []
     for _, group in table.groupby("claim", sort=False) if len(table) else ():
         checks = statistics.records(group)

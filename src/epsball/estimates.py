@@ -5,7 +5,7 @@ is added to it in quadrature: the seeds share their test images, so adding up th
 once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot, isnan, nan, sqrt
 from statistics import fmean, stdev
@@ -16,7 +16,6 @@ import pandas as pd
 from epsball import statistics
 
 Row = Mapping[str, Any]
-Interval = Callable[[float, float], tuple[float, float]]  # of k of n
 TRIALS = {"transfer_rate_top1": "transfer_n", "transfer_rate_top5": "transfer_n_top5"}  # other rates are of n images
 
 
@@ -36,15 +35,13 @@ class Estimate:
         return Estimate(self.value * factor, ends[0], ends[1], self.sd * abs(factor), self.seeds)
 
 
-def of_rows(rows: Sequence[Row], metric: str, interval: Interval | None = statistics.wilson) -> Estimate:
+def of_rows(rows: Sequence[Row], metric: str, interval: statistics.Interval | None = statistics.wilson) -> Estimate:
     """The mean of `metric` over rows of one cell, one of each seed; NaN when none has it. `interval`: of a seed's rate;
     None where the test images are no sample of anything."""
-    single = [of_row(row, metric, interval) for row in rows]
-    known = [estimate for estimate in single if not isnan(estimate.value)]
-    return over_seeds(known) if known else Estimate(nan, nan, nan, seeds=0)
+    return mean([of_row(row, metric, interval) for row in rows])
 
 
-def of_row(row: Row, metric: str, interval: Interval | None) -> Estimate:
+def of_row(row: Row, metric: str, interval: statistics.Interval | None) -> Estimate:
     """One row's value: a rate with its interval, a mean with the normal one of its standard deviation. The ends are NaN
     where the interval is not known: a standard deviation's, a rate's of an unknown number of trials."""
     value = statistics.number(row.get(metric))
@@ -69,16 +66,17 @@ def trials(row: Row, metric: str) -> float:
     return statistics.number(row.get(TRIALS.get(metric, "n")))
 
 
-def over_seeds(single: Sequence[Estimate]) -> Estimate:
-    """The mean of several seeds' estimates of one cell."""
-    if len(single) == 1:
-        return single[0]
-    values = [estimate.value for estimate in single]
-    mean, sd = fmean(values), stdev(values)
-    spread = student_t(len(single) - 1) * sd / sqrt(len(single))
-    below = fmean(estimate.value - estimate.low for estimate in single)
-    above = fmean(estimate.high - estimate.value for estimate in single)
-    return Estimate(mean, mean - hypot(below, spread), mean + hypot(above, spread), sd, len(single))
+def mean(single: Sequence[Estimate]) -> Estimate:
+    """The mean of several seeds' estimates of one thing, of those that have it; NaN when none has."""
+    known = [estimate for estimate in single if not isnan(estimate.value)]
+    if len(known) <= 1:
+        return known[0] if known else Estimate(nan, nan, nan, seeds=0)
+    values = [estimate.value for estimate in known]
+    centre, sd = fmean(values), stdev(values)
+    spread = student_t(len(known) - 1) * sd / sqrt(len(known))
+    below = fmean(estimate.value - estimate.low for estimate in known)
+    above = fmean(estimate.high - estimate.value for estimate in known)
+    return Estimate(centre, centre - hypot(below, spread), centre + hypot(above, spread), sd, len(known))
 
 
 def student_t(degrees: int) -> float:

@@ -155,12 +155,14 @@ def error_by_eps(rows: pd.DataFrame, path: Path) -> bool:
 def curves(rows: pd.DataFrame) -> dict[tuple[str, str, str], pd.DataFrame]:
     """(target, source, attack) to its errors and their intervals by eps, from clean on, if it has two eps above 0."""
     cells = estimates.errors(statistics.distinct(rows)).dropna()
-    clean, lines = cells["attack"] == "clean", {}
-    for (target, source, attack), own in cells[~clean].groupby(["target", "source", "attack"], sort=False):
-        if (own["eps"] > 0).sum() >= 2:
-            line = pd.concat([cells[clean & (cells["target"] == target)], own])
-            key = str(target), str(source), str(attack)
-            lines[key] = line.drop_duplicates("eps", keep="last").sort_values("eps")
+    lines = {}
+    for target, shown in cells.groupby("target", sort=False):
+        clean = shown["attack"] == "clean"
+        for (source, attack), own in shown[~clean].groupby(["source", "attack"], sort=False):
+            if (own["eps"] > 0).sum() >= 2:
+                line = pd.concat([shown[clean], own])
+                key = str(target), str(source), str(attack)
+                lines[key] = line.drop_duplicates("eps", keep="last").sort_values("eps")
     return lines
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
+Interval = Callable[[float, float], tuple[float, float]]  # (low, high) of k of n
 KEY = ("dataset", "source", "target", "attack", "eps")
 RATES = ("error_top1", "error_top5", "transfer_rate_top1", "transfer_rate_top5", "clean_error_top1")
 
@@ -33,9 +34,9 @@ def normal(k: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
 
     ValueError unless 0 <= k <= n, n > 0. Source: Tramèr et al. 2018, caption of Table 4 (their ± at 95 %).
     """
-    z = checked_z(k, n, confidence)
+    q = checked_z(k, n, confidence)
     p = k / n
-    half = z * sqrt(p * (1 - p) / n)
+    half = q * sqrt(p * (1 - p) / n)
     return p - half, p + half
 
 
@@ -55,9 +56,7 @@ def z(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
-def rate_interval(
-    rate: float, n: float, interval: Callable[[float, float], tuple[float, float]] = wilson
-) -> tuple[float, float]:
+def rate_interval(rate: float, n: float, interval: Interval = wilson) -> tuple[float, float]:
     """The interval around a measured `rate` of `n` examples; (nan, nan) where either is missing or n is 0."""
     if isnan(rate) or isnan(n) or n == 0:
         return nan, nan

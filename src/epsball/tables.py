@@ -196,14 +196,13 @@ def shorten(label: str, width: int) -> str:
 
 def intervals(rows: pd.DataFrame) -> pd.DataFrame:
     """The matrix's errors as "12.3 [11.7, 13.0]" in per cent, over all seeds."""
-    values, lows, highs = bounds(rows)
-    cells = {t: list(map(interval_text, values[t], lows[t], highs[t])) for t in values.columns}
-    return pd.DataFrame(cells, index=values.index)
+    return interval_texts(*bounds(rows))
 
 
 def best_in_bold(rows: pd.DataFrame) -> pd.DataFrame:
     """`intervals`, each line's lowest error and those statistically tied with it in bold (Tramèr et al., Table 4)."""
-    cells, every = intervals(rows).astype(object), bounds(rows)
+    every = bounds(rows)
+    cells = interval_texts(*every).astype(object)
     for line in cells.index if len(cells.columns) > 1 else ():
         values, lows, highs = (list(matrix.loc[line]) for matrix in every)
         tied = statistics.ties_for_best(values, lows, highs)
@@ -215,6 +214,11 @@ def bounds(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """The matrix's errors, and the lower and upper ends of their intervals, as fractions."""
     found = estimates.errors(rows)
     return [statistics.matrix(found, column) for column in ("error_top1", "error_top1_low", "error_top1_high")]
+
+
+def interval_texts(values: pd.DataFrame, lows: pd.DataFrame, highs: pd.DataFrame) -> pd.DataFrame:
+    cells = {t: list(map(interval_text, values[t], lows[t], highs[t])) for t in values.columns}
+    return pd.DataFrame(cells, index=values.index)
 
 
 def interval_text(rate: float, low: float, high: float) -> str:
