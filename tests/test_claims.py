@@ -269,6 +269,33 @@ def test_the_verdict_of_a_claim_is_that_of_its_weakest_check(found: list[str], e
     assert claims.verdict(claims.judged(claim, rows)) == expected
 
 
+def test_over_seeds_a_verdict_is_of_the_gap_within_each_seed() -> None:
+    """The seeds differ a lot, and in both models alike: each side's interval holds the other's mean."""
+    levels = (0.10, 0.30, 0.50)
+    rows = [clean("A", level, 10_000, seed) for seed, level in enumerate(levels)]
+    rows += [clean("B", level + 0.04, 10_000, seed) for seed, level in enumerate(levels)]
+    check = judged("error(A) < error(B)", *rows)
+    assert check.left.high > check.right.value and check.verdict == "confirmed"
+    below, above = (
+        fmean(pair[0][end] - pair[1][1 - end] for pair in zip(*intervals(levels), strict=True)) for end in (0, 1)
+    )
+    assert (check.gap.value, *ends(check.gap)) == pytest.approx((-0.04, below, above))  # the gaps have no spread
+    swapped = [row | {"seed": 2 - row["seed"]} if row["target"] == "B" else row for row in rows]
+    other = judged("error(A) < error(B)", *swapped)
+    assert other.left == check.left and other.right.value == check.right.value and other.verdict == "open"
+
+
+def intervals(levels: Sequence[float]) -> list[list[tuple[float, float]]]:
+    return [[wilson(10_000 * (level + more), 10_000) for level in levels] for more in (0, 0.04)]
+
+
+@pytest.mark.parametrize(("sign", "expected"), [("<", "confirmed"), ("<=", "confirmed"), (">", "refuted")])
+def test_a_seed_without_one_of_the_sides_does_not_count(sign: str, expected: str) -> None:
+    rows = [clean("A", 0.1, 1000), clean("B", 0.4, 1000), clean("A", 0.9, 1000, 1)]
+    check = judged(f"error(A) {sign} error(B)", *rows)
+    assert check.gap.seeds == 1 and check.gap.value == pytest.approx(-0.3) and check.verdict == expected
+
+
 @pytest.mark.parametrize(("n", "p"), [(100, 0.5), (1000, 0.05), (10_000, 0.01)])
 def test_a_false_claim_is_rarely_confirmed(n: int, p: float) -> None:
     """Equal true rates: `<` is false; two 95 % intervals lie apart in about 0.3 % of samples on that side."""
@@ -349,7 +376,7 @@ def test_in_how_many_seeds_a_check_holds() -> None:
 
 def test_claims_summary_says_our_numbers_in_the_order_of_the_papers() -> None:
     summary = claims.claims_summary(claims.claims_table(CLAIMS, ROWS))
-    assert list(summary.columns) == ["claim", "verdict", "says", "ours", "holds in seeds", "paper"]
+    assert list(summary.columns) == ["claim", "verdict", "says", "ours", "left - right", "holds in seeds", "paper"]
     assert list(summary["claim"]) == ["one", "two", "three"]
     assert list(summary["verdict"]) == ["refuted", "open", "confirmed"]
     low, high = wilson(20, 1000)
@@ -357,6 +384,7 @@ def test_claims_summary_says_our_numbers_in_the_order_of_the_papers() -> None:
     assert summary["ours"][2] == f"2 ± {half} <= 10"
     assert summary["ours"][1].endswith(" >= not measured") and summary["ours"][1].startswith("52 ± ")
     assert summary["ours"][0].endswith(f"; 2 ± {half} > 50")
+    assert summary["left - right"][1] == "not measured" and summary["left - right"][2] == f"-8 ± {half}"
 
 
 def test_values_that_are_no_rates_are_not_in_per_cent() -> None:
@@ -553,7 +581,7 @@ def test_a_claim_about_the_test_images_themselves_has_no_interval_of_one_seed_an
     assert whole.left.low == whole.left.high == 0.11
     seeds = [
         clean(model, 0.1, 400, seed, gradient_l2_mean=mean, gradient_l2_sd=0.9)
-        for model, means in (("A", (0.12, 0.14)), ("B", (0.11, 0.13)))
+        for model, means in (("A", (0.12, 0.14)), ("B", (0.13, 0.11)))  # gaps: 0.01, -0.03
         for seed, mean in enumerate(means)
     ]
     (several,) = claims.judged(Claim("says", "paper", text, images="all"), seeds)

@@ -59,13 +59,20 @@ class Check:
     def right(self) -> Estimate:
         return mean(self.rights)
 
+    @cached_property
+    def gap(self) -> Estimate:
+        """left - right. In one seed its ends leave 0 out when the sides' intervals do not overlap; over seeds their
+        spread is that of the seeds' gaps: the two sides are of the same models."""
+        pairs = zip(self.lefts, self.rights, strict=True)
+        return mean([Estimate(a.value - b.value, a.low - b.high, a.high - b.low) for a, b in pairs])
+
     @property
     def verdict(self) -> Verdict:
-        """confirmed when the comparison holds and the intervals do not overlap, refuted when the opposite does."""
-        small, large = (self.left, self.right) if self.comparison.operator.startswith("<") else (self.right, self.left)
-        if small.high < large.low:
-            return "confirmed"
-        return "refuted" if large.high < small.low else "open"
+        """confirmed when the comparison holds and the gap's interval leaves 0 out, refuted when the opposite does."""
+        below, above = self.gap.high < 0, self.gap.low > 0
+        if self.comparison.operator.startswith(">"):
+            below, above = above, below
+        return "confirmed" if below else "refuted" if above else "open"
 
     @property
     def holds(self) -> bool | None:
@@ -105,7 +112,7 @@ def verdict(checks: Sequence[Check]) -> Verdict:
 
 def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> pd.DataFrame:
     """`claims.csv`: a line per check, each with its claim's verdict; `percent`: whether both sides are rates; `seeds`:
-    how many measured it; `seeds_holding`: in how many of them the values compare so."""
+    how many measured it; `seeds_holding`: in how many of them the values compare so; `gap`: left - right."""
     lines = []
     for name, claim in claims.items():
         checks = judged(claim, rows)
@@ -114,7 +121,7 @@ def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> pd.DataFra
             line |= {"check": check.comparison.text, "operator": check.comparison.operator}
             line |= {"check_verdict": check.verdict, "holds": check.holds}
             line |= {"seeds": len(check.in_seeds), "seeds_holding": sum(check.in_seeds)}
-            for side, estimate in (("left", check.left), ("right", check.right)):
+            for side, estimate in (("left", check.left), ("right", check.right), ("gap", check.gap)):
                 line |= {side: estimate.value, f"{side}_low": estimate.low, f"{side}_high": estimate.high}
             line["percent"] = all(is_rate(quantity.metric) for quantity in check.comparison.quantities)
             lines.append(line | {"says": claim.says, "paper": claim.paper})
@@ -122,16 +129,17 @@ def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> pd.DataFra
 
 
 def claims_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """A line per claim for people: verdict, words, our numbers in the order of the paper's; with
+    """A line per claim for people: verdict, words, our numbers in the order of the paper's, their distance; with
     several seeds, in how many of them each check holds."""
     lines = []
     for _, group in table.groupby("claim", sort=False) if len(table) else ():
         checks = statistics.records(group)
         numbers = "; ".join(f"{side_text(c, 'left')} {c['operator']} {side_text(c, 'right')}" for c in checks)
+        gaps = "; ".join(side_text(c, "gap") for c in checks)
         holding = "; ".join(f"{c['seeds_holding']} of {c['seeds']}" for c in checks)
-        lines.append({**checks[0], "ours": numbers, "holds in seeds": holding})
+        lines.append({**checks[0], "ours": numbers, "left - right": gaps, "holds in seeds": holding})
     several = ["holds in seeds"] if len(table) and table["seeds"].max() > 1 else []
-    return pd.DataFrame(lines, columns=["claim", "verdict", "says", "ours", *several, "paper"])
+    return pd.DataFrame(lines, columns=["claim", "verdict", "says", "ours", "left - right", *several, "paper"])
 
 
 def side_text(check: Mapping[str, Any], side: str) -> str:
