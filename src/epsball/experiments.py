@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Part = list[Experiment]  # one per seed
 
+JUDGED = (
+    "± is the 95 % interval. Confirmed: in every check left - right lies on the claim's side and its interval leaves "
+    "out 0 (with one seed: the two sides' intervals do not overlap). Refuted: in one, on the other side. Else open."
+)
+
 log = logging.getLogger(__name__)
 
 
@@ -201,7 +206,7 @@ def finish_all(findings: Mapping[str, Findings], record: Record) -> list[Path]:
 
     summary = pd.concat([claims.claims_summary(found.judged) for found in findings.values()])
     summary = summary.sort_values("claim", key=lambda names: names.map(natural), ignore_index=True)
-    sections = [Section("Claims", table=summary)] if len(summary) else []
+    sections = [Section("Claims", JUDGED, summary)] if len(summary) else []
     for name, found in findings.items():
         sections += [Section(name), *(replace(section, level=section.level + 1) for section in found.sections)]
     print(claims.console(summary))
@@ -230,11 +235,11 @@ def paper_sections(experiment: Experiment, compared: "pd.DataFrame", judged: "pd
     sections = []
     for name, table in experiment.tables.items():
         text = "Ours" + (" (the paper's)" if table.paper else "") + ("; per cent" if table.unit == "percent" else "")
+        text += "; mean ± sd over the seeds" if compared["seeds"].max() > 1 else ""
         text += "; bold: the lowest, and those whose interval overlaps its interval" if table.best != "none" else ""
         sections.append(Section(table.title, text + ".", claims.in_shape(name, table, compared)))
     if len(judged):
-        rule = "confirmed: all checks hold with 95 % intervals that do not overlap; refuted: one is reversed so."
-        sections.append(Section("Claims", rule, claims.claims_summary(judged)))
+        sections.append(Section("Claims", JUDGED, claims.claims_summary(judged)))
     if len(compared):
         beside = claims.beside(compared)
         rule = "Wilson's and the normal 95 % interval; inside: the paper's number lies in Wilson's."
