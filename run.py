@@ -112,6 +112,7 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str,
     named = {"seed", "seeds", *(["paper", "experiment"] if parts else [])}
     kept = [override for override in overrides if override.split("=")[0] not in named]
     kept += [override for override in HydraConfig.get().overrides.hydra if override.startswith("hydra.searchpath=")]
+    kept += [f"workers={convert(plain['workers'], int, 'workers')}"]  # the run's, not a part's
     numbers = [f"seed={plain['seed'] + i}" for i in range(seeds)]
     papers = [[f"paper={part}"] for part in parts] or [[]]
     try:
