@@ -402,6 +402,16 @@ def test_seeds_of_a_paper_that_lies_elsewhere(main: Callable[..., Ended], tmp_pa
     assert main(*tiny_line(*line[:2], f"hydra.run.dir={tmp_path / 'both'}", "seeds=2")).code == 0
 
 
+def test_parts_train_side_by_side_when_their_paper_says_so(main: Callable[..., Ended], tmp_path: Path) -> None:
+    (tmp_path / "conf" / "paper").mkdir(parents=True)
+    text = "# @package _global_\nexperiment: both\nworkers: 2\nparts: [tramer/table7]\n"
+    (tmp_path / "conf" / "paper" / "both.yaml").write_text(text)
+    ended = main("paper=both", f"hydra.searchpath=[file://{tmp_path / 'conf'}]", *SMALL)
+    assert ended.code == 0 and "A_adv: in the store" in ended.err, ended.err
+    ended = main("paper=both", f"hydra.searchpath=[file://{tmp_path / 'conf'}]", *SMALL, "seed=1", "workers=1")
+    assert ended.code == 0 and "training A_adv" in ended.err and "in the store" not in ended.err, ended.err
+
+
 def test_several_seeds_in_a_sweep(main: Callable[..., Ended], tmp_path: Path) -> None:
     assert main("-m", *tiny_line("seeds=2", "trainer.epochs=1,2")).code == 0
     found = [rows_of(path.parent) for path in sorted((tmp_path / "outputs").rglob("results.csv"))]

@@ -16,7 +16,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        free = shutil.disk_usage(path.parent).free >> 20 if path.parent.exists() else 0
-        raise OSError(error.errno, f"{error.strerror} ({free} MiB free)", str(path)) from error
+        free = f" ({shutil.disk_usage(path.parent).free >> 20} MiB free)" if path.parent.exists() else ""
+        raise OSError(error.errno, f"{error.strerror}{free}", str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
