@@ -3,6 +3,9 @@
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +130,8 @@ def waves(*experiments: plan.Experiment) -> list[set[str]]:
     """The names of the models that could train at one time, in order."""
     names = {planned.key: place[-1] for e in experiments for place, planned in workshop.every_plan(e.plans)}
     plans = [planned for e in experiments for _, planned in workshop.every_plan(e.plans)]
-    order, found = Workshop(experiments, Stop()).order(plans), []
+    order, found = TopologicalSorter(Workshop(experiments, Stop()).needs(plans)), []
+    order.prepare()
     while order.is_active():
         ready = order.get_ready()
         found.append({names[key] for key in ready})
@@ -147,8 +151,34 @@ def test_side_by_side_each_model_waits_for_its_sources_and_for_the_training_it_g
 def test_what_the_store_has_already_is_not_waited_for(courses: Callable[..., plan.Experiment]) -> None:
     one = courses("order", {"long": 2.0, "short": 1.0})
     shop = Workshop([one], Stop())
-    assert shop.order([one.plans["short"]]).get_ready() == (one.plans["short"].key,)
-    assert shop.order([one.plans["long"]]).get_ready() == (one.plans["long"].key,)
+    for name in ("short", "long"):
+        assert shop.needs([one.plans[name]]) == {one.plans[name].key: []}
+
+
+def test_the_longest_chain_of_models_begins_first() -> None:
+    needs = {"ens": ["a", "c"], "a": [], "b": [], "ens_12": ["ens"], "c": [], "forest": []}
+    epochs = {"a": 4.0, "b": 6.0, "c": 0.5, "ens": 2.0, "ens_12": 3.0, "forest": 0.0}
+    left = workshop.epochs_left(needs, epochs)
+    assert left == {"a": 9.0, "b": 6.0, "c": 5.5, "ens": 5.0, "ens_12": 3.0, "forest": 0.0}
+
+
+def test_workers_begin_with_what_most_waits_for(
+    three_models: Callable[..., plan.Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`third` needs a source, so that one is begun before the other models, which are as long."""
+    begun: list[tuple[str, ...]] = []
+
+    def submit(pool: ProcessPoolExecutor, _: object, configs: object, experiment: int, place: tuple[str, ...]) -> Any:
+        begun.append(place)
+        done: Future[str] = Future()
+        done.set_result("trained")
+        return done
+
+    one = three_models("order", workers=2)
+    one = replace(one, plans={name: one.plans[name] for name in ("other", "third", "target")})
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+    Workshop([one], Stop()).train_side_by_side()
+    assert begun == [("target",), ("other",), ("third",)]
 
 
 @pytest.fixture

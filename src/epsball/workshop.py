@@ -145,16 +145,22 @@ class Workshop:
         missing = {key: found for key, found in every.items() if not self.store.has(found[1].label, key)}
         if not missing:
             return
-        order = self.order([plan for _, plan in missing.values()])
+        needs = self.needs([plan for _, plan in missing.values()])
+        left = epochs_left(needs, {key: plan.epochs for key, (_, plan) in missing.items()})
+        order = TopologicalSorter(needs)
+        order.prepare()
         configs = [experiment.config for experiment in self.experiments]
         context = multiprocessing.get_context("spawn")
         workers = min(self.settings.workers, len(missing))
         threads = self.settings.threads or max(1, torch.get_num_threads() // workers)
         with ProcessPoolExecutor(workers, context, begin_worker, (threads,)) as pool:
             training: dict[Future[str], str] = {}
+            ready: list[str] = []
             try:
                 while order.is_active():
-                    for key in order.get_ready():
+                    ready = sorted([*ready, *order.get_ready()], key=lambda key: left[key])
+                    while ready and len(training) < workers:
+                        key = ready.pop()
                         training[pool.submit(train_in_worker, configs, *missing[key][0])] = key
                     self.stop.check()
                     done, _ = wait(training, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -167,15 +173,13 @@ class Workshop:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def order(self, plans: Sequence[Plan]) -> TopologicalSorter[str]:
+    def needs(self, plans: Sequence[Plan]) -> dict[str, list[str]]:
         """Which of `plans` wait for which: a model for its sources, a longer training for the one it goes on from."""
         needs = {plan.key: {source.key for source in plan.sources.values()} for plan in plans}
         for plan in plans:
             if (heir := self.heir(plan)) and heir.key in needs:
                 needs[heir.key].add(plan.key)
-        order = TopologicalSorter({key: sorted(first & needs.keys()) for key, first in needs.items()})
-        order.prepare()
-        return order
+        return {key: sorted(first & needs.keys()) for key, first in needs.items()}
 
 
 class FollowedTraining:
@@ -214,6 +218,15 @@ def every_plan(plans: Mapping[str, Plan], place: tuple[str, ...] = ()) -> Iterat
     for name, plan in plans.items():
         yield from every_plan(plan.sources, (*place, name))
         yield (*place, name), plan
+
+
+def epochs_left(needs: Mapping[str, Sequence[str]], epochs: Mapping[str, float]) -> dict[str, float]:
+    """The epochs of each model and of the longest chain of models that wait for it: what to begin with."""
+    left = dict(epochs)
+    for key in reversed(list(TopologicalSorter(needs).static_order())):
+        for first in needs[key]:
+            left[first] = max(left[first], epochs[first] + left[key])
+    return left
 
 
 worker_stop = Stop()
