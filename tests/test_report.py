@@ -94,6 +94,8 @@ def test_cells_are_marked_by_what_they_are(errors: pd.DataFrame) -> None:
     assert '<td class="word">an open question</td>' in text
     assert report.kind(["1.0", claims[1]]) == "prose"
     assert report.kind(["[3.2, 4.0]", "-"]) == "number"
+    assert report.kind(["3 of 3", "3 of 3; 2 of 3; 3 of 3; 3 of 3"]) == "prose"  # a list wraps
+    assert report.kind(["3 of 3", "3 of 3; 2 of 3"]) == "word"
 
 
 @pytest.mark.parametrize("verdict", report.VERDICTS)

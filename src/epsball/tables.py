@@ -114,9 +114,9 @@ def cell_text(value: object, missing: str, column: str) -> str:
 
 
 def looks_numeric(cells: list[str], missing: str) -> bool:
-    """Whether every cell that is not missing starts like a number (and at least one does)."""
+    """Whether every cell that is not missing starts like a number (and at least one does), and none is a list."""
     known = [cell for cell in cells if cell not in (missing, "missing")]
-    return bool(known) and all(re.match(r"[-+]?\d", cell.lstrip("*[")) for cell in known)
+    return bool(known) and all(re.match(r"[-+]?\d[^;]*$", cell.lstrip("*[")) for cell in known)
 
 
 def console(rows: pd.DataFrame) -> str:
