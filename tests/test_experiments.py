@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -945,3 +946,13 @@ def test_models_of_one_seed_are_independent_unless_only_their_length_or_precisio
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[3])
     assert plain.course != tf32.course
+
+
+def test_a_commit_made_during_a_run_is_not_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["aaaaaaaaaaaa\n", "", "bbbbbbbbbbbb\n", ""])
+    monkeypatch.setattr(experiments.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=next(answers)))
+    experiments.git_commit.cache_clear()
+    try:
+        assert [experiments.git_commit(), experiments.git_commit()] == ["aaaaaaaaaaaa"] * 2
+    finally:
+        experiments.git_commit.cache_clear()

@@ -116,11 +116,13 @@ def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> pd.DataFra
     lines = []
     for name, claim in claims.items():
         checks = judged(claim, rows)
+        whole = verdict(checks)
         for check in checks:
-            line: dict[str, Any] = {"claim": name, "verdict": verdict(checks)}
+            known = check.in_seeds
+            line: dict[str, Any] = {"claim": name, "verdict": whole}
             line |= {"check": check.comparison.text, "operator": check.comparison.operator}
             line |= {"check_verdict": check.verdict, "holds": check.holds}
-            line |= {"seeds": len(check.in_seeds), "seeds_holding": sum(check.in_seeds)}
+            line |= {"seeds": len(known), "seeds_holding": sum(known)}
             for side, estimate in (("left", check.left), ("right", check.right), ("gap", check.gap)):
                 line |= {side: estimate.value, f"{side}_low": estimate.low, f"{side}_high": estimate.high}
             line["percent"] = all(is_rate(quantity.metric) for quantity in check.comparison.quantities)

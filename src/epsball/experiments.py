@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -263,8 +263,10 @@ def write_judged(compared: "pd.DataFrame", judged: "pd.DataFrame", folder: Path)
     return [path for path, frame in files.items() if len(frame)]
 
 
+@cache
 def git_commit() -> str | None:
-    """The checkout's commit, with a plus sign when files differ from it; None outside a checkout."""
+    """The checkout's commit when the process first asks, with a plus sign when files differ from it; None outside a
+    checkout. A commit made while a run is under way is not the code that runs."""
     here = Path(__file__).parent
     try:
         ask = partial(subprocess.run, cwd=here, capture_output=True, text=True, check=True, timeout=10)

@@ -221,7 +221,8 @@ def every_plan(plans: Mapping[str, Plan], place: tuple[str, ...] = ()) -> Iterat
 
 
 def epochs_left(needs: Mapping[str, Sequence[str]], epochs: Mapping[str, float]) -> dict[str, float]:
-    """The epochs of each model and of the longest chain of models that wait for it: what to begin with."""
+    """The epochs of each model and of the longest chain of models that wait for it: what to begin with. A longer
+    training counts whole, also where it goes on from a shorter one: this orders, it does not predict."""
     left = dict(epochs)
     for key in reversed(list(TopologicalSorter(needs).static_order())):
         for first in needs[key]:
