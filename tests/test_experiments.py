@@ -619,7 +619,7 @@ def test_a_forest_is_a_target_and_no_source(
 
     x, y = experiment.data.train.take(torch.arange(len(experiment.data.train)))
     own = RandomForest((1, 28, 28), 10, 5)
-    own.fit_to(x, y, 0)
+    own.fit_to(x, y, planned.own_seed)
     x, y = experiment.data.test.take(torch.arange(TEST_IMAGES))
     assert shown["error_top1"].iloc[0] == (own(x).argmax(1) != y).double().mean().item() < 0.8
     spec = json.loads((outputs / "models" / f"random_forest-fitted-{planned.key}" / "spec.json").read_text())

@@ -35,7 +35,7 @@ class Lab:
         return any(quantity.matches(row) for quantity in self.experiment.quantities)
 
     def generator(self, craft: Craft, source: str) -> torch.Generator:
-        seed = derived_seed(self.experiment.settings.seed, self.experiment.plans[source].key, repr(craft.attack))
+        seed = derived_seed(self.experiment.settings.seed, self.experiment.plans[source].key, fingerprint(craft.identity))
         return torch.Generator(self.device).manual_seed(seed)
 
     def graphs(self) -> AbstractContextManager[None]:

@@ -148,7 +148,7 @@ class Experiment:
                 "models": {name: plan.key for name, plan in self.plans.items()},
                 "sources": self.sources,
                 "targets": self.targets,
-                "attacks": [{"name": craft.name, **craft.identity} for craft in self.crafts],
+                "attacks": [{"name": craft.name, "attack": craft.identity} for craft in self.crafts],
                 "test": self.data.test_checksum,
             }
         )
@@ -239,8 +239,9 @@ def plan_model(spec: object, where: str, shared: Shared, places: Mapping[str, st
             raise ConfigError(f"{where}.{key} is missing: a model is {{dataset, arch, trainer, seed}}")
     given = fields.get("trainer")
     trainer: Trainer | None = None if given is None else construct(Trainer, given, where=at["trainer"])
-    specs = sorted(trainer.sources.items()) if trainer else []
+    specs = trainer.sources.items() if trainer else ()
     sources = {n: plan_model(s, f"{at['trainer']}.sources.{n}", shared) for n, s in specs}
+    sources = dict(sorted(sources.items(), key=lambda item: item[1].key))  # an order that does not rest on labels
     for name, source in sources.items():
         if not source.differentiable:
             raise ConfigError(f"{at['trainer']}.sources.{name} has no gradient to craft examples on")
@@ -248,9 +249,13 @@ def plan_model(spec: object, where: str, shared: Shared, places: Mapping[str, st
     if type(seed) is not int or seed < 0:
         raise ConfigError(f"{where}.seed should be an int of at least 0, is {seed!r}")
     identity = {
-        "data": {"name": data.name, "checksum": data.checksum},
-        "arch": fields["arch"],
-        "trainer": given and {**given, "sources": {name: plan.identity for name, plan in sources.items()}},
+        "data": {"checksum": data.checksum, "classes": len(data.classes)},
+        "arch": unlabelled(fields["arch"]),
+        "trainer": given
+        and {
+            **{key: unlabelled(value) for key, value in given.items() if key != "name"},
+            "sources": [source.identity for source in sources.values()],
+        },
         "seed": seed,
     }
     key = fingerprint(identity)
@@ -261,6 +266,18 @@ def plan_model(spec: object, where: str, shared: Shared, places: Mapping[str, st
     check_trainer(trainer, network, len(sources), where, at.get("trainer", under(where, "trainer")))
     label = f"{fields['arch']['name']}-{trainer.name if trainer else 'fitted'}"
     return shared.plans.setdefault(key, Plan(label, identity, network, trainer, data, sources, seed))
+
+
+def unlabelled(spec: Any) -> Any:
+    """Return `spec` with every group of named components as a list: what a user calls an ensemble's member changes
+    nothing of it."""
+    if not isinstance(spec, Mapping):
+        return spec
+    parts = {key: unlabelled(value) for key, value in spec.items()}
+    named = [part for part in spec.values() if part is not None]
+    if named and all(isinstance(part, Mapping) and "name" in part for part in named):
+        return [part for part in parts.values() if part is not None]
+    return parts
 
 
 def without(identity: Mapping[str, Any], *fields: str) -> str:

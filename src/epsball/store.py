@@ -23,7 +23,7 @@ from torch import Tensor
 
 from epsball.files import write_whole
 
-FORMAT = 2  # raise it when a change of the code changes what a spec trains to
+FORMAT = 3  # raise it when a change of the code changes what a spec trains to (3: no labels, truncated noise)
 MODEL, SPEC, CURVE, MANIFEST, LAST = "model.safetensors", "spec.json", "training.csv", "manifest.json", "last.pt"
 DIGEST = hashlib.sha256().digest_size  # bytes of last.pt before the state: its sha256
 
@@ -92,7 +92,9 @@ class Store:
         self.root, self.poll = root, poll
 
     def path(self, label: str, key: str) -> Path:
-        return self.root / "models" / f"{label}-{key}"
+        """Return the folder of a model: the one that there is, under whatever label it was first trained."""
+        folder = self.root / "models"
+        return next(iter(sorted(folder.glob(f"*-{key}"))), folder / f"{label}-{key}")
 
     def lock(self, key: str) -> Path:
         """The file that whoever trains a model holds."""
@@ -147,11 +149,11 @@ class Store:
         found = self.find(label, key, device)
         if found is not None:
             return found
-        path = self.path(label, key)
-        with locked(self.lock(key), f"{path.name} is being trained elsewhere", self.poll):
+        with locked(self.lock(key), f"{label}-{key} is being trained elsewhere", self.poll):
             found = self.find(label, key, device)
             if found is not None:
                 return found
+            path = self.path(label, key)
             self.put_aside(path)
             path.mkdir(parents=True, exist_ok=True)
             weights, spec, curve = train(Slot(path))
@@ -160,14 +162,14 @@ class Store:
 
     def hand_on(self, label: str, key: str, state: Mapping[str, Any]) -> None:
         """Leave a state from which the training of another model can go on, unless somebody has begun it."""
-        path = self.path(label, key)
         try:
             with FileLock(self.lock(key), timeout=0):
+                path = self.path(label, key)
                 if not any((path / name).exists() for name in (LAST, MANIFEST)):
                     path.mkdir(parents=True, exist_ok=True)
                     Slot(path).save_state(state)
         except Timeout:
-            log.info("%s is being trained elsewhere already", path.name)
+            log.info("%s-%s is being trained elsewhere already", label, key)
 
     def publish(self, path: Path, weights: Mapping[str, Tensor], spec: dict[str, Any], curve: str) -> None:
         from safetensors.torch import save

@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from epsball import evaluate
-from epsball.attacks import Attack
+from epsball.attacks import ATTACKS, Attack
 from epsball.build import ConfigError, require
 from epsball.data import Split
 from epsball.evaluate import Verdict
@@ -42,7 +42,9 @@ class Craft:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"kind": type(self.attack).__name__, **asdict(self.attack)}  # type: ignore[call-overload]
+        """What its examples depend on: its settings, and the kind of attack as ATTACKS names it. Not its own name."""
+        kind = next(kind for kind, attack in ATTACKS.items() if attack is type(self.attack))
+        return {"name": kind, **asdict(self.attack)}  # type: ignore[call-overload]
 
 
 class Lab(Protocol):
