@@ -20,7 +20,8 @@ from epsball.data import Split
 from epsball.datasets import DATASETS
 from epsball.models import MODELS
 from epsball.progress import Stop
-from epsball.train import Trainer, Watch, fit
+from epsball.train import Trainer, TrainingControl, fit
+from epsball.worst_case import find_fooled
 
 RESTARTS, IMAGES = 20, 64
 EPS = "eps=0.1"
@@ -38,18 +39,18 @@ def trained(trainer: str, epochs: float, arch: str = "madry_mnist", *more: str) 
     chosen = composed(f"arch={arch}", f"trainer={trainer}", f"trainer.epochs={epochs}", *more)
     data = build(DATASETS, chosen["dataset"], where="dataset").load()
     model = build(MODELS, chosen["arch"], data.shape, 10, where="arch")
-    watch = Watch(trainer, Stop(), None, lambda _: None, 1e9)
+    watch = TrainingControl(trainer, Stop(), None, lambda _: None, 1e9)
     fit(model, construct(Trainer, chosen["trainer"], where="trainer"), [], data, 0, watch)
     return model.eval().requires_grad_(False)
 
 
 def full_restarts(attack: GradientAttack, model: nn.Module, x: Tensor, y: Tensor, restarts: int) -> Tensor:
-    """(N,) booleans: what the last iterates of every restart fool, nothing dropped."""
-    generator, lost = torch.Generator().manual_seed(0), torch.zeros_like(y, dtype=torch.bool)
+    """Return (N,) booleans: what the last iterates of every restart fool, nothing dropped."""
+    generator, fooled = torch.Generator().manual_seed(0), torch.zeros_like(y, dtype=torch.bool)
     for _ in range(restarts):
         start = attack.draw_start(x, x.new_ones(()), generator)
-        lost |= model(attack.climb(model, x, start, x.new_ones(()), y)).argmax(1) != y
-    return lost
+        fooled |= model(attack.ascend(model, x, start, x.new_ones(()), y)).argmax(1) != y
+    return fooled
 
 
 def restarts(table: Table, repeats: int) -> None:
@@ -63,9 +64,7 @@ def restarts(table: Table, repeats: int) -> None:
     ):
         wrong = full_restarts(attack, model, x, y, 3)
         few = {"pgd": replace(attack, restarts=3)}
-        early, _ = evaluate.worst_case(
-            model, few, test, IMAGES, {"pgd": torch.Generator().manual_seed(0)}, Stop(), name
-        )
+        early, _ = find_fooled(model, few, test, IMAGES, {"pgd": torch.Generator().manual_seed(0)}, Stop(), name)
         clean = (model(x).argmax(1) != y).float().mean().item()
         print(
             f"{name}: clean error {100 * clean:.1f} %, 3 restarts in full {100 * wrong.float().mean():.1f} %, "
@@ -75,7 +74,7 @@ def restarts(table: Table, repeats: int) -> None:
         generators = {"pgd": torch.Generator().manual_seed(0)}
         who = {
             "one restart on all": partial(full_restarts, attack, model, x, y, 1),
-            "20 restarts, early": partial(evaluate.worst_case, model, many, test, IMAGES, generators, Stop(), name),
+            "20 restarts, early": partial(find_fooled, model, many, test, IMAGES, generators, Stop(), name),
         }
         times = rounds(who, repeats)
         times["20 restarts on all"] = [RESTARTS * t for t in times.pop("one restart on all")]

@@ -14,7 +14,7 @@ from bench import Table, composed, options, rounds
 from epsball.build import build, construct
 from epsball.data import Data, Split
 from epsball.models import MODELS
-from epsball.train import Trainer, Work
+from epsball.train import Trainer, TrainingState
 
 CIFAR, MNIST = (3, 32, 32), (1, 28, 28)
 # name, image shape, arch, trainer, further overrides; the first of a group is its base
@@ -65,12 +65,12 @@ def steps_of(shape: tuple[int, int, int], overrides: list[str], device: str) -> 
         build(MODELS, s["arch"], shape, 10, where="arch").to(device).eval().requires_grad_(False)
         for s in trainer.sources.values()
     ]
-    work = Work.begin(model, trainer, sources, data, seed=0)
+    state = TrainingState.begin(model, trainer, sources, data, seed=0)
     index = torch.arange(trainer.batch_size, device=device)
 
     def train() -> None:
         for _ in range(STEPS):
-            work.advance(index, 0.0)
+            state.advance(index, 0.0)
 
     return train
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -49,6 +51,21 @@ def batch_sizes(model: nn.Module) -> list[int]:
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Inside the block no operation on tensors of the device may give float64, which MPS lacks."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for found in result if isinstance(result, (tuple, list)) else (result,):
+            float64 = isinstance(found, Tensor) and found.dtype is torch.float64 and found.device.type == self.device
+            assert not float64, f"{func} gives float64"
+        return result
 
 
 class CountingModel(nn.Module):

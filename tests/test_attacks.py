@@ -8,12 +8,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
-from linear import CONF, Curve, batch_sizes, linear, seeded, softmax_gradient, two_class
+from linear import CONF, Curve, NoFloat64, batch_sizes, linear, seeded, softmax_gradient, two_class
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from epsball import attacks
 from epsball.attacks import ATTACKS, Attack, GradientAttack, NoiseAttack, entropy, margin, truncated_normal
 from epsball.build import ConfigError, build
 from epsball.models.wrappers import Ensemble
@@ -490,6 +492,25 @@ def fates(first: float, others: float) -> tuple[Curve, Tensor]:
     return Curve(lambda p: hills(p[:, :1]) + 100 * (p[:, 1].detach() - 0.5).round(decimals=1)), x
 
 
+@pytest.mark.parametrize("name", ["restarts", "everything"])
+@pytest.mark.parametrize("shrunk", [False, True])
+def test_a_device_that_keeps_the_fooled_in_the_batch_gives_the_same_examples(
+    name: str, shrunk: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = torch.rand(40, 1, 4, 4, generator=seeded(2), dtype=torch.float64), torch.arange(40) % 3
+    net, attack = copy.deepcopy(small_net()).double(), replace(EVERY[name], eps=0.05, step_size=0.02)
+    shrink = torch.linspace(0.5, 1, 40, dtype=torch.float64) if shrunk else None
+    dropped = attack(net, x, y, seeded(), shrink=shrink)
+    seen = batch_sizes(net)
+    attack(net, x, y, seeded(), shrink=shrink)
+    assert min(seen) < max(seen) == 40  # some were fooled, some stood
+    monkeypatch.setattr(attacks, "worth_attacking", lambda _: slice(None))
+    seen.clear()
+    kept = attack(net, x, y, seeded(), shrink=shrink)
+    assert set(seen) == {40}
+    torch.testing.assert_close(kept, dropped, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_one_examples_result_does_not_depend_on_the_others_fate(seed: int) -> None:
     attack, y = replace(HILLS, restarts=6, eps=0.04, start_share=1.0, step_size=0.004), torch.zeros(8, dtype=torch.long)
@@ -552,10 +573,34 @@ def test_normal_noise_has_half_eps_as_deviation_before_the_cut() -> None:
     assert moved.std() == pytest.approx(0.5 * 0.8796, abs=0.02)
 
 
-def test_truncated_normal_is_drawn_again_not_clipped() -> None:
-    noise = truncated_normal(torch.Size([20000]), torch.device("cpu"), seeded())
-    assert noise.abs().max() < 1
-    assert noise.abs().mean() == pytest.approx(0.3614, abs=0.01)
+def test_truncated_normal_has_the_distribution_that_it_says() -> None:
+    noise = truncated_normal(torch.Size([200, 1000]), torch.device("cpu"), seeded())
+    true = scipy.stats.truncnorm(-2, 2, scale=0.5)
+    n = noise.numel()
+    assert noise.mean().item() == pytest.approx(0, abs=4 * true.std() / n**0.5)
+    assert noise.std().item() == pytest.approx(true.std(), rel=4 / n**0.5)  # 0.8796 * 0.5
+    distance = scipy.stats.kstest(noise.flatten().double().numpy(), true.cdf).statistic
+    assert distance < 1.95 / n**0.5  # one sample in a thousand is further from its distribution
+    other = scipy.stats.truncnorm(-2, 2, scale=0.52)  # so small a difference would be seen
+    assert scipy.stats.kstest(noise.flatten().double().numpy(), other.cdf).statistic > 1.95 / n**0.5
+
+
+def test_truncated_normal_draws_from_its_generator() -> None:
+    shape, cpu = torch.Size([7, 3]), torch.device("cpu")
+    state = torch.get_rng_state()
+    first, second = (truncated_normal(shape, cpu, seeded(3)) for _ in range(2))
+    assert torch.equal(first, second) and first.dtype is torch.float32 and first.shape == shape
+    assert not torch.equal(first, truncated_normal(shape, cpu, seeded(4)))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 2**-24, 0.5, 1 - 2**-24])
+def test_truncated_normal_is_finite_and_inside_at_the_ends_of_the_uniform(
+    uniform: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, uniform))
+    noise = truncated_normal(torch.Size([4]), torch.device("cpu"))
+    assert noise.abs().max() <= 1 and noise[0] == pytest.approx(round(2 * uniform - 1), abs=1e-5)
 
 
 # ---- promises of every attack
@@ -650,6 +695,35 @@ def scaled(attack: Attack, share: float) -> Attack:
     assert isinstance(attack, GradientAttack)
     size = None if attack.step_size is None else attack.step_size * share
     return replace(attack, eps=attack.eps * share, step_size=size, steps=attack.number_of_steps)
+
+
+@over_all
+def test_no_attack_waits_for_the_device(name: str) -> None:
+    """The meta device computes shapes alone: whatever reads a number back fails there, as it fails in a capture."""
+    x, y = (t.to("meta") for t in small_batch())
+    net = copy.deepcopy(small_net()).to("meta")
+    for shrink in (None, torch.ones(6, device="meta")):
+        x_adv = EVERY[name](net, x, y, shrink=shrink)
+        assert x_adv.shape == x.shape and x_adv.device.type == "meta"
+
+
+@over_all
+def test_no_attack_computes_in_float64(name: str) -> None:
+    """Not every device has it."""
+    with NoFloat64("cpu"):
+        EVERY[name](small_net(), *small_batch(), seeded())
+
+
+def test_the_steps_in_parts_are_the_steps_at_once() -> None:
+    x, y = small_batch()
+    for momentum in (0.0, 0.5):
+        for label in ("true", "predicted"):
+            attack = gradient(steps=14, momentum=momentum, label=label, eps=0.1)
+            chosen = attack.choose_label(small_net(), x, y, None)
+            state = attack.begin(x, x, x.new_ones(()), chosen)
+            for steps in (1, 5, 8):  # two of them long enough for a graph
+                attack.advance_captured(small_net(), state, steps)
+            assert torch.equal(state.x_adv, attack(small_net(), x, y)), (momentum, label)
 
 
 def test_an_example_does_not_depend_on_the_rest_of_the_batch() -> None:

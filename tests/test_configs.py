@@ -189,13 +189,13 @@ class Finished(Lab):
         self.models = {name: planned.network for name, planned in experiment.plans.items()}
 
     def find(self, what: object, source: str, target: str) -> Config | None:
-        verdict = evaluate.Verdict(torch.tensor([True, True, False]), torch.tensor([True, False, False]), 1.0)
-        right = evaluate.Verdict(torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool), 1.0)
+        some = evaluate.Mistakes(torch.tensor([True, True, False]), torch.tensor([True, False, False]), 1.0)
+        none = evaluate.Mistakes(torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool), 1.0)
         if what == "clean":
-            return evaluate.clean_row(verdict)
+            return evaluate.clean_row(some)
         if what == "gradients":
             return evaluate.gradient_row(torch.tensor([0.0, 1.0, 2.0]))
-        return evaluate.transfer_row(right, verdict, right, verdict) | {"max_perturbation": 0.1}
+        return evaluate.transfer_row(none, some, none, some) | {"max_perturbation": 0.1}
 
 
 @pytest.fixture

@@ -1,51 +1,29 @@
-"""Precision, seeds, and the launcher that CUDA records: here on the CPU, where it must change nothing."""
+"""Precision, kernels, random numbers, and which device it is."""
+
+import os
 
 import pytest
 import torch
 from torch import nn
 
 from epsball.build import ConfigError
-from epsball.device import Replay, autocast, choose_device, graphs, launch, tensor_cores
+from epsball.device import (
+    allow_tf32,
+    autocast,
+    borrowed_seed,
+    choose_device,
+    choose_kernels,
+    random_state,
+    set_random_state,
+)
 
 CPU = torch.device("cpu")
 
 
-def test_launch_is_the_function_itself_on_the_cpu() -> None:
-    def function(x: torch.Tensor) -> torch.Tensor:
-        return x + torch.rand(3)
-
-    with graphs(CPU):
-        torch.manual_seed(0)
-        replayed = [launch("key", function, torch.zeros(3)) for _ in range(6)]
-    torch.manual_seed(0)
-    plain = [function(torch.zeros(3)) for _ in range(6)]
-    assert all(torch.equal(a, b) for a, b in zip(replayed, plain, strict=True))
-    assert not torch.equal(plain[4], plain[5])
-
-
-def test_replay_on_the_cpu_records_nothing() -> None:
-    replay = Replay(CPU)
-    for _ in range(5):
-        replay("key", torch.neg, torch.ones(2))
-    assert not replay.active and not replay.graphs and not replay.calls
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: what a captured graph does")
-def test_a_captured_graph_draws_fresh_numbers_and_sees_new_parameters() -> None:
-    device, weight = torch.device("cuda", 0), torch.ones(1, device="cuda")
-    replay = Replay(device)
-    results = [
-        replay("key", lambda x: (x + 1) * weight + torch.rand_like(x), torch.zeros(4, device=device)) for _ in range(8)
-    ]
-    assert replay.graphs and len({tuple(r.tolist()) for r in results}) == 8
-    weight.fill_(100.0)
-    assert (replay("key", torch.neg, torch.ones(4, device=device)) >= 100).all()  # the recorded function, not another
-
-
-def test_tensor_cores_are_borrowed() -> None:
+def test_tf32_is_borrowed() -> None:
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     for precision, allowed in (("fp32", False), ("tf32", True), ("bf16", True)):
-        with tensor_cores(precision):  # type: ignore[arg-type]
+        with allow_tf32(precision):  # type: ignore[arg-type]
             assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is allowed
         assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
 
@@ -63,3 +41,46 @@ def test_the_device_is_one_that_is_there() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="device is 'cuda', which this machine lacks: it has cpu"):
             choose_device("cuda")
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's choice of kernels, given back after the test."""
+    for name in ("benchmark", "deterministic"):
+        monkeypatch.setattr(torch.backends.cudnn, name, False)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # taken away again after a test that sets it
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+
+
+def chosen() -> tuple[bool, bool, bool, str | None]:
+    cudnn = torch.backends.cudnn
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    return cudnn.benchmark, cudnn.deterministic, algorithms, os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+
+
+def test_cuda_takes_the_fastest_kernels_or_those_of_the_same_bits(kernels: None) -> None:
+    cuda = torch.device("cuda", 0)
+    try:
+        choose_kernels(cuda, deterministic=True)
+        assert chosen() == (False, True, True, ":4096:8")
+        choose_kernels(cuda, deterministic=False)
+        assert chosen()[:3] == (True, False, False)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_cpu_has_no_kernels_to_choose(deterministic: bool, kernels: None) -> None:
+    choose_kernels(CPU, deterministic)
+    assert chosen() == (False, False, False, None)
+
+
+def test_a_random_state_goes_on_where_it_was_taken() -> None:
+    with borrowed_seed(1, CPU):
+        torch.rand(2)
+        state = random_state(CPU)
+        expected = torch.rand(3)
+        set_random_state(state, CPU)
+        assert torch.equal(torch.rand(3), expected)
+        set_random_state({**state, "cuda": torch.empty(16, dtype=torch.uint8)}, CPU)  # of a training on a card
+        assert torch.equal(torch.rand(3), expected)

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from linear import linear, softmax_gradient
+from linear import NoFloat64, linear, softmax_gradient
 from torch import Generator, Tensor, nn
 
 from epsball import evaluate
-from epsball.attacks import ATTACKS
+from epsball.attacks import ATTACKS, NoiseAttack
 from epsball.build import build
 from epsball.data import Split
-from epsball.evaluate import Verdict, Violation, clean_row, clean_verdict, judge, rate, transfer, transfer_row
+from epsball.evaluate import Mistakes, Violation, clean_mistakes, clean_row, mistakes, rate, transfer, transfer_row
 from epsball.progress import Interrupted, Stop
+from epsball.worst_case import find_fooled, worst_case_row
 
 EPS = 0.1
 IMAGES = 4
@@ -92,7 +93,7 @@ def crafted_on(
     batch_size: int = 3,
     stop: Stop | None = None,
     test: Split | None = None,
-) -> tuple[Verdict, dict[str, Verdict], float]:
+) -> tuple[Mistakes, dict[str, Mistakes], float]:
     generator = Generator().manual_seed(0)
     return transfer(
         source, attack or Mark(), targets, test or images(), batch_size, generator, stop or Stop(), "mark on source"
@@ -103,36 +104,36 @@ def crafted_on(
 
 
 def test_source_and_target_are_not_interchangeable(a: Oracle, b: Oracle) -> None:
-    own, verdicts, largest = crafted_on(a, {"a": a, "b": b})
-    assert verdicts["a"].wrong1.tolist() == own.wrong1.tolist() == [True, True, True, False]
-    assert verdicts["b"].wrong1.tolist() == [True, True, False, False]
+    own, wrong, largest = crafted_on(a, {"a": a, "b": b})
+    assert wrong["a"].top1.tolist() == own.top1.tolist() == [True, True, True, False]
+    assert wrong["b"].top1.tolist() == [True, True, False, False]
     assert largest == pytest.approx(EPS)
-    own, verdicts, _ = crafted_on(b, {"a": a, "b": b})
-    assert verdicts["a"].wrong1.tolist() == [True, False, False, False]
-    assert verdicts["b"].wrong1.tolist() == own.wrong1.tolist() == [True, True, True, True]
+    own, wrong, _ = crafted_on(b, {"a": a, "b": b})
+    assert wrong["a"].top1.tolist() == [True, False, False, False]
+    assert wrong["b"].top1.tolist() == own.top1.tolist() == [True, True, True, True]
 
 
 def test_clean_images_are_not_attacked(a: Oracle, b: Oracle) -> None:
-    assert clean_verdict(a, images(), 3, Stop()).wrong1.tolist() == [False] * 4
-    assert clean_verdict(b, images(), 3, Stop()).wrong1.tolist() == [True, False, False, False]
+    assert clean_mistakes(a, images(), 3, Stop()).top1.tolist() == [False] * 4
+    assert clean_mistakes(b, images(), 3, Stop()).top1.tolist() == [True, False, False, False]
     assert a.seen == [3, 1] and a.crafted == []
 
 
 def test_a_row_from_a_to_b_by_hand(a: Oracle, b: Oracle) -> None:
-    clean = {"a": clean_verdict(a, images(), 2, Stop()), "b": clean_verdict(b, images(), 2, Stop())}
-    own, verdicts, _ = crafted_on(a, {"a": a, "b": b})
-    row = transfer_row(clean["a"], own, clean["b"], verdicts["b"])
+    clean = {"a": clean_mistakes(a, images(), 2, Stop()), "b": clean_mistakes(b, images(), 2, Stop())}
+    own, wrong, _ = crafted_on(a, {"a": a, "b": b})
+    row = transfer_row(clean["a"], own, clean["b"], wrong["b"])
     assert (row["n"], row["error_top1"], row["clean_error_top1"]) == (4, 0.5, 0.25)
     assert (row["transfer_n"], row["transfer_rate_top1"]) == (3, pytest.approx(2 / 3))
-    own, verdicts, _ = crafted_on(b, {"a": a, "b": b})
-    row = transfer_row(clean["b"], own, clean["a"], verdicts["a"])
+    own, wrong, _ = crafted_on(b, {"a": a, "b": b})
+    row = transfer_row(clean["b"], own, clean["a"], wrong["a"])
     assert (row["n"], row["error_top1"], row["clean_error_top1"]) == (4, 0.25, 0.0)
     assert (row["transfer_n"], row["transfer_rate_top1"]) == (3, 0.0)  # b was wrong on the first image before
 
 
 def test_the_white_box_transfer_rate_is_one(a: Oracle) -> None:
-    own, verdicts, _ = crafted_on(a, {"a": a})
-    row = transfer_row(clean_verdict(a, images(), 4, Stop()), own, clean_verdict(a, images(), 4, Stop()), verdicts["a"])
+    own, wrong, _ = crafted_on(a, {"a": a})
+    row = transfer_row(clean_mistakes(a, images(), 4, Stop()), own, clean_mistakes(a, images(), 4, Stop()), wrong["a"])
     assert (row["transfer_rate_top1"], row["transfer_n"]) == (1.0, 3)
 
 
@@ -146,14 +147,14 @@ def test_examples_are_crafted_once_and_shown_to_every_target(a: Oracle, b: Oracl
     assert a.seen == b.seen == c.seen == [3, 1]
 
 
-def test_a_source_that_is_no_target_judges_its_own_examples_once(a: Oracle, b: Oracle) -> None:
-    own, verdicts, _ = crafted_on(a, {"b": b})
-    assert own.wrong1.tolist() == [True, True, True, False]
-    assert list(verdicts) == ["b"]
+def test_a_source_that_is_no_target_sees_its_own_examples_once(a: Oracle, b: Oracle) -> None:
+    own, wrong, _ = crafted_on(a, {"b": b})
+    assert own.top1.tolist() == [True, True, True, False]
+    assert list(wrong) == ["b"]
     assert a.crafted == [3, 1] and a.seen == b.seen == [3, 1]
 
 
-def test_a_matrix_crafts_sources_x_attacks_and_judges_that_times_targets(a: Oracle, b: Oracle) -> None:
+def test_a_matrix_crafts_sources_x_attacks_and_shows_them_to_every_target(a: Oracle, b: Oracle) -> None:
     attacks = [Mark(), Mark(reach=EPS / 2), Mark(reach=EPS / 4)]
     for attack in attacks:
         for source in (a, b):
@@ -165,21 +166,21 @@ def test_a_matrix_crafts_sources_x_attacks_and_judges_that_times_targets(a: Orac
 # ---- rates by hand
 
 
-def verdict(wrong1: str, wrong5: str | None = None) -> Verdict:
+def marked(top1: str, top5: str | None = None) -> Mistakes:
     """`x` is wrong, `.` is right."""
-    return Verdict(
-        torch.tensor([c == "x" for c in wrong1]),
-        None if wrong5 is None else torch.tensor([c == "x" for c in wrong5]),
+    return Mistakes(
+        torch.tensor([c == "x" for c in top1]),
+        None if top5 is None else torch.tensor([c == "x" for c in top5]),
         2.5,
     )
 
 
 def test_the_transfer_rate_counts_what_the_source_loses() -> None:
     row = transfer_row(
-        source_clean=verdict("..x...", "......"),
-        source_adv=verdict("xxxx..", ".x..x."),
-        target_clean=verdict("x.....", "......"),
-        target_adv=verdict("x.xxx.", "xxx..."),
+        source_clean=marked("..x...", "......"),
+        source_adv=marked("xxxx..", ".x..x."),
+        target_clean=marked("x.....", "......"),
+        target_adv=marked("x.xxx.", "xxx..."),
     )
     assert row == {
         "n": 6,
@@ -195,19 +196,19 @@ def test_the_transfer_rate_counts_what_the_source_loses() -> None:
 
 
 def test_a_source_that_loses_nothing_has_no_transfer_rate() -> None:
-    row = transfer_row(verdict("x."), verdict("x."), verdict(".."), verdict("xx"))
+    row = transfer_row(marked("x."), marked("x."), marked(".."), marked("xx"))
     assert math.isnan(row["transfer_rate_top1"]) and row["transfer_n"] == 0
     assert row["error_top1"] == 1.0
 
 
 def test_with_five_classes_there_is_no_top_five() -> None:
-    row = transfer_row(verdict(".."), verdict("xx"), verdict(".."), verdict("x."))
+    row = transfer_row(marked(".."), marked("xx"), marked(".."), marked("x."))
     assert math.isnan(row["error_top5"]) and math.isnan(row["transfer_rate_top5"])
-    assert math.isnan(clean_row(verdict("x."))["error_top5"])
+    assert math.isnan(clean_row(marked("x."))["error_top5"])
 
 
 def test_a_clean_row() -> None:
-    assert clean_row(verdict("x..x.", "....x")) == {
+    assert clean_row(marked("x..x.", "....x")) == {
         "n": 5,
         "error_top1": 0.4,
         "error_top5": 0.2,
@@ -223,23 +224,32 @@ def test_a_rate_of_nothing_is_nan() -> None:
     assert rate(torch.tensor([True, False, True]), torch.tensor([True, True, False])) == 0.5
 
 
+def test_a_rate_is_the_mean_in_float64_bit_for_bit() -> None:
+    generator = Generator().manual_seed(0)
+    for n in (1, 3, 7, 49, 997, 9999, 10000):
+        wrong, among = (torch.rand(n, generator=generator) < share for share in (0.3, 0.6))
+        among[0] = True
+        assert rate(wrong) == float(wrong.double().mean())
+        assert rate(wrong, among) == float(wrong[among].double().mean())
+
+
 @pytest.mark.parametrize(
-    ("label", "wrong1", "wrong5"), [(6, False, False), (5, True, False), (2, True, False), (1, True, True)]
+    ("label", "top1", "top5"), [(6, False, False), (5, True, False), (2, True, False), (1, True, True)]
 )
-def test_first_guess_and_first_five(label: int, wrong1: bool, wrong5: bool) -> None:
+def test_first_guess_and_first_five(label: int, top1: bool, top5: bool) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(5, 7))
     with torch.no_grad():
         model[1].weight.zero_()
         model[1].bias.copy_(torch.arange(7.0))  # class 6 first, then 5, 4, 3, 2
-    found = judge(model, torch.zeros(1, 1, 1, 5), torch.tensor([label]))
-    assert found[1] is not None and (found[0].item(), found[1].item()) == (wrong1, wrong5)
+    found = mistakes(model, torch.zeros(1, 1, 1, 5), torch.tensor([label]))
+    assert found[1] is not None and (found[0].item(), found[1].item()) == (top1, top5)
     assert not found[0].requires_grad
 
 
 @pytest.mark.parametrize(("classes", "there"), [(5, False), (6, True)])
 def test_top_five_needs_more_than_five_classes(classes: int, there: bool) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(5, classes))
-    found = judge(model, torch.zeros(2, 1, 1, 5), torch.tensor([0, 1]))
+    found = mistakes(model, torch.zeros(2, 1, 1, 5), torch.tensor([0, 1]))
     assert (found[1] is not None) == there
 
 
@@ -293,7 +303,7 @@ def test_a_stop_ends_an_evaluation_before_its_next_batch(a: Oracle) -> None:
     assert error.value.signum == 15 and a.crafted == [1] and target.seen == [1]
     target.seen.clear()
     with pytest.raises(Interrupted):
-        clean_verdict(target, images(), 1, stop)
+        clean_mistakes(target, images(), 1, stop)
     assert target.seen == []
 
 
@@ -308,6 +318,12 @@ def random_network(seed: int) -> nn.Module:
     return model.requires_grad_(False)
 
 
+def random_images() -> Split:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(256, (50, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    return Split(x, torch.randint(7, (50,), generator=generator))
+
+
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_deterministic_attack_does_not_depend_on_the_batch_size(steps: int) -> None:
     spec = {
@@ -316,16 +332,14 @@ def test_a_deterministic_attack_does_not_depend_on_the_batch_size(steps: int) ->
         **{"momentum": 1.0, "restarts": 1, "keep": "last"},
     }
     attack = build(ATTACKS, spec, where="attack")
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randint(256, (50, 1, 4, 4), generator=generator, dtype=torch.uint8)
-    test = Split(x, torch.randint(7, (50,), generator=generator))
+    test = random_images()
     source, target = random_network(1), random_network(2)
     found = [crafted_on(source, {"t": target}, attack, size, test=test) for size in (1, 7, 50, 1000)]
-    for own, verdicts, largest in found[1:]:
-        assert torch.equal(own.wrong1, found[0][0].wrong1)
-        assert torch.equal(verdicts["t"].wrong1, found[0][1]["t"].wrong1)
+    for own, wrong, largest in found[1:]:
+        assert torch.equal(own.top1, found[0][0].top1)
+        assert torch.equal(wrong["t"].top1, found[0][1]["t"].top1)
         assert largest == pytest.approx(found[0][2], abs=1e-7)
-    assert 0 < int(found[0][1]["t"].wrong1.sum()) < 50  # there was something to tell apart
+    assert 0 < int(found[0][1]["t"].top1.sum()) < 50  # there was something to tell apart
 
 
 def test_the_generator_decides_a_random_attack() -> None:
@@ -343,8 +357,8 @@ def test_the_generator_decides_a_random_attack() -> None:
 
 def test_rows_hold_plain_numbers() -> None:
     """They go to JSON and CSV."""
-    row = transfer_row(verdict(".", "."), verdict("x", "x"), verdict(".", "."), verdict("x", "x"))
-    assert {type(value) for value in [*row.values(), *clean_row(verdict("x")).values()]} == {int, float}
+    row = transfer_row(marked(".", "."), marked("x", "x"), marked(".", "."), marked("x", "x"))
+    assert {type(value) for value in [*row.values(), *clean_row(marked("x")).values()]} == {int, float}
     assert evaluate.TOLERANCE < 1 / 255 / 1000
 
 
@@ -419,3 +433,41 @@ def test_transferring_images_are_right_clean_and_wrong_crafted_elsewhere(a: Orac
         a.crafted.clear()
         assert evaluate.transferring(*arguments, 1).tolist() == [1]
         assert sum(a.crafted) < 8  # no more than it takes
+
+
+# ---- devices without float64, and without waiting
+
+
+def test_no_rate_is_computed_in_float64_on_the_device() -> None:
+    source, target, test, stop = random_network(0), random_network(1), random_images(), Stop()
+    spec = {
+        **{"name": "gradient", "eps": EPS, "steps": 3, "step_size": None, "step": "sign", "loss": "cross_entropy"},
+        **{"kappa": 0.0, "label": "random", "start": "uniform", "start_share": 1.0, "clip_start": True},
+        **{"momentum": 1.0, "restarts": 3, "keep": "best"},
+    }
+    attack = build(ATTACKS, spec, where="attack")
+    with NoFloat64("cpu"):
+        clean = [clean_mistakes(model, test, 16, stop) for model in (source, target)]
+        assert clean_row(clean[0])["n"] == len(test)
+        own, wrong, _ = crafted_on(source, {"t": target}, attack, 16, test=test)
+        assert transfer_row(clean[0], own, clean[1], wrong["t"])["n"] == len(test)
+        generators = {name: Generator().manual_seed(0) for name in ("pgd", "noise")}
+        attacks = {"pgd": attack, "noise": NoiseAttack(EPS, "truncated_normal")}
+        fooled, seconds = find_fooled(target, attacks, test, 16, generators, stop, "worst")
+        assert worst_case_row(clean[1], fooled, seconds)["n"] == len(test)
+        assert evaluate.gradient_norms(target, test, 16, stop).shape == (len(test),)
+        evaluate.surface(target, (source, target), *test.take(torch.arange(3)), torch.tensor([0.0, 0.1]), True, 2, stop)
+
+
+def test_norms_leave_the_device_before_they_become_float64() -> None:
+    """The copy from the meta device fails, as it must; nothing became float64 on it before."""
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"), NoFloat64("meta"):
+        evaluate.gradient_row(torch.rand(5, device="meta"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_clock_is_read_when_the_device_is_done() -> None:
+    device = torch.device("cuda", 0)
+    began = evaluate.seconds_at(device)
+    torch.cuda._sleep(200_000_000)  # cycles: a tenth of a second at the least
+    assert evaluate.seconds_at(device) - began > 0.05

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from epsball import evaluate, experiments, plan, tables, workshop
+from epsball import evaluate, experiments, plan, tables, workshop, worst_case
 from epsball.build import ConfigError
 from epsball.expressions import Quantity
 from epsball.lab import Lab
@@ -222,7 +222,7 @@ def test_more_attacks_and_models_change_no_row(base: Config, rows: pd.DataFrame,
 def test_a_second_run_computes_nothing(
     base: Config, rows: pd.DataFrame, outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("evaluate.transfer", "evaluate.clean_verdict", "workshop.fit")
+    names = ("evaluate.transfer", "evaluate.clean_mistakes", "workshop.fit")
     forbid(monkeypatch, *(f"epsball.{name}" for name in names))
     again = run(base, outputs, name="again")
     assert again.to_csv() == rows.to_csv()
@@ -251,7 +251,7 @@ def test_a_new_target_is_shown_finished_sources_and_nothing_else(
 def test_each_example_is_crafted_once_and_judged_once_per_target(
     base: Config, tmp_path: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crafted, judged = count_calls(monkeypatch, evaluate, "transfer"), count_calls(monkeypatch, evaluate, "judge")
+    crafted, judged = count_calls(monkeypatch, evaluate, "transfer"), count_calls(monkeypatch, evaluate, "mistakes")
     shutil.rmtree(outputs / "rows")
     run(base, outputs, name="again")
     sources = targets = 2
@@ -918,7 +918,7 @@ def test_worst_case_rows_are_at_least_as_bad_as_each_attack(
         assert row.error_top1 >= same["error_top1"].max() - 1e-12 and row.n == TEST_IMAGES
         assert row.error_top1 >= row.clean_error_top1
 
-    monkeypatch.setattr(evaluate, "worst_case", None)  # finished rows are reused
+    monkeypatch.setattr(worst_case, "find_fooled", None)  # finished rows are reused
     again = run({**base, "task": {"name": "worst_case"}}, outputs, name="again")
     pd.testing.assert_frame_equal(worst.drop(columns="seconds"), again.drop(columns="seconds"))
 

@@ -9,13 +9,14 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "epsball"
 LAYERS = (  # bottom first: a module may import those below it, and its own neighbours where ALLOWED says so
     {"__init__", "files", "build", "progress"},
-    {"device", "expressions"},
+    {"device", "expressions", "graphs"},
     {"readers", "data", "datasets"},
     {"models"},
     {"attacks"},
     {"objectives"},
     {"train", "store", "evaluate", "statistics", "estimates", "tables", "figures", "report"},
-    {"tasks", "claims"},
+    {"worst_case", "claims"},
+    {"tasks"},
     {"plan"},
     {"workshop"},
     {"lab"},

@@ -14,11 +14,11 @@ import torch
 from linear import CountingModel, batch_sizes, linear, seeded, softmax_gradient
 from torch import Tensor, nn
 
-from epsball import evaluate
+from epsball import evaluate, worst_case
 from epsball.attacks import GradientAttack
 from epsball.build import ConfigError
 from epsball.data import Split
-from epsball.evaluate import Verdict
+from epsball.evaluate import Mistakes
 from epsball.progress import Interrupted, Stop
 from epsball.tasks import TASKS, Craft, GradientPictures, LossSurface, TransferMatrix, WorstCase
 
@@ -61,13 +61,13 @@ class Lab:
         self.asked = wanted
         self.rows: dict[tuple[str, str, str], Row] = {}
         self.judged: dict[str, int] = {}
-        self.verdicts: dict[str, Verdict] = {}
+        self.mistakes: dict[str, Mistakes] = {}
 
-    def clean(self, model: str) -> Verdict:
-        if model not in self.verdicts:
+    def clean(self, model: str) -> Mistakes:
+        if model not in self.mistakes:
             self.judged[model] = self.judged.get(model, 0) + 1
-            self.verdicts[model] = evaluate.clean_verdict(self.models[model], self.test, self.batch_size, self.stop)
-        return self.verdicts[model]
+            self.mistakes[model] = evaluate.clean_mistakes(self.models[model], self.test, self.batch_size, self.stop)
+        return self.mistakes[model]
 
     def generator(self, craft: Craft, source: str) -> torch.Generator:
         return seeded(len(craft.name) + ord(source[0]))
@@ -335,8 +335,9 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """A switch: from then on, whatever crafts, judges or takes gradients fails."""
 
     def switch() -> None:
-        for name in ("transfer", "gradient_norms", "worst_case", "clean_verdict"):
-            monkeypatch.setattr(evaluate, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
+        for name in ("transfer", "gradient_norms", "clean_mistakes", "find_fooled"):
+            module = worst_case if name == "find_fooled" else evaluate
+            monkeypatch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
 
     yield switch
 
@@ -345,7 +346,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
 def test_what_is_kept_is_not_measured_again(task: Any, no_work: Callable[[], None]) -> None:
     lab = Lab()
     first = task.measure(lab)
-    lab.verdicts.clear()
+    lab.mistakes.clear()
     no_work()
     assert task.measure(lab) == first
 
@@ -364,7 +365,7 @@ def test_only_what_is_missing_is_measured() -> None:
     assert {name: model.images for name, model in models.items()} == {"A": 100, "B": 50}  # A: its gradient, and itself
 
 
-def test_clean_verdicts_are_made_once() -> None:
+def test_clean_mistakes_are_found_once() -> None:
     lab = Lab(Craft("fgsm", FGSM), Craft("weaker", replace(FGSM, eps=0.1)))
     replace(MATRIX, gradient_norms=True).measure(lab)
     assert lab.judged == {"A": 1, "B": 1}

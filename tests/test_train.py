@@ -22,9 +22,11 @@ from epsball.train import (
     Exponential,
     Step,
     Trainer,
-    Watch,
+    TrainingControl,
+    TrainingState,
     batch_indices,
     fit,
+    load_optimizer,
     parameter_groups,
     steps_per_epoch,
 )
@@ -93,19 +95,19 @@ def data(images: int = IMAGES) -> Data:
 
 
 class Recorder:
-    """A Watch whose every step is saved; `interrupt_at` are the steps after which a stop is asked for."""
+    """A training's control that saves every step; `interrupt_at` is the step after which a stop is asked for."""
 
     def __init__(self, state: dict[str, Any] | None = None, interrupt_at: int | None = None) -> None:
         self.saved: list[bytes] = []
         self.interrupt_at = interrupt_at
-        self.watch = Watch("tiny", Stop(), state, self.save, seconds_between=-1.0)
+        self.control = TrainingControl("tiny", Stop(), state, self.save, seconds_between=-1.0)
 
     def save(self, state: dict[str, Any]) -> None:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self.saved.append(buffer.getvalue())
         if state["step"] == self.interrupt_at:
-            self.watch.stop.signum = 15
+            self.control.stop.signum = 15
 
     @property
     def last(self) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def fitted(
 ) -> tuple[dict[str, Tensor], list[dict[str, float]], Recorder]:
     """Weights, learning curve and saved states of a whole training."""
     model, recorder = model or network(), recorder or Recorder()
-    curve = fit(model, by, [], on or data(), seed, recorder.watch)
+    curve = fit(model, by, [], on or data(), seed, recorder.control)
     return model.state_dict(), curve, recorder
 
 
@@ -167,8 +169,8 @@ def test_a_training_stopped_at_every_step_is_the_straight_one() -> None:
 
 def test_a_stop_is_obeyed_after_the_next_step_and_saved_before() -> None:
     recorder = Recorder()
-    recorder.watch.seconds_between = math.inf
-    recorder.watch.stop.signum = 2
+    recorder.control.seconds_between = math.inf
+    recorder.control.stop.signum = 2
     with pytest.raises(Interrupted):
         fitted(trainer(), recorder=recorder)
     assert [recorder.last["step"], len(recorder.saved)] == [1, 1]
@@ -176,9 +178,72 @@ def test_a_stop_is_obeyed_after_the_next_step_and_saved_before() -> None:
 
 def test_nothing_is_saved_before_its_time() -> None:
     recorder = Recorder()
-    recorder.watch.seconds_between = math.inf
+    recorder.control.seconds_between = math.inf
     fitted(trainer(), recorder=recorder)
     assert recorder.saved == []
+
+
+# ---- from one kind of device to another
+
+
+def as_on_cuda(state: dict[str, Any]) -> dict[str, Any]:
+    """A state as a training on a card would have saved it."""
+    groups = [{**group, "capturable": True, "fused": True} for group in state["optimizer"]["param_groups"]]
+    rng = {**state["rng"], "cuda": torch.zeros(16, dtype=torch.uint8)}
+    return {**state, "rng": rng, "optimizer": {**state["optimizer"], "param_groups": groups}}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_state_of_a_card_goes_on_on_the_cpu(optimizer: str) -> None:
+    by, stopped = trainer(optimizer=OPTIMIZERS[optimizer]), Recorder(interrupt_at=3)
+    with pytest.raises(Interrupted):
+        fitted(by, recorder=stopped)
+    moved = fitted(by, recorder=Recorder(state=as_on_cuda(stopped.last)))
+    assert identical(moved[0], fitted(by)[0])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_state_of_the_cpu_is_loaded_for_a_capture(optimizer: str) -> None:
+    """The step count goes to the parameters' device, and the learning rate stays the tensor that a graph reads."""
+    by, recorder = trainer(optimizer=OPTIMIZERS[optimizer]), Recorder()
+    fitted(by, recorder=recorder)
+    there, meta = by.optimizer.make(network().to("meta")), torch.device("meta")  # any device that is not the CPU
+    for group in there.param_groups:
+        group.update({key: True for key in ("capturable", "fused") if key in group}, lr=torch.tensor(0.5, device=meta))
+    load_optimizer(there, recorder.last["optimizer"])
+    for group in there.param_groups:
+        assert group.get("capturable", True) and group.get("fused", True)
+        assert group["lr"].device == meta and group["weight_decay"] in (0.0, 1e-3, 1e-4)
+    tensors = [t for state in there.state.values() for t in state.values() if t is not None]
+    assert tensors and {t.device for t in tensors} == {meta}
+
+
+def test_a_learning_rate_that_a_graph_reads_is_written_over() -> None:
+    state = TrainingState.begin(network(), plain(optimizer=OPTIMIZERS["rmsprop"]), [], data(), 0)
+    tensors = [torch.tensor(0.005) for _ in state.optimizer.param_groups]
+    for group, tensor in zip(state.optimizer.param_groups, tensors, strict=True):
+        group["lr"] = tensor
+    for lr in (0.25, 0.25, 0.125):
+        state.set_learning_rate(lr)
+        assert [float(tensor) for tensor in tensors] == [lr, lr] and state.lr == lr
+    assert all(g["lr"] is t for g, t in zip(state.optimizer.param_groups, tensors, strict=True))
+    assert [group["lr"] for group in state.state()["optimizer"]["param_groups"]] == [0.125, 0.125]
+
+
+# ---- half precision
+
+
+@pytest.mark.parametrize(
+    "fields", [{"label": "predicted"}, {"label": "least_likely", "keep": "best"}, {"restarts": 2}], ids=str
+)
+@pytest.mark.parametrize("placement", ["append", "only"])
+def test_every_weight_has_a_gradient_in_bf16(placement: str, fields: dict[str, Any]) -> None:
+    """Crafting runs forward passes without gradients inside the step's autocast block, which keeps copies of the
+    weights: torch before 2.11 trained with those."""
+    objective = {**ADVERSARIAL, "placement": placement, "delay": 0, "attack": {**PGD, **fields}}
+    state = TrainingState.begin(network(), trainer(objective=objective, precision="bf16"), [], data(), 0)
+    state.advance(torch.arange(BATCH), 0.0)
+    assert [key for key, p in state.model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 # ---- one seed, one training
@@ -208,7 +273,7 @@ def test_what_was_drawn_before_does_not_matter_and_nothing_is_drawn_outside() ->
 
 def test_scoring_the_test_images_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     scored = fitted(trainer())
-    monkeypatch.setattr(train.Work, "clean_error", lambda self: 0.0)
+    monkeypatch.setattr(train.TrainingState, "clean_error", lambda self: 0.0)
     unscored = fitted(trainer())
     assert identical(scored[0], unscored[0])
     assert [row["clean_error"] for row in scored[1]] != [0.0] * 3
@@ -218,6 +283,12 @@ def test_the_model_is_left_in_eval_mode() -> None:
     model = network()
     fitted(plain(), model=model)
     assert not any(module.training for module in model.modules())
+
+
+def test_no_gradients_are_left_behind() -> None:
+    model = network()
+    fitted(plain(), model=model)
+    assert all(p.grad is None for p in model.parameters())
 
 
 # ---- the order of the images

@@ -95,6 +95,32 @@ def test_workers_share_the_threads_out(
     assert {json.loads(path.read_text())["threads"] for path in (tmp_path / "shared").rglob("spec.json")} == {3}
 
 
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("bf16", True)])
+def test_a_worker_scores_its_model_in_the_precision_of_evaluations(
+    precision: str, allowed: bool, tmp_path: Path, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, original = [], Workshop.clean_mistakes
+
+    def recording(shop: Workshop, *arguments: Any) -> Any:
+        found.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        return original(shop, *arguments)
+
+    monkeypatch.setattr(Workshop, "clean_mistakes", recording)
+    config = tiny(f"precision={precision}", "trainer.epochs=1", f"outputs={tmp_path}")
+    workshop.train_in_worker([config], 0, ("target",))
+    assert found == [(allowed, allowed)]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_config_chooses_the_kernels(
+    deterministic: bool, tmp_path: Path, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[tuple[torch.device, bool]] = []
+    monkeypatch.setattr(workshop, "choose_kernels", lambda *given: chosen.append(given))
+    Workshop([plan.prepare(tiny(f"deterministic={deterministic}", f"outputs={tmp_path}"))], Stop())
+    assert chosen == [(torch.device("cpu"), deterministic)]
+
+
 def test_a_stop_ends_the_workers_with_their_state_saved(
     tmp_path: Path, three_models: Callable[..., plan.Experiment]
 ) -> None:
@@ -188,8 +214,8 @@ def began(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     original = workshop.fit
 
     def watched(*arguments: Any) -> Any:
-        watch = arguments[-1]
-        found[watch.title] = watch.state["step"] if watch.state else 0
+        control = arguments[-1]
+        found[control.title] = control.state["step"] if control.state else 0
         return original(*arguments)
 
     monkeypatch.setattr(workshop, "fit", watched)

@@ -1,10 +1,9 @@
-"""The device a run computes on: which one, its precision, its random numbers, its kernels launched all at once."""
+"""The device a run computes on: which one, its precision, its kernels, its random numbers."""
 
 import hashlib
-import logging
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -13,10 +12,6 @@ from torch import Tensor
 from epsball.build import ConfigError, listed
 
 Precision = Literal["fp32", "tf32", "bf16"]
-GRAPHS_KEPT = 16
-EAGER_CALLS = 3  # before a capture: lazy initialisation and cuDNN's choice of algorithm happen in these
-
-log = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
@@ -32,7 +27,7 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def tensor_cores(precision: Precision) -> Iterator[None]:
+def allow_tf32(precision: Precision) -> Iterator[None]:
     """Inside the block CUDA's convolutions and matrix products may round their operands to TF32, unless in fp32."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
@@ -43,85 +38,21 @@ def tensor_cores(precision: Precision) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """A block of one training step: in bf16 its convolutions and matrix products are, while images, perturbations,
     parameters and losses stay fp32. Not longer than a step: it keeps its copies of the parameters to the end."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-class Replay:
-    """Calls functions of tensors; on CUDA, from the fourth call with one key on, as a captured graph.
-
-    A graph launches all kernels of the function at once. It is recorded for the shapes of the tensors and for `key`,
-    which must name everything else that the function's control flow depends on; it reads parameters where they lie and
-    draws fresh random numbers of the device's default generator at every replay. When a capture fails (an unsupported
-    module, a host synchronisation), one log line says so and the calls stay as they are.
-    """
-
-    def __init__(self, device: torch.device, allowed: bool = True) -> None:
-        self.device, self.active = device, allowed and device.type == "cuda"
-        self.stream = torch.cuda.Stream(device) if self.active else None  # type: ignore[no-untyped-call]
-        self.calls: dict[Hashable, int] = {}
-        self.graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
-
-    def __call__(self, key: Hashable, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        if not self.active:
-            return function(*tensors)
-        key = (key, *((t.shape, t.dtype) for t in tensors))
-        self.calls[key] = self.calls.get(key, 0) + 1
-        if self.calls[key] > EAGER_CALLS and key not in self.graphs:
-            self.capture(key, function, tensors)
-        if key not in self.graphs:
-            return self.eager(function, tensors)
-        graph, inputs, output = self.graphs[key]
-        for buffer, tensor in zip(inputs, tensors, strict=True):
-            buffer.copy_(tensor)
-        graph.replay()
-        return output.clone()  # the next replay writes over it
-
-    def eager(self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
-        """A plain call, on a stream of its own: a capture must not find work of the default stream unfinished."""
-        assert self.stream is not None
-        here = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(here)
-        with torch.cuda.stream(self.stream):
-            result = function(*tensors)
-        here.wait_stream(self.stream)
-        result.record_stream(here)
-        return result
-
-    def capture(self, key: Hashable, function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> None:
-        graph, inputs = torch.cuda.CUDAGraph(), [t.clone() for t in tensors]
-        try:
-            with torch.cuda.graph(graph, stream=self.stream):
-                output = function(*inputs)
-        except RuntimeError as error:
-            self.active = False
-            torch.cuda.synchronize(self.device)
-            log.info("no CUDA graph, kernels are launched one by one: %s", " ".join(str(error).split())[:200])
-        else:
-            while len(self.graphs) >= GRAPHS_KEPT:  # those of a learning rate that is over hold memory
-                del self.graphs[next(iter(self.graphs))]
-            self.graphs[key] = graph, inputs, output
-
-
-current: ContextVar[Replay | None] = ContextVar("replay", default=None)
-
-
-@contextmanager
-def graphs(device: torch.device, allowed: bool = True) -> Iterator[None]:
-    """Inside the block, `launch` captures and replays on CUDA; graphs and their memory go with the block."""
-    token = current.set(Replay(device, allowed))
-    try:
-        yield
-    finally:
-        current.reset(token)
-
-
-def launch(key: Hashable, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """`function(*tensors)`, through the block's Replay where there is one."""
-    replay = current.get()
-    return function(*tensors) if replay is None else replay(key, function, *tensors)
+def choose_kernels(device: torch.device, deterministic: bool) -> None:
+    """Let CUDA take the fastest kernel for each shape, which it finds by timing, or only kernels that give the same
+    bits every time. The CPU's always do, with the same number of threads."""
+    if device.type != "cuda":
+        return
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not deterministic, deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the process first multiplies matrices
 
 
 def derived_seed(*parts: object) -> int:
@@ -132,7 +63,28 @@ def derived_seed(*parts: object) -> int:
 @contextmanager
 def borrowed_seed(seed: int, device: torch.device) -> Iterator[None]:
     """torch's generators seeded inside the block, and given back as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    before = random_state(device)
+    torch.manual_seed(seed)
+    try:
         yield
+    finally:
+        set_random_state(before, device)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's generators, the CPU's and the device's, by type of device."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Set the generators as `random_state` found them; one of a device that is not in use is left alone."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"].cpu())

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from epsball import claims, statistics, tables
 from epsball.build import ConfigError
-from epsball.device import tensor_cores
+from epsball.device import allow_tf32
 from epsball.files import write_whole
 from epsball.lab import Lab
 from epsball.plan import Experiment
@@ -224,7 +224,7 @@ def measure(part: Part, shop: Workshop) -> dict[str, "pd.DataFrame"]:
 
     found: dict[str, list[Row]] = {}
     for experiment in part:
-        with tensor_cores("fp32" if experiment.settings.precision == "fp32" else "tf32"):
+        with allow_tf32(experiment.settings.evaluation_precision):
             for name, rows in experiment.task.measure(Lab(experiment, shop)).items():
                 found.setdefault(name, []).extend({"seed": experiment.settings.seed, **row} for row in rows)
     return {name: pd.DataFrame(rows) for name, rows in found.items()}

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from epsball import evaluate
-from epsball.device import derived_seed, graphs
+from epsball.device import derived_seed
+from epsball.graphs import graphs
 from epsball.plan import Experiment
 from epsball.store import fingerprint
 from epsball.tasks import Craft
@@ -27,15 +28,16 @@ class Lab:
         self.test = shop.data(experiment.data).test
         self.models: Mapping[str, nn.Module] = shop.models(experiment)
 
-    def clean(self, model: str) -> evaluate.Verdict:
-        return self.shop.clean_verdict(self.experiment.plans[model], self.models[model], self.experiment.data)
+    def clean(self, model: str) -> evaluate.Mistakes:
+        return self.shop.clean_mistakes(self.experiment.plans[model], self.models[model], self.experiment.data)
 
     def asked(self, craft: Craft, source: str, target: str) -> bool:
         row = {"source": source, "target": target, "attack": craft.name, "eps": craft.attack.eps}
         return any(quantity.matches(row) for quantity in self.experiment.quantities)
 
     def generator(self, craft: Craft, source: str) -> torch.Generator:
-        seed = derived_seed(self.experiment.settings.seed, self.experiment.plans[source].key, fingerprint(craft.identity))
+        key = self.experiment.plans[source].key
+        seed = derived_seed(self.experiment.settings.seed, key, fingerprint(craft.identity))
         return torch.Generator(self.device).manual_seed(seed)
 
     def graphs(self) -> AbstractContextManager[None]:

@@ -38,11 +38,12 @@ class Settings:
     """The config's own values, beside the components it names.
 
     sources, targets: names of models; null for all, of the sources for all that have gradients. precision: of training;
-    evaluation is in fp32 or tf32. cuda_graphs: whether CUDA records attack loops and training steps. channels_last: how
-    convolutions' weights are laid out. workers: processes that train independent models side by side. threads: CPU
-    threads of each process, null for torch's own number, which workers share out. batch_size: images per step of an
-    evaluation, null for a size that suits the device. reuse: whether finished rows are taken from the store. outputs:
-    root folder of models, rows and run directories.
+    evaluation is in fp32 or tf32. cuda_graphs: whether CUDA records attack loops and training steps. deterministic:
+    whether CUDA uses only kernels that give the same bits every time. channels_last: how convolutions' weights are laid
+    out. workers: processes that train independent models side by side. threads: CPU threads of each process, null for
+    torch's own number, which workers share out. batch_size: images per step of an evaluation, null for a size that
+    suits the device. reuse: whether finished rows are taken from the store. outputs: root folder of models, rows and
+    run directories.
     """
 
     experiment: str
@@ -52,6 +53,7 @@ class Settings:
     workers: int
     precision: Precision
     cuda_graphs: bool
+    deterministic: bool
     channels_last: bool
     batch_size: int | None
     sources: list[str] | None
@@ -65,6 +67,10 @@ class Settings:
         require(self.threads is None or self.threads >= 1, f"threads should be positive, is {self.threads}")
         require(self.workers >= 1, f"workers should be positive, is {self.workers}")
         require(self.seed >= 0, f"seed should be at least 0, is {self.seed}")
+
+    @property
+    def evaluation_precision(self) -> Precision:
+        return "fp32" if self.precision == "fp32" else "tf32"
 
 
 @dataclass(frozen=True)

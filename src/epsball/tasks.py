@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from epsball import evaluate
+from epsball import evaluate, worst_case
 from epsball.attacks import ATTACKS, Attack
 from epsball.build import ConfigError, require
 from epsball.data import Split
-from epsball.evaluate import Verdict
+from epsball.evaluate import Mistakes
 from epsball.progress import Stop
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class Lab(Protocol):
     batch_size: int
     stop: Stop
 
-    def clean(self, model: str) -> Verdict:
-        """The model's verdict on the clean test images, computed once."""
+    def clean(self, model: str) -> Mistakes:
+        """The model's mistakes on the clean test images, found once."""
 
     def asked(self, craft: Craft, source: str, target: str) -> bool:
         """Whether a table or a claim of the config is about this cell."""
@@ -166,8 +166,8 @@ class TransferMatrix(Matrix):
 
 @dataclass(frozen=True)
 class WorstCase(Matrix):
-    """Each source's error under the worst of all attacks of an eps on itself, per image; an image that is lost is shown
-    to no further attack (Madry et al. 2017, section 5; Carlini's reviews: per-example minimum, not averages)."""
+    """Each source's error under the worst of all attacks of an eps on itself, per image; an image that is fooled is
+    shown to no further attack (Madry et al. 2017, section 5; Carlini's reviews: per-example minimum, not averages)."""
 
     @property
     def makes(self) -> tuple[str, ...]:
@@ -186,10 +186,12 @@ class WorstCase(Matrix):
                     generators = {name: lab.generator(craft, source) for name, craft in crafts.items()}
                     attacks = {name: craft.attack for name, craft in crafts.items()}
                     title = f"worst of {len(attacks)} at eps {eps:g} on {source}"
-                    lost, seconds = evaluate.worst_case(
-                        lab.models[source], attacks, lab.test, lab.batch_size, generators, lab.stop, title
-                    )
-                    row = lab.keep(identity, source, source, evaluate.worst_case_row(lab.clean(source), lost, seconds))
+                    with lab.graphs():
+                        fooled, seconds = worst_case.find_fooled(
+                            lab.models[source], attacks, lab.test, lab.batch_size, generators, lab.stop, title
+                        )
+                    found = worst_case.worst_case_row(lab.clean(source), fooled, seconds)
+                    row = lab.keep(identity, source, source, found)
                 rows.append(lab.named(row, source, source, "worst_case", eps))
         return {"results": rows}
 
@@ -364,13 +366,13 @@ def crafted(lab: Lab, craft: Craft, source: str, targets: list[str]) -> Iterator
     if missing:
         title, generator = f"{craft.name} eps {eps:g} on {source}", lab.generator(craft, source)
         with lab.graphs():
-            own, verdicts, largest = evaluate.transfer(
+            own, mistakes, largest = evaluate.transfer(
                 lab.models[source], craft.attack, missing, lab.test, lab.batch_size, generator, lab.stop, title
             )
-        for target, verdict in verdicts.items():
-            row = evaluate.transfer_row(lab.clean(source), own, lab.clean(target), verdict)
+        for target, found in mistakes.items():
+            row = evaluate.transfer_row(lab.clean(source), own, lab.clean(target), found)
             rows[target] = lab.keep(craft.identity, source, target, row | {"max_perturbation": largest})
-        errors = ", ".join(f"{target} {100 * evaluate.rate(v.wrong1):.1f}%" for target, v in verdicts.items())
+        errors = ", ".join(f"{target} {100 * evaluate.rate(m.top1):.1f}%" for target, m in mistakes.items())
         log.info("%s: error of %s", title, errors)
     for target in targets:
         yield lab.named(rows[target] or {}, source, target, craft.name, eps)

@@ -11,13 +11,23 @@ from torch import Tensor, nn
 
 from epsball.build import require
 from epsball.data import Augment, Data, Split
-from epsball.device import Precision, Replay, autocast, borrowed_seed, derived_seed, tensor_cores
+from epsball.device import (
+    Precision,
+    allow_tf32,
+    autocast,
+    borrowed_seed,
+    derived_seed,
+    random_state,
+    set_random_state,
+)
+from epsball.graphs import GraphCache
 from epsball.objectives import OBJECTIVES, Objective
 from epsball.progress import Progress, Stop
 
 State = dict[str, Any]
 ROUNDING = 1e-9  # of an epoch: what step / steps per epoch may be off by
 SCORED_IMAGES = 1000  # test images scored after each epoch, for the learning curve only
+CRAFTED_ON_CUDA = 1000  # training images at a time whose examples on a frozen source are crafted before training
 
 
 class Diverged(RuntimeError):
@@ -58,7 +68,7 @@ class SGD:
 
     def make(self, model: nn.Module) -> torch.optim.Optimizer:
         groups = parameter_groups(model, self.weight_decay, self.decay_on)
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=on_cuda(model))
 
 
 @dataclass(frozen=True)
@@ -157,7 +167,7 @@ class Trainer:
 
 
 @dataclass
-class Watch:
+class TrainingControl:
     """How a training is followed, stopped and continued: `state` is where an earlier one left off, `save` keeps a newer
     state, at most every `seconds_between` and when `stop` is set; `hand_on` is given the last one, from which a longer
     training can go on. `cuda_graphs`: whether CUDA may record the steps."""
@@ -172,48 +182,49 @@ class Watch:
 
 
 def fit(
-    model: nn.Module, trainer: Trainer, sources: Sequence[nn.Module], data: Data, seed: int, watch: Watch
+    model: nn.Module, trainer: Trainer, sources: Sequence[nn.Module], data: Data, seed: int, control: TrainingControl
 ) -> list[dict[str, float]]:
     """Train `model` in place and return its learning curve, one row per epoch.
 
-    Model, sources and data lie on one device. The same seed, device and number of threads give the same bits, and so
-    does a training that was stopped and goes on from the state it saved. Raises Interrupted (after saving) when a stop
-    is asked for, Diverged when an epoch's loss is not finite.
+    Model, sources and data lie on one device. On the CPU the same seed and number of threads give the same bits, and so
+    does a training that was stopped and goes on from the state it saved; on CUDA with deterministic kernels only.
+    Raises Interrupted (after saving) when a stop is asked for, Diverged when an epoch's loss is not finite.
     """
     per_epoch = steps_per_epoch(len(data.train), trainer.batch_size)
     total = max(1, round(trainer.epochs * per_epoch))
-    with borrowed_seed(derived_seed(seed, "fit"), data.train.x.device), tensor_cores(trainer.precision):
-        work = Work.begin(model, trainer, sources, data, seed)
-        work.replay.active &= watch.cuda_graphs
-        if watch.state is not None:
-            work.load(watch.state)
+    with borrowed_seed(derived_seed(seed, "fit"), data.train.x.device), allow_tf32(trainer.precision):
+        state = TrainingState.begin(model, trainer, sources, data, seed)
+        state.graph_cache.active &= control.cuda_graphs
+        if control.state is not None:
+            state.load(control.state)
         saved = time.monotonic()
-        with Progress(watch.title, total, work.step) as progress:
-            for index in batch_indices(data.train, trainer.batch_size, seed, work.step, total):
-                work.advance(index, work.step / per_epoch)
+        with Progress(control.title, total, state.step) as progress:
+            for index in batch_indices(data.train, trainer.batch_size, seed, state.step, total):
+                state.advance(index, state.step / per_epoch)
                 progress.step()
-                if work.step % per_epoch == 0:
-                    progress.say(told(work.close_epoch(work.step / per_epoch)))
-                due = time.monotonic() - saved > watch.seconds_between
-                if work.step < total and (due or watch.stop.signum is not None):
-                    watch.save(work.state())
+                if state.step % per_epoch == 0:
+                    progress.say(describe(state.close_epoch(state.step / per_epoch)))
+                due = time.monotonic() - saved > control.seconds_between
+                if state.step < total and (due or control.stop.signum is not None):
+                    control.save(state.state())
                     saved = time.monotonic()
-                    watch.stop.check()
-            if watch.hand_on is not None:
-                watch.hand_on(work.state())
-            if work.step > work.counted_from:  # the last epoch was cut short
-                progress.say(told(work.close_epoch(work.step / per_epoch)))
+                    control.stop.check()
+            if control.hand_on is not None:
+                control.hand_on(state.state())
+            if state.step > state.counted_from:  # the last epoch was cut short
+                progress.say(describe(state.close_epoch(state.step / per_epoch)))
+    state.optimizer.zero_grad(set_to_none=True)  # the last gradients are as large as the model
     model.eval()
-    return work.curve
+    return state.curve
 
 
-def told(row: Mapping[str, float]) -> str:
-    """A row of the learning curve for the progress line."""
+def describe(row: Mapping[str, float]) -> str:
+    """Say in words what a row of the learning curve holds."""
     return f"loss {row['loss']:.4f}, clean error {row['clean_error']:.4f}"
 
 
 @dataclass
-class Work:
+class TrainingState:
     """A training under way: everything that its next step depends on."""
 
     model: nn.Module
@@ -225,28 +236,42 @@ class Work:
     step: int
     counted_from: int
     curve: list[dict[str, float]]
-    replay: Replay
+    graph_cache: GraphCache
+    lr: float
 
     @classmethod
-    def begin(cls, model: nn.Module, trainer: Trainer, sources: Sequence[nn.Module], data: Data, seed: int) -> "Work":
+    def begin(
+        cls, model: nn.Module, trainer: Trainer, sources: Sequence[nn.Module], data: Data, seed: int
+    ) -> "TrainingState":
         model.train()
         device = data.train.x.device
-        repeatable = (lambda: data.train.batches(trainer.batch_size)) if trainer.augment is None else None
+        crafted = max(trainer.batch_size, CRAFTED_ON_CUDA) if device.type == "cuda" else trainer.batch_size
+        repeatable = (lambda: data.train.batches(crafted)) if trainer.augment is None else None
         objective = trainer.objective.prepare(sources, repeatable, trainer.epochs, seed)
-        loss_sum, optimizer = torch.zeros((), device=device), trainer.optimizer.make(model)
-        return cls(model, trainer, objective, optimizer, data, loss_sum, 0, 0, [], Replay(device))
+        loss_sum, optimizer, lr = torch.zeros((), device=device), trainer.optimizer.make(model), trainer.optimizer.lr
+        if device.type == "cuda":
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(lr, device=device)
+        return cls(model, trainer, objective, optimizer, data, loss_sum, 0, 0, [], GraphCache(device), lr)
 
     def advance(self, index: Tensor, epoch: float) -> None:
         """One step on the training images at `index`; `epoch` is how far training has come."""
-        lr = self.trainer.optimizer.lr * self.trainer.schedule.factor(epoch, self.trainer.epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        loss = self.replay((self.objective.route(self.step), lr), self.minimise, index)
+        self.set_learning_rate(self.trainer.optimizer.lr * self.trainer.schedule.factor(epoch, self.trainer.epochs))
+        loss = self.graph_cache(self.objective.route(self.step), self.minimise, index)
         self.loss_sum, self.step = self.loss_sum + loss, self.step + 1
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Set it in all groups. On CUDA it is a tensor, written over, since a captured step reads it where it lies."""
+        for group in self.optimizer.param_groups:
+            if not isinstance(group["lr"], Tensor):
+                group["lr"] = lr
+            elif lr != self.lr:
+                group["lr"].fill_(lr)
+        self.lr = lr
 
     def minimise(self, index: Tensor) -> Tensor:
         """The whole step, from images to updated parameters; returns its loss. On CUDA it is captured as one graph: the
-        host decides nothing in here but what the objective's route and the learning rate say."""
+        host decides nothing in here but what the objective's route says."""
         x, y = self.data.train.take(index)
         if self.trainer.augment:
             x = self.trainer.augment(x)
@@ -261,12 +286,11 @@ class Work:
 
     def close_epoch(self, epoch: float) -> dict[str, float]:
         """A row of the learning curve; the only place where the host waits for the device."""
-        lr = self.optimizer.param_groups[0]["lr"]
         loss = self.loss_sum.item() / (self.step - self.counted_from)
         whole = all(torch.stack([p.isfinite().all() for p in self.model.parameters()]).tolist())
         if not (math.isfinite(loss) and whole):
-            raise Diverged(f"training diverged: loss {loss} at step {self.step}, lr {lr:g}")
-        row = {"epoch": epoch, "step": self.step, "lr": lr, "loss": loss, "clean_error": self.clean_error()}
+            raise Diverged(f"training diverged: loss {loss} at step {self.step}, lr {self.lr:g}")
+        row = {"epoch": epoch, "step": self.step, "lr": self.lr, "loss": loss, "clean_error": self.clean_error()}
         self.curve.append(row)
         self.loss_sum, self.counted_from = torch.zeros_like(self.loss_sum), self.step
         return row
@@ -282,12 +306,11 @@ class Work:
 
     def state(self) -> State:
         """Everything `load` needs to go on bit for bit."""
-        cuda = self.data.train.x.is_cuda
+        optimizer = self.optimizer.state_dict()
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state(self.data.train.x.device) if cuda else None,
+            "optimizer": {**optimizer, "param_groups": [{**g, "lr": self.lr} for g in optimizer["param_groups"]]},
+            "rng": random_state(self.data.train.x.device),
             "loss_sum": self.loss_sum,
             "step": self.step,
             "counted_from": self.counted_from,
@@ -296,12 +319,10 @@ class Work:
 
     def load(self, state: State) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.loss_sum = state["loss_sum"].to(self.loss_sum.device)
         self.step, self.counted_from, self.curve = state["step"], state["counted_from"], list(state["curve"])
-        torch.set_rng_state(state["rng"].cpu())
-        if state["rng_cuda"] is not None and self.data.train.x.is_cuda:
-            torch.cuda.set_rng_state(state["rng_cuda"].cpu(), self.data.train.x.device)
+        set_random_state(state["rng"], self.data.train.x.device)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -331,8 +352,17 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_on: str) -> li
     return [group for group in groups if group["params"]]
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: State) -> None:
+    """Load a saved state, of whichever device. How the optimiser computes is of its own device: a step captured on CUDA
+    counts and reads the learning rate there."""
+    groups = []
+    for own, group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        groups.append({**group, **{key: own[key] for key in ("lr", "capturable", "fused") if key in own}})
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+
+
 def on_cuda(model: nn.Module) -> bool:
-    """Whether the optimiser must keep its step count on the device, as a captured step needs."""
+    """Whether the optimiser must do without the host in its steps, so that they can be captured."""
     return next(model.parameters()).is_cuda
 
 

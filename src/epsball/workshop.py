@@ -18,11 +18,11 @@ from torch import Tensor, nn
 import epsball
 from epsball import evaluate
 from epsball.data import Data
-from epsball.device import choose_device
+from epsball.device import allow_tf32, choose_device, choose_kernels
 from epsball.plan import Experiment, Plan, Shared, prepare
 from epsball.progress import Stop
 from epsball.store import Slot, Store, Trained
-from epsball.train import Watch, fit
+from epsball.train import TrainingControl, fit
 
 Row = dict[str, Any]
 
@@ -40,8 +40,8 @@ class Workshop:
         self.batch_size = settings.batch_size or (128 if self.device.type == "cpu" else 1000)
         self.ready: dict[str, tuple[nn.Module, Row]] = {}
         self.on_device: dict[int, Data] = {}
-        self.verdicts: dict[tuple[str, str], evaluate.Verdict] = {}
-        torch.backends.cudnn.benchmark = self.device.type == "cuda"
+        self.mistakes: dict[tuple[str, str], evaluate.Mistakes] = {}
+        choose_kernels(self.device, settings.deterministic)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
 
@@ -72,13 +72,13 @@ class Workshop:
             log.info("%s: clean error %.2f%%, %d parameters, %s", name, 100 * error, size, where)
         return self.ready[plan.key][0]
 
-    def clean_verdict(self, plan: Plan, network: nn.Module, data: Data) -> evaluate.Verdict:
-        """The verdict of a plan's trained network on clean test images, computed once in a run."""
+    def clean_mistakes(self, plan: Plan, network: nn.Module, data: Data) -> evaluate.Mistakes:
+        """The mistakes of a plan's trained network on clean test images, found once in a run."""
         key = plan.key, data.test_checksum
-        if key not in self.verdicts:
+        if key not in self.mistakes:
             test = self.data(data).test
-            self.verdicts[key] = evaluate.clean_verdict(network, test, self.batch_size, self.stop)
-        return self.verdicts[key]
+            self.mistakes[key] = evaluate.clean_mistakes(network, test, self.batch_size, self.stop)
+        return self.mistakes[key]
 
     def of_seed(self, experiment: Experiment) -> str:
         """What tells an experiment's models from those of the run's other seeds."""
@@ -109,10 +109,10 @@ class Workshop:
             seconds, curve = time.perf_counter() - began, []
         else:
             sources = [self.model(source, f"{name}'s source {key}") for key, source in plan.sources.items()]
-            watch = FollowedTraining(self, plan, name, slot)
-            curve = fit(network, plan.trainer, sources, data, plan.own_seed, watch.watch())
-            seconds = watch.seconds()
-        wrong = self.clean_verdict(plan, network.eval(), plan.data).wrong1
+            followed = FollowedTraining(self, plan, name, slot)
+            curve = fit(network, plan.trainer, sources, data, plan.own_seed, followed.control())
+            seconds = followed.seconds()
+        wrong = self.clean_mistakes(plan, network.eval(), plan.data).top1
         spec = {
             "fingerprint": plan.key,
             "spec": plan.identity,
@@ -194,7 +194,7 @@ class FollowedTraining:
             if changed := [key for key in self.here if self.here[key] != self.state["environment"].get(key)]:
                 log.warning("%s: %s changed since: the result may differ in the last bits", name, ", ".join(changed))
 
-    def watch(self) -> Watch:
+    def control(self) -> TrainingControl:
         settings, heir = self.shop.settings, self.shop.heir(self.plan)
 
         def save(state: Row) -> None:
@@ -204,7 +204,7 @@ class FollowedTraining:
             self.shop.store.hand_on(heir.label, heir.key, self.full(state))
 
         stop, between, to_heir = self.shop.stop, settings.checkpoint_seconds, partial(hand_on, heir) if heir else None
-        return Watch(self.name, stop, self.state, save, between, settings.cuda_graphs, to_heir)
+        return TrainingControl(self.name, stop, self.state, save, between, settings.cuda_graphs, to_heir)
 
     def full(self, state: Row) -> Row:
         return {**state, "environment": self.here, "seconds": self.seconds()}
@@ -250,11 +250,13 @@ def worker_shop(configs: str) -> Workshop:
 def train_in_worker(configs: Sequence[Mapping[str, Any]], experiment: int, place: tuple[str, ...]) -> str:
     """Train one plan, named by its experiment and the path to it, and leave it in the store."""
     shop = worker_shop(json.dumps(configs))
-    chosen = shop.experiments[experiment].plans[place[0]]
+    asking = shop.experiments[experiment]
+    chosen = asking.plans[place[0]]
     for source in place[1:]:
         chosen = chosen.sources[source]
     name = "'s source ".join(place)
-    shop.model(chosen, name)
+    with allow_tf32(asking.settings.evaluation_precision):  # its clean error is one of the experiment's
+        shop.model(chosen, name)
     return f"{name}: in the store"
 
 

@@ -1,0 +1,136 @@
+"""The worst case over attacks and restarts, image by image: an image that is fooled is attacked no further.
+
+What still stands is packed into full batches across the whole test set, again and again, so that neither a GPU nor a
+CPU works on the remains of batches.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor, nn
+
+from epsball.attacks import Attack, AttackState, GradientAttack
+from epsball.data import Split
+from epsball.evaluate import Mistakes, Row, mistakes, rate, seconds_at
+from epsball.progress import Progress, Stop
+
+Attacked = tuple[Tensor, AttackState]  # (N,) places in the test set, and how far the attack on these images has come
+
+
+def find_fooled(
+    model: nn.Module,
+    attacks: Mapping[str, Attack],
+    test: Split,
+    batch_size: int,
+    generators: Mapping[str, Generator],
+    stop: Stop,
+    title: str,
+) -> tuple[Tensor, float]:
+    """Return (N,) booleans: which images the model gets wrong, clean or under any of the attacks; and seconds taken.
+
+    The iterates of a gradient attack are looked at after 1, 2, 4, 8, ... steps and the last. An attack's generator
+    gives the labels of all images in order, then for each restart the starts of all images in order, `batch_size` at a
+    time: no image's random numbers depend on which others are fooled.
+    """
+    began = seconds_at(test.y.device)
+    fooled = torch.cat([mistakes(model, x, y)[0] for x, y in test.batches(batch_size)])
+    passes = sum(attack.restarts if isinstance(attack, GradientAttack) else 1 for attack in attacks.values())
+    with Progress(title, len(test) * passes) as progress:
+        search = Search(model, test, batch_size, test.y.device.type == "cuda", fooled, stop, progress)
+        for name, attack in attacks.items():
+            if isinstance(attack, GradientAttack):
+                search.ascend(replace(attack, keep="last"), generators[name])
+            else:
+                search.craft(attack, generators[name])
+    return fooled, seconds_at(test.y.device) - began
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for images that an attack fools; it marks them in `fooled`."""
+
+    model: nn.Module
+    test: Split
+    batch_size: int
+    one_size: bool  # whether every batch has this size: CUDA tunes and captures kernels anew for each
+    fooled: Tensor  # (N,) booleans
+    stop: Stop
+    progress: Progress  # counts every image once per pass over the test set
+
+    def craft(self, attack: Attack, generator: Generator) -> None:
+        """Mark the images whose one example fools the model."""
+        for index, x, y in self.batches():
+            self.fooled[index] |= mistakes(self.model, attack(self.model, x, y, generator), y)[0]
+
+    def ascend(self, attack: GradientAttack, generator: Generator) -> None:
+        """Mark the images of which any restart has an iterate that fools the model."""
+        chosen = [attack.choose_label(self.model, x, y, generator) for x, y in self.test.batches(self.batch_size)]
+        labels = [label for label in chosen if label is not None]
+        for _ in range(attack.restarts):
+            if self.fooled.all():
+                return
+            standing = self.starts(attack, torch.cat(labels) if labels else None, generator)
+            for done, until in itertools.pairwise(doublings(attack.number_of_steps)):
+                standing = self.advance(attack, packed(standing, self.batch_size), until - done)
+            for _ in standing:  # draws all batches through all steps
+                pass
+
+    def starts(self, attack: GradientAttack, labels: Tensor | None, generator: Generator) -> Iterator[Attacked]:
+        """Begin the attack on the images that stand. Starts are drawn for all."""
+        for index, x, _ in self.batches():
+            start = attack.draw_start(x, x.new_ones(()), generator)
+            left = (~self.fooled[index]).nonzero().squeeze(1)
+            label = None if labels is None else labels[index][left]
+            yield index[left], attack.begin(x[left], start[left], x.new_ones(()), label)
+
+    def advance(self, attack: GradientAttack, batches: Iterator[Attacked], steps: int) -> Iterator[Attacked]:
+        """Take `steps` steps on each batch, mark the images that fool the model now, hand on the others."""
+        for index, state in batches:
+            self.stop.check()
+            rows = torch.arange(len(index), device=index.device)
+            if self.one_size:  # filled up with its own images, whose copies are dropped below
+                rows = torch.arange(self.batch_size, device=index.device) % len(index)
+                state = state.only(rows)
+            attack.advance_captured(self.model, state, steps)
+            wrong = mistakes(self.model, state.x_adv, self.test.y[index[rows]])[0][: len(index)]
+            self.fooled[index] |= wrong
+            left = (~wrong).nonzero().squeeze(1)
+            yield index[left], state.only(left)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield all test images in order: places, images, labels."""
+        places = torch.split(torch.arange(len(self.test), device=self.test.y.device), self.batch_size)
+        for index, (x, y) in zip(places, self.test.batches(self.batch_size), strict=True):
+            self.stop.check()
+            yield index, x, y
+            self.progress.step(len(index))
+
+
+def packed(parts: Iterator[Attacked], size: int) -> Iterator[Attacked]:
+    """Put parts of at most `size` images together, in order, to batches of `size`; the last may be short."""
+    waiting: list[Attacked] = []
+    number = 0
+    for part in parts:
+        waiting, number = [*waiting, part], number + len(part[0])
+        if number >= size:
+            index, state = joined(waiting)
+            yield index[:size], state.only(slice(size))
+            waiting, number = [(index[size:], state.only(slice(size, None)))], number - size
+    if number:
+        yield joined(waiting)
+
+
+def joined(parts: list[Attacked]) -> Attacked:
+    return torch.cat([index for index, _ in parts]), AttackState.joined([state for _, state in parts])
+
+
+def doublings(steps: int) -> list[int]:
+    """Return 0, 1, 2, 4, 8, ... and `steps`."""
+    return [0, *(2**k for k in range(steps.bit_length()) if 2**k < steps), steps]
+
+
+def worst_case_row(clean: Mistakes, fooled: Tensor, seconds: float) -> Row:
+    """Return the error of a model under the strongest of several attacks, per image, as a fraction."""
+    return {"n": len(fooled), "error_top1": rate(fooled), "clean_error_top1": rate(clean.top1), "seconds": seconds}
