@@ -1,0 +1,231 @@
+#!/bin/sh
+# What a GPU has to show, in one command that ends in time; what is done comes back whatever fails.
+#
+#   scripts/gpu.sh [STAGE...]     these, in the order given; all four if none is named:
+#     tests     pytest on the card: $TESTS
+#     parity    captured against eager, bit for bit, for every trainer and six attacks
+#     speed     steps and images per second, share of the card's measured peak, memory; torchattacks; several processes
+#     tramer    all of Tramèr et al. on MNIST at paper scale, a seed at a time, then all $SEEDS under one report
+#
+# Settings, all out of the environment; paths are relative to the repository:
+#   LIMIT     seconds for everything (540). A stage but the last gets half of what is left
+#   OUT       folder of what comes back (outputs/gpu), at most 8 files of 15 MiB: log.txt, stages.csv (exit codes),
+#             parity.csv, speed.csv, results.tar.gz (run directories), state.tar.gz.00 to .02 (models, rows)
+#   STATE     folder of an earlier call's files: what is finished is taken from it, what was in training goes on
+#   WORK      folder to work in, kept; a second call on the same machine goes on from it without STATE (a temporary one)
+#   PACKAGES  folder of wheels that the machine lacks: `pip wheel --no-deps -w wheels hydra-core omegaconf
+#             antlr4-python3-runtime==4.9.3 torchattacks`
+#   DATA      folder of MNIST/raw, gzipped will do (data)
+#   PYTHON    interpreter (python3); DEVICE (cuda); SCALE paper, quick, smoke (paper); DATASET (mnist); SEEDS (3)
+#   WORKERS   models trained side by side (4); GRAPHS: CUDA graphs in tramer, true unless the tests failed
+#   ONLY      cases of parity and speed whose name holds this text; TESTS: files; OVERRIDES: words for run.py
+#
+# Exit codes: 0 all done, 1 a stage failed, 2 no such stage, 3 time ran out, 130 SIGINT, 143 SIGTERM.
+set -u
+began=$(date +%s)
+cd "$(dirname "$0")/.." || exit 1
+[ $# -gt 0 ] || set -- tests parity speed tramer
+for stage in "$@"; do
+    case $stage in
+    tests | parity | speed | tramer) ;;
+    *)
+        echo "no such stage: $stage; choose tests, parity, speed, tramer" >&2
+        exit 2
+        ;;
+    esac
+done
+
+python=${PYTHON:-python3} device=${DEVICE:-cuda} scale=${SCALE:-paper} dataset=${DATASET:-mnist} graphs=${GRAPHS:-true}
+limit=${LIMIT:-540} out=${OUT:-outputs/gpu} work=${WORK:-$(mktemp -d)}
+reserve=$((limit / 15 > 4 ? limit / 15 : 4)) # seconds for a stage to save its state, and for packing
+part=$((15 * 1024 * 1024)) parts=3            # bytes of a file that comes back, files of the state
+log=$out/log.txt running='' time_ran_out='' stage_failed=''
+
+# Whatever happens, what was done is packed: on the way out, once.
+finish() {
+    code=$?
+    trap '' INT TERM
+    if [ -n "$running" ]; then
+        kill -TERM "$running" 2>/dev/null
+        wait "$running"
+        record "$code"
+    fi
+    pack_results
+    pack_state
+    [ -n "${WORK:-}" ] || rm -rf "$work"
+    exit "$code"
+}
+
+# Unpack the wheels and an earlier call's state.
+prepare() {
+    mkdir -p "$out" "$work/outputs/models" "$work/runs" || exit 1
+    : >"$log"
+    if [ -n "${PACKAGES:-}" ] && [ ! -d "$work/packages" ]; then
+        "$python" -m pip install --quiet --no-index --no-deps --target "$work/packages" "$PACKAGES"/*.whl \
+            >>"$log" 2>&1 || say "not all wheels of $PACKAGES were installed"
+    fi
+    if [ -n "${STATE:-}" ]; then
+        cat "$STATE"/state.tar.gz.[0-9]* 2>>"$log" | tar -xzf - -C "$work" 2>>"$log" || say "no whole state in $STATE"
+        tar -xzf "$STATE/results.tar.gz" -C "$work" >>"$log" 2>&1 || say "no results in $STATE"
+    fi
+    rm -f "$out"/state.tar.gz.[0-9]* "$out/results.tar.gz"
+    echo stage,exit_code,seconds >"$out/stages.csv"
+    export PYTHONPATH="src:$work/packages${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+    # the same bits each time; no plugins that the machine happens to have
+    export CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+}
+
+# record EXIT_CODE: of the stage.
+record() {
+    echo "$stage,$1,$(($(date +%s) - stage_began))" >>"$out/stages.csv"
+    tail -n 25 "$log"
+    say "$stage ended with $1"
+}
+
+say() {
+    echo "gpu.sh, $(($(date +%s) - began)) s: $*" | tee -a "$log"
+}
+
+# Run a command, until the stage's time is over: SIGTERM lets it save its state. Returns its exit code, or 124.
+within_time() {
+    seconds=$((stage_ends - $(date +%s)))
+    [ "$seconds" -gt 0 ] || return 124
+    timeout --foreground -s TERM -k $((reserve / 2)) "$seconds" "$@" >>"$log" 2>&1 &
+    running=$!
+    wait "$running"
+    code=$?
+    running=
+    [ "$code" -ne 137 ] || code=124 # it had to be killed
+    return "$code"
+}
+
+tests() {
+    # shellcheck disable=SC2086 # several files
+    within_time "$python" -m pytest -v -ra --tb=short --color=no -p no:cacheprovider \
+        ${TESTS:-tests/test_cuda.py tests/test_device.py tests/test_graphs.py}
+    code=$?
+    [ "$code" -eq 0 ] || graphs=${GRAPHS:-false}
+    return "$code"
+}
+
+bench() {
+    smoke=
+    [ "$scale" != smoke ] || smoke=--smoke
+    within_time "$python" scripts/bench_gpu.py "$1" --device "$device" --out "$out/$1.csv" --only "${ONLY:-}" \
+        ${smoke:+"$smoke"}
+}
+
+tramer() {
+    seed=0 seeds=${SEEDS:-3} worst=0
+    while [ "$seed" -lt "$seeds" ]; do
+        run_tramer "seed_$seed" "seed=$seed"
+        code=$?
+        pack_results
+        [ "$code" -ne 124 ] || return 124
+        [ "$code" -eq 0 ] || worst=$code
+        seed=$((seed + 1))
+    done
+    [ "$worst" -eq 0 ] || return "$worst"
+    [ "$seeds" -eq 1 ] || run_tramer all "seeds=$seeds"
+}
+
+# One run of the paper in a directory of its own, unless it is done; without graphs if it fails with them.
+run_tramer() {
+    directory=$work/runs/$1
+    if grep -qs '"status": "done"' "$directory/run.json"; then
+        say "$1: done by an earlier call"
+        return 0
+    fi
+    say "$1, cuda_graphs=$graphs"
+    tramer_command "$directory" "$2" "cuda_graphs=$graphs"
+    code=$?
+    if [ "$code" -eq 1 ] && [ "$graphs" = true ] && [ "$device" != cpu ]; then
+        say "$1 failed: again without graphs"
+        graphs=false
+        tramer_command "$directory" "$2" cuda_graphs=false
+        code=$?
+    fi
+    return "$code"
+}
+
+tramer_command() {
+    directory=$1
+    shift
+    [ "$dataset" = digits ] || set -- "$@" "dataset.root=${DATA:-data}"
+    # shellcheck disable=SC2086 # several words
+    within_time "$python" run.py paper=tramer/all "scale=$scale" "dataset=$dataset" "device=$device" precision=tf32 \
+        "workers=${WORKERS:-4}" checkpoint_seconds=20 "outputs=$work/outputs" "hydra.run.dir=$directory" "$@" \
+        ${OVERRIDES:-}
+}
+
+# results.tar.gz: the run directories; the figures stay behind if it grows too large.
+pack_results() {
+    [ -n "$(ls "$work/runs")" ] || return 0
+    tar -czf "$work/results.tar.gz" -C "$work" --exclude='*.html' runs
+    if [ "$(wc -c <"$work/results.tar.gz")" -gt "$part" ]; then
+        tar -czf "$work/results.tar.gz" -C "$work" --exclude='*.html' --exclude='*.png' runs
+    fi
+    mv "$work/results.tar.gz" "$out/results.tar.gz"
+}
+
+# state.tar.gz.NN: finished rows, then as many models as fit.
+pack_state() {
+    [ -n "$(ls "$work/outputs/models")" ] || return 0
+    room=$((part * parts - 1024 * 1024)) # a megabyte for the rows and tar's own
+    : >"$work/kept"
+    [ ! -d "$work/outputs/rows" ] || echo outputs/rows >"$work/kept"
+    models_by_worth >"$work/models"
+    while read -r _ bytes model; do
+        if [ "$bytes" -le "$room" ]; then
+            room=$((room - bytes))
+            echo "outputs/models/$model" >>"$work/kept"
+        else
+            say "no room for $model, $((bytes / 1024 / 1024)) MiB: it stays behind"
+        fi
+    done <"$work/models"
+    tar -czf - -C "$work" -T "$work/kept" | split -b "$part" -d - "$out/state.tar.gz."
+}
+
+# Lines "class bytes folder", best first: 1 trained, 2 in training, 3 of a run that is done; the small before the large.
+models_by_worth() {
+    for model in "$work"/outputs/models/*/; do
+        name=$(basename "$model")
+        if [ -f "$model/manifest.json" ]; then
+            class=1
+        elif [ -f "$model/last.pt" ]; then
+            class=2
+        else
+            continue
+        fi
+        for run in "$work"/runs/*/run.json; do
+            if grep -qs '"status": "done"' "$run" && grep -q "$name\"" "$run"; then
+                class=3
+            fi
+        done
+        echo "$class $(du -sb "$model" | cut -f 1) $name"
+    done | sort -n -k 1,1 -k 2,2
+}
+
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+prepare
+while [ $# -gt 0 ]; do
+    stage=$1 stage_began=$(date +%s)
+    shift
+    stage_ends=$((stage_began + (began + limit - reserve - stage_began) / ($# > 0 ? 2 : 1)))
+    say "$stage, until $((stage_ends - began)) s"
+    case $stage in
+    tests | tramer) "$stage" ;;
+    parity | speed) bench "$stage" ;;
+    esac
+    code=$?
+    record "$code"
+    case $code in
+    0) ;;
+    124) time_ran_out=1 ;;
+    *) stage_failed=1 ;;
+    esac
+done
+[ -z "$stage_failed" ] || exit 1
+[ -z "$time_ran_out" ] || exit 3

@@ -1,0 +1,153 @@
+"""scripts/gpu.sh and scripts/bench_gpu.py on a CPU at smoke scale: what comes back, whatever a stage does."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from conftest import ROOT
+
+SCRIPT = ROOT / "scripts" / "gpu.sh"
+MOST_BYTES = 16 * 2**20
+DIGITS = "parts=[tramer/table7] dataset.train_size=64 dataset.test_size=40 threads=1"
+
+
+def settings(out: Path, **given: str) -> dict[str, str]:
+    """The environment of a call on this machine, without a GPU and without data."""
+    smallest = {"DEVICE": "cpu", "SCALE": "smoke", "DATASET": "digits", "SEEDS": "1", "WORKERS": "1", "LIMIT": "300"}
+    own = {"PYTHON": sys.executable, "OUT": str(out), "OMP_NUM_THREADS": "1", "OVERRIDES": DIGITS}
+    return {**os.environ, **smallest, **own, **given}
+
+
+def call(out: Path, *stages: str, **given: str) -> int:
+    done = subprocess.run([SCRIPT, *stages], env=settings(out, **given), capture_output=True, text=True, timeout=300)
+    assert len(list(out.iterdir())) <= 8 and all(path.stat().st_size <= MOST_BYTES for path in out.iterdir())
+    return done.returncode
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def codes(out: Path) -> dict[str, int]:
+    return {row["stage"]: int(row["exit_code"]) for row in rows(out / "stages.csv")}
+
+
+def state_names(out: Path) -> set[str]:
+    """Names of the files in the archive of the state."""
+    whole = b"".join(path.read_bytes() for path in sorted(out.glob("state.tar.gz.*")))
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        return {Path(name).name for name in archive.getnames()}
+
+
+def test_an_unknown_stage_is_told_before_anything_is_done(tmp_path: Path) -> None:
+    done = subprocess.run([SCRIPT, "tests", "sped"], env=settings(tmp_path / "out"), capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no such stage: sped; choose tests, parity, speed, tramer" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_stage_takes_no_other_and_one_that_overruns_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "test_fails.py").write_text("def test_fails():\n    assert 0\n")
+    (tmp_path / "test_hangs.py").write_text(
+        "import time\ndef test_quick():\n    pass\ndef test_hangs():\n    time.sleep(300)\n"
+    )
+    out, both = tmp_path / "out", [str(tmp_path / name) for name in ("test_fails.py", "test_hangs.py")]
+    assert call(out, "tests", "parity", TESTS=both[0], ONLY="attack fgsm") == 1
+    assert codes(out) == {"tests": 1, "parity": 0}
+    assert "test_fails FAILED" in (out / "log.txt").read_text()
+    assert [(row["precision"], row["value"], row["error"]) for row in rows(out / "parity.csv")] == [
+        ("fp32", "0", ""),
+        ("tf32", "0", ""),
+    ]
+    began = time.monotonic()
+    assert call(out, "tests", TESTS=both[1], LIMIT="8") == 3
+    assert time.monotonic() - began < 60 and codes(out) == {"tests": 124}
+    log = (out / "log.txt").read_text()
+    assert "test_quick PASSED" in log and "test_hangs" in log
+
+
+def test_speed_writes_a_row_per_case(tmp_path: Path) -> None:
+    assert call(tmp_path, "speed", ONLY="PGD-40") == 0
+    found = rows(tmp_path / "speed.csv")
+    assert {(row["case"], row["unit"]) for row in found} == {("PGD-40, batch 256", "images/s")}
+    assert {row["precision"] for row in found} == {"fp32", "tf32"}
+    assert all(float(row["value"]) > 0 and float(row["share_of_peak"]) > 0 and not row["error"] for row in found)
+
+
+def test_a_stopped_call_brings_back_the_state_that_the_next_goes_on_from(tmp_path: Path) -> None:
+    first, second, work = tmp_path / "first", tmp_path / "second", tmp_path / "work"
+    longer = {"OVERRIDES": f"{DIGITS} dataset.train_size=600 checkpoint_seconds=0.1"}
+    stopped = subprocess.Popen(
+        [SCRIPT, "tramer"], env=settings(first, WORK=str(work), **longer), stdout=subprocess.DEVNULL
+    )
+    while not list(work.glob("outputs/models/*/last.pt")):
+        assert stopped.poll() is None, (first / "log.txt").read_text()
+        time.sleep(0.05)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(timeout=60) == 143
+    assert codes(first) == {"tramer": 143}
+    assert "last.pt" in state_names(first)
+    assert call(second, "tramer", STATE=str(first), **longer) == 0
+    log = (second / "log.txt").read_text()
+    assert "goes on from step" in log and "no whole state" not in log
+    assert {"model.safetensors", "manifest.json"} <= state_names(second) and "last.pt" not in state_names(second)
+    with tarfile.open(second / "results.tar.gz") as archive:
+        (said,) = [name for name in archive.getnames() if name.endswith("seed_0/run.json")]
+        file = archive.extractfile(said)
+        assert file and json.load(file)["status"] == "done"
+        assert any(name.endswith("seed_0/results.csv") for name in archive.getnames())
+
+
+@pytest.fixture
+def bench_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """scripts/bench_gpu.py, imported."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import bench_gpu
+
+    yield bench_gpu
+
+
+def test_a_failed_trial_is_a_row_and_takes_no_other(bench_gpu: ModuleType, tmp_path: Path) -> None:
+    def fails() -> None:
+        raise RuntimeError("out of\nmemory")
+
+    def measures() -> object:
+        return bench_gpu.Measured(2.0, "steps/s", flop_per_second=1e6, error="")
+
+    trials = [bench_gpu.Trial("training", name, "fp32", "eager", f) for name, f in (("a", fails), ("b", measures))]
+    bench_gpu.run(trials, tmp_path / "rows.csv", torch.device("cpu"))
+    first, second = rows(tmp_path / "rows.csv")
+    assert (first["case"], first["value"], first["error"]) == ("a", "", "RuntimeError: out of memory")
+    assert (second["case"], second["value"], second["error"]) == ("b", "2", "")
+    assert bench_gpu.failed(tmp_path / "rows.csv") == 1
+    bench_gpu.run(trials, tmp_path / "rows.csv", torch.device("cpu"), start=1)  # as after one that spoilt the device
+    assert [row["case"] for row in rows(tmp_path / "rows.csv")] == ["a", "b", "b"]
+
+
+def test_what_differs_is_an_error(bench_gpu: ModuleType) -> None:
+    same, other = torch.ones(3), torch.tensor([1.0, 1.0, 1.25])
+    assert bench_gpu.largest_difference([same, same]).error == ""
+    found = bench_gpu.largest_difference([same, other])
+    assert (found.value, found.error) == (0.25, "graph and eager differ")
+
+
+def test_the_slowest_trial_is_the_last(bench_gpu: ModuleType) -> None:
+    bench = bench_gpu.Bench(torch.device("cuda"), 1.0, smoke=False)
+    trials = list(bench_gpu.speed_trials(bench))
+    assert [(t.case, t.precision, t.launch) for t in trials[-2:]] == [
+        (bench_gpu.WIDE, "fp32", "eager"),
+        (bench_gpu.WIDE, "fp32", "graph"),
+    ]
+    assert {t.case for t in trials if t.measurement == "training"} == set(bench_gpu.CASES)
