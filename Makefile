@@ -17,20 +17,20 @@ $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "epsball needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev,imagenet,sweep,peers]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[dev,imagenet,sweep,peers]'
 	touch $(READY)
 
 run: $(READY) ## train A, A_adv and B on the digits, attack each with each, print the matrix
 	$(BIN)/python run.py paper=demo $(ARGS)
 
-test: $(READY) ## the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## the whole test suite, on all cores
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(READY) ## ruff, mypy strict, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .

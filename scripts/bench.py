@@ -8,12 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import torch
 
-import torch  # noqa: E402
-
-from run import composed  # noqa: E402
+from epsball.cli.compose import composed
 
 __all__ = ["Table", "composed", "options", "rounds"]
 

@@ -13,15 +13,17 @@ import torch
 from bench import Table, composed, options, rounds
 from torch import Tensor, nn
 
-from epsball import evaluate
-from epsball.attacks import ATTACKS, GradientAttack
+from epsball.attacks import ATTACKS
+from epsball.attacks.gradient import GradientAttack
 from epsball.build import build, construct
-from epsball.data import Split
-from epsball.datasets import DATASETS
+from epsball.data.datasets import DATASETS
+from epsball.data.images import Split
+from epsball.measurements.transfer_matrix import transfer
+from epsball.measurements.worst_case import find_fooled
 from epsball.models import MODELS
-from epsball.progress import Stop
-from epsball.train import Trainer, TrainingControl, fit
-from epsball.worst_case import find_fooled
+from epsball.runtime.progress import Stop
+from epsball.training.fit import TrainingControl, fit
+from epsball.training.trainer import Trainer
 
 RESTARTS, IMAGES = 20, 64
 EPS = "eps=0.1"
@@ -89,7 +91,7 @@ def targets(table: Table, repeats: int) -> None:
         attack = build(ATTACKS, composed(f"attack={choice}")["attack"][choice], where="attack")
         who = {
             f"{n} targets": partial(
-                evaluate.transfer, nets[0], attack, {str(i): nets[i] for i in range(n)}, test, 128, torch.Generator(),
+                transfer, nets[0], attack, {str(i): nets[i] for i in range(n)}, test, 128, torch.Generator(),
                 Stop(), choice
             )
             for n in sizes

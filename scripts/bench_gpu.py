@@ -29,10 +29,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from epsball.attacks import ATTACKS
 from epsball.build import build, construct
-from epsball.device import Precision, allow_tf32
-from epsball.graphs import current, graphs
 from epsball.models import MODELS
-from epsball.train import Trainer, TrainingState
+from epsball.runtime.device import Precision, allow_tf32
+from epsball.runtime.graphs import current, graphs
+from epsball.training.fit import TrainingState
+from epsball.training.trainer import Trainer
 
 Launch = Literal["eager", "graph", "torchattacks"]
 COLUMNS = ["measurement", "case", "precision", "launch", "value", "unit", "share_of_peak", "peak_memory_mib", "error"]

@@ -12,9 +12,10 @@ import torch
 from bench import Table, composed, options, rounds
 
 from epsball.build import build, construct
-from epsball.data import Data, Split
+from epsball.data.images import Data, Split
 from epsball.models import MODELS
-from epsball.train import Trainer, TrainingState
+from epsball.training.fit import TrainingState
+from epsball.training.trainer import Trainer
 
 CIFAR, MNIST = (3, 32, 32), (1, 28, 28)
 # name, image shape, arch, trainer, further overrides; the first of a group is its base

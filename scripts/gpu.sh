@@ -102,7 +102,7 @@ within_time() {
 tests() {
     # shellcheck disable=SC2086 # several files
     within_time "$python" -m pytest -v -ra --tb=short --color=no -p no:cacheprovider \
-        ${TESTS:-tests/test_cuda.py tests/test_device.py tests/test_graphs.py}
+        ${TESTS:-tests/runtime}
     code=$?
     [ "$code" -eq 0 ] || graphs=${GRAPHS:-false}
     return "$code"

@@ -1,14 +1,15 @@
 """Shared by the tests: the config composed as run.py composes it, and an experiment that takes a second."""
 
-import importlib.util
-import sys
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+
+from epsball.cli.compose import composed
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -25,21 +26,10 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def run_module() -> ModuleType:
-    """run.py, imported."""
-    if "run" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("run", ROOT / "run.py")
-        assert spec and spec.loader
-        sys.modules["run"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["run"])
-    return sys.modules["run"]
-
-
-@pytest.fixture(scope="session")
-def compose(run_module: ModuleType) -> Callable[..., dict[str, Any]]:
-    """`compose(*overrides)`: the plain config that run.py would hand to `plan.prepare`."""
-    composed: Callable[..., dict[str, Any]] = run_module.composed
-    return composed
+def compose() -> Callable[..., dict[str, Any]]:
+    """`compose(*overrides)`: the plain config that run.py would prepare; composed once, a copy for each test."""
+    once = cache(composed)
+    return lambda *overrides: deepcopy(once(*overrides))
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,17 @@ def two_class(direction: Tensor) -> nn.Sequential:
     return linear(torch.stack([torch.zeros_like(direction), direction]))
 
 
+class Function(nn.Module):
+    """A model whose logits are a function of the images."""
+
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x)
+
+
 class Curve(nn.Module):
     """Two classes with logits (0, f(pixels)): what attacks of label 0 increase is a monotone function of f."""
 

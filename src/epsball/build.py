@@ -1,4 +1,4 @@
-"""Names become objects here and nowhere else: `{name, **fields}` and a written-out table give one object.
+"""Build objects from names, here and nowhere else: `{name, **fields}` and a written-out table give one object.
 
 A table maps names to frozen dataclasses or functions. Their annotations are the schema: `float`, `int`, `bool`,
 `str`, `Literal[...]`, `X | None`, `list[X]`, `tuple[X, ...]`, `dict[str, X]`, and, for a nested component,
@@ -22,7 +22,7 @@ class ConfigError(ValueError):
 
 
 def build(table: Table, spec: object, *context: object, where: str) -> Any:
-    """The object that `spec` = {name, **fields} describes, out of `table`.
+    """Return the object that `spec` = {name, **fields} describes, out of `table`.
 
     `context` fills the positional parameters that no config provides (an input shape, a class count);
     `where` is the dotted config key of `spec`. Raises ConfigError for anything that does not fit.
@@ -64,7 +64,7 @@ def construct(target: Callable[..., Any], fields: object, *context: object, wher
 
 
 def convert(value: object, hint: Any, where: str) -> Any:
-    """`value` as the type `hint` asks for, or a ConfigError that names `where`."""
+    """Return `value` as the type `hint` asks for, or raise a ConfigError that names `where`."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         schema = hint.__metadata__[0]
@@ -91,7 +91,7 @@ def convert(value: object, hint: Any, where: str) -> Any:
 
 
 def convert_union(value: object, hint: Any, where: str) -> Any:
-    """The first member of the union that accepts `value`."""
+    """Convert `value` to the first member of the union that accepts it."""
     members = [a for a in get_args(hint) if a is not type(None)]
     for member in members[:-1]:
         try:
@@ -107,18 +107,18 @@ def convert_union(value: object, hint: Any, where: str) -> Any:
 
 
 def bound(empty: Any) -> Any:
-    """A dataclass field that no config sets: what the component is joined with later, such as trained models."""
+    """Return a dataclass field that no config sets: what the component is joined with later, such as trained models."""
     return dataclasses.field(default=empty, metadata={BOUND: True})
 
 
 def require(condition: bool, message: str) -> None:
-    """Range checks of a component's fields; `message` starts with the field, the caller's key is put before it."""
+    """Check the range of a component's field; `message` starts with the field, the caller's key is put before it."""
     if not condition:
         raise ValueError(message)
 
 
 def under(where: str, key: str) -> str:
-    """The dotted config key of a field; the top level has no name."""
+    """Return the dotted config key of a field; the top level has no name."""
     return f"{where}.{key}" if where else key
 
 
@@ -129,7 +129,7 @@ def mapping(value: object, where: str) -> Mapping[str, Any]:
 
 
 def describe(hint: Any) -> str:
-    """A type as a user would say it."""
+    """Return a type as a user would say it."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return "a group of fields"
@@ -145,7 +145,7 @@ def describe(hint: Any) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`, did you mean 'x'?` for the nearest known word, or nothing."""
+    """Return ` (did you mean 'x'?)` for the nearest known word, or nothing."""
     near = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
@@ -155,7 +155,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def fraction_hint(value: object) -> str:
-    """Users of this field type 8/255; YAML reads it as a text."""
+    """Show how a fraction is written: people type 8/255, which YAML reads as a text."""
     if isinstance(value, str) and "/" in value:
         numerator, _, denominator = value.partition("/")
         if numerator.strip().isdigit() and denominator.strip().isdigit():

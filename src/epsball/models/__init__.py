@@ -6,9 +6,11 @@ says that it is a target only, and fitted by its `fit_to` (see `forest.RandomFor
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
+from epsball.build import ConfigError, build, require
 from epsball.models.conv import conv3, conv4
 from epsball.models.forest import RandomForest
 from epsball.models.inception import inception_v3
@@ -16,9 +18,26 @@ from epsball.models.layers import Shape
 from epsball.models.mnist import madry_mnist, mnist_a, mnist_b, mnist_c, mnist_d
 from epsball.models.pretrained import timm
 from epsball.models.resnet import resnet, wide_resnet
-from epsball.models.wrappers import ensemble, heads
+from epsball.models.wrappers import Ensemble, Rule, heads
 
 __all__ = ["MODELS", "Shape", "heads"]
+
+
+def ensemble(shape: Shape, classes: int, *, members: dict[str, dict[str, Any]], copies: int, rule: Rule) -> nn.Module:
+    """Return `copies` of each member side by side, predicting together by `rule` (Kariyappa and Qureshi 2019).
+
+    `members` maps a free name to the config of an arch; each copy has its own initialisation.
+    """
+    require(len(members) > 0, "members should name at least one arch, is empty")
+    require(copies >= 1, f"copies should be at least 1, is {copies}")
+    networks: list[nn.Module] = []
+    for name, spec in members.items():
+        try:
+            networks += [build(MODELS, spec, shape, classes, where=f"members.{name}") for _ in range(copies)]
+        except ConfigError as error:
+            raise ValueError(str(error)) from error  # the caller's key is put before it
+    return Ensemble(networks, rule)
+
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mnist_a": mnist_a,

@@ -1,18 +1,10 @@
-"""The plain convolutional networks of Kariyappa and Qureshi 2019, table 1."""
+"""Plain convolutional networks of Kariyappa and Qureshi 2019, table 1."""
 
 from typing import Annotated, Literal
 
 from torch import nn
 
-from epsball.models.layers import (
-    ACTIVATIONS,
-    NORMALISATIONS,
-    Activation,
-    Normalisation,
-    Shape,
-    check_input,
-    initialise,
-)
+from epsball.models.layers import ACTIVATIONS, NORMALISATIONS, Activation, Normalisation, Shape, check_input, initialise
 
 Plan = tuple[int | Literal["pool"], ...]
 
@@ -24,7 +16,7 @@ def conv3(
     activation: Annotated[Activation, ACTIVATIONS],
     normalise: Annotated[Normalisation, NORMALISATIONS],
 ) -> nn.Module:
-    """Conv-3, C32-C64-M-C128-M-FC1024; images from 4x4 on (Kariyappa and Qureshi 2019, table 1)."""
+    """Return Conv-3, C32-C64-M-C128-M-FC1024; images from 4x4 on (Kariyappa and Qureshi 2019, table 1)."""
     check_input(shape, classes, "conv3", smallest=4)
     return _conv_net((32, 64, "pool", 128, "pool"), shape, classes, activation, normalise)
 
@@ -36,13 +28,13 @@ def conv4(
     activation: Annotated[Activation, ACTIVATIONS],
     normalise: Annotated[Normalisation, NORMALISATIONS],
 ) -> nn.Module:
-    """Conv-4, C32-C64-C128-M-C128-M-FC1024; images from 4x4 on (Kariyappa and Qureshi 2019, table 1)."""
+    """Return Conv-4, C32-C64-C128-M-C128-M-FC1024; images from 4x4 on (Kariyappa and Qureshi 2019, table 1)."""
     check_input(shape, classes, "conv4", smallest=4)
     return _conv_net((32, 64, 128, "pool", 128, "pool"), shape, classes, activation, normalise)
 
 
 def _conv_net(plan: Plan, shape: Shape, classes: int, activation: Activation, normalise: Normalisation) -> nn.Module:
-    """3x3 convolutions and 2x2 pools as planned, then 1024 hidden units; activation after each, He's init."""
+    """Return 3x3 convolutions and 2x2 pools as planned, then 1024 hidden units; activation after each, He's init."""
     channels, height, width = shape
     layers = normalise(shape)
     for step in plan:

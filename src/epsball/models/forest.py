@@ -1,4 +1,4 @@
-"""A random forest as a target: no gradient leads through it, so its adversarial examples come from other models."""
+"""Random forest as a target: no gradient leads through it, so its adversarial examples come from other models."""
 
 import math
 from typing import Any
@@ -57,10 +57,10 @@ class RandomForest(nn.Module):
             setattr(self, name, torch.from_numpy(values).to(getattr(self, name)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, classes) log of the trees' mean class shares, finite and float32; no gradient flows to `x`.
+        """Return (N, classes) log of the trees' mean class shares, finite and float32; no gradient flows to `x`.
 
-        The largest is scikit-learn's prediction: of equal shares the first, and shares that only a float64 can tell
-        apart are not equal.
+        The largest is scikit-learn's prediction: of equal shares the first, and shares that differ only in float64 are
+        not equal.
         """
         shares = self.probabilities(x)
         logs = shares.clamp(min=TINY).log().float()
@@ -68,7 +68,7 @@ class RandomForest(nn.Module):
         return logs.scatter(1, first, logs.gather(1, first).nextafter(logs.new_tensor(math.inf)))
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """(N, classes) float64: the trees' mean class shares, summed in the order of scikit-learn."""
+        """Return (N, classes) float64: the trees' mean class shares, summed in the order of scikit-learn."""
         if len(self.shares) == 0:
             raise RuntimeError("the random forest is not fitted: call fit_to, or load the state of a fitted one")
         rows = self.rows(x.detach().reshape(len(x), self.features).float())
@@ -76,7 +76,7 @@ class RandomForest(nn.Module):
         return sum((self.shares[of_tree] for of_tree in rows), start=none) / len(rows)
 
     def rows(self, x: Tensor) -> Tensor:
-        """(trees, N) rows in `shares` of the leaves that the flat images `x` (N, features) fall into."""
+        """Return (trees, N) rows in `shares` of the leaves that the flat images `x` (N, features) fall into."""
         node = self.roots.repeat_interleave(len(x))
         image = torch.arange(len(x), device=x.device).repeat(len(self.roots))
         falling = (node >= 0).nonzero().squeeze(1)
@@ -89,7 +89,7 @@ class RandomForest(nn.Module):
         return ~node.view(len(self.roots), len(x))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """The state decides how many nodes and rows there are; whatever else differs is refused as usual."""
+        """Take as many nodes and rows as the state has; whatever else differs is refused as usual."""
         for size, names in (("threshold", NODES), ("shares", ("shares",))):
             if prefix + size in state_dict:
                 for name in names:
@@ -99,7 +99,7 @@ class RandomForest(nn.Module):
 
 
 def flattened(trees: list[Any]) -> dict[str, np.ndarray]:
-    """scikit-learn's trees as the buffers of a RandomForest, with a column in `shares` per class it has seen."""
+    """Return scikit-learn's trees as the buffers of a RandomForest, with a column in `shares` per class it has seen."""
     sizes = [tree.node_count for tree in trees]
     first = np.cumsum([0, *sizes[:-1]])
     left, right, feature, threshold, value = (

@@ -36,7 +36,7 @@ def inception_v3(
     activation: Annotated[Activation, ACTIVATIONS],
     normalise: Annotated[Normalisation, NORMALISATIONS],
 ) -> nn.Module:
-    """Inception v3 (Szegedy et al. 2015) with the changes of Kurakin et al. 2017.
+    """Return Inception v3 (Szegedy et al. 2015) with the changes of Kurakin et al. 2017.
 
     `width` is their rho (section 4.3): every filter count times it, in steps of 1/16. `extra_blocks` are added
     at the end of the 17x17 grid, before the auxiliary head (their "deeper" model has 2; where is unstated).
@@ -79,7 +79,7 @@ class InceptionV3(nn.Module):
         return logits
 
     def heads(self, x: Tensor) -> list[tuple[Tensor, float]]:
-        """Logits with their weights in the loss, from one pass; the auxiliary ones in train mode only."""
+        """Return logits with their weights in the loss, from one pass; the auxiliary ones in train mode only."""
         features = self.trunk(x)
         found = [(self.head(features), 1.0)]
         if self.aux is not None and self.training:
@@ -102,12 +102,12 @@ class ConvBlock(nn.Module):
 
 
 def filters(published: int, width: float) -> int:
-    """Exact, so that sums of branches fit: every count of Inception v3 is a multiple of 16."""
+    """Return a filter count times `width`. Exact, so that sums of branches fit: all are multiples of 16."""
     return published // 16 * round(16 * width)
 
 
 def _scaled_conv(width: float, activation: Activation) -> Conv:
-    """What torchvision's blocks call to make a convolution from published filter counts."""
+    """Return what torchvision's blocks call to make a convolution, given published filter counts."""
 
     def conv(before: int, after: int, **kwargs: Any) -> nn.Module:
         return ConvBlock(filters(before, width), filters(after, width), activation, **kwargs)
@@ -116,7 +116,7 @@ def _scaled_conv(width: float, activation: Activation) -> Conv:
 
 
 def _stem(first: nn.Module, stem: Stem, conv: Conv) -> list[nn.Module]:
-    """Five convolutions: 299 pixels become 35, or with stem 32 keep their number."""
+    """Return five convolutions: 299 pixels become 35, or with stem 32 keep their number."""
     if stem == 32:
         same = [conv(32, 32, kernel_size=3, padding=1), conv(32, 64, kernel_size=3, padding=1)]
         return [first, *same, conv(64, 80, kernel_size=1), conv(80, 192, kernel_size=3, padding=1)]
@@ -132,7 +132,7 @@ def _stem(first: nn.Module, stem: Stem, conv: Conv) -> list[nn.Module]:
 
 
 def _blocks(extra: int, conv: Conv) -> list[nn.Module]:
-    """Up to the end of the 17x17 grid."""
+    """Return the blocks up to the end of the 17x17 grid."""
     from torchvision.models.inception import InceptionA, InceptionB, InceptionC
 
     return [
@@ -149,14 +149,14 @@ def _blocks(extra: int, conv: Conv) -> list[nn.Module]:
 
 
 def _last_blocks(conv: Conv) -> list[nn.Module]:
-    """The 8x8 grid."""
+    """Return the blocks of the 8x8 grid."""
     from torchvision.models.inception import InceptionD, InceptionE
 
     return [InceptionD(768, conv), InceptionE(1280, conv), InceptionE(2048, conv)]
 
 
 def _auxiliary(classes: int, width: float, conv: Conv) -> nn.Module:
-    """The auxiliary head, with TF-slim's smaller deviations for its last two layers."""
+    """Return the auxiliary head, with TF-slim's smaller deviations for its last two layers."""
     from torchvision.models.inception import InceptionAux
 
     aux: nn.Module = InceptionAux(768, classes, conv)
@@ -168,7 +168,7 @@ def _auxiliary(classes: int, width: float, conv: Conv) -> nn.Module:
 
 
 def _smallest(stem: Stem, aux: bool) -> int:
-    """The smallest image side whose 17x17 grid still has the 3 pixels of the last stage, or the auxiliary 17."""
+    """Return the smallest image side that leaves the last stage its 3 pixels, or the auxiliary head its 17."""
     needed = 17 if aux else 3
     return next(side for side in count(1) if _grid(side, stem) >= needed)
 
@@ -181,5 +181,5 @@ def _grid(side: int, stem: Stem) -> int:
 
 
 def _halved(side: int) -> int:
-    """A 3x3 window in steps of 2, without padding."""
+    """Return a 3x3 window in steps of 2, without padding."""
     return (side - 3) // 2 + 1

@@ -1,4 +1,4 @@
-"""What the networks share: swappable parts (ACTIVATIONS, NORMALISATIONS), TensorFlow's padding, initialisers."""
+"""Parts that networks share: swappable parts (ACTIVATIONS, NORMALISATIONS), TensorFlow's padding, initialisers."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def leaky_relu(slope: float) -> Activation:
 
 
 def elu() -> Activation:
-    """ELU with alpha 1 (Clevert et al. 2015), the one of Kurakin's model C."""
+    """Return ELU with alpha 1 (Clevert et al. 2015), the one of Kurakin's model C."""
     return nn.ELU
 
 
@@ -74,12 +74,12 @@ def per_image() -> Normalisation:
 
 
 def symmetric() -> Normalisation:
-    """[0, 1] becomes [-1, 1], the range of TF-slim's Inception nets."""
+    """Bring [0, 1] to [-1, 1], the range of TF-slim's Inception nets."""
     return lambda _shape: [MeanStd([0.5], [0.5])]
 
 
 def mean_std(mean: list[float], std: list[float]) -> Normalisation:
-    """(x - mean) / std in [0, 1] units; one value for all channels, or one per channel."""
+    """Return (x - mean) / std in [0, 1] units; one value for all channels, or one per channel."""
     require(len(mean) == len(std), f"std should have {len(mean)} values, as mean does, has {len(std)}")
     require(all(s > 0 for s in std), f"std should be above 0, is {std}")
 
@@ -139,13 +139,13 @@ class SameConv2d(nn.Conv2d):
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels that TensorFlow's "SAME" adds before and after one axis."""
+    """Return the pixels that TensorFlow's "SAME" adds before and after one axis."""
     total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
 
 def initialise(net: Network, weight: Callable[[Tensor], Any], bias: float) -> Network:
-    """`net`, every convolution and linear layer of it filled by `weight`, and their biases constant."""
+    """Fill every convolution and linear layer of `net` by `weight`, and their biases with a constant; return it."""
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             weight(layer.weight)
@@ -155,12 +155,12 @@ def initialise(net: Network, weight: Callable[[Tensor], Any], bias: float) -> Ne
 
 
 def truncated_normal(std: float) -> Callable[[Tensor], Tensor]:
-    """TensorFlow's: values beyond two standard deviations are drawn again."""
+    """Return TensorFlow's initialiser: values beyond two standard deviations are drawn again."""
     return lambda weight: nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times the width factor, rounded, at least one."""
+    """Return `channels` times the width factor, rounded, at least one."""
     return max(1, round(channels * width))
 
 

@@ -1,4 +1,4 @@
-"""The MNIST networks of Tramèr et al. (A to D) and of Madry et al., as in the authors' code."""
+"""MNIST networks of Tramèr et al. (A to D) and of Madry et al., as in the authors' code."""
 
 import math
 from itertools import pairwise
@@ -31,7 +31,7 @@ def mnist_a(
     activation: Annotated[Activation, ACTIVATIONS],
     normalise: Annotated[Normalisation, NORMALISATIONS],
 ) -> nn.Module:
-    """Model A: two 5x5 convolutions and a hidden layer; images from 9x9 on (Tramèr et al. v2, table 6)."""
+    """Return model A: two 5x5 convolutions and a hidden layer; images from 9x9 on (Tramèr et al. v2, table 6)."""
     check_input(shape, classes, "mnist_a", smallest=9)
     channels, height, width = shape
     net = nn.Sequential(
@@ -57,7 +57,7 @@ def mnist_b(
     activation: Annotated[Activation, ACTIVATIONS],
     normalise: Annotated[Normalisation, NORMALISATIONS],
 ) -> nn.Module:
-    """Model B: dropout on the input, 8x8/2 "SAME", 6x6/2, 5x5; from 27x27 on (Tramèr et al. v2, table 6)."""
+    """Return model B: dropout on the input, 8x8/2 "SAME", 6x6/2, 5x5; from 27x27 on (Tramèr et al. v2, table 6)."""
     check_input(shape, classes, "mnist_b", smallest=27)
     channels, height, width = (shape[0], *(_side_after_b(side) for side in shape[1:]))
     net = nn.Sequential(
@@ -77,7 +77,7 @@ def mnist_b(
 
 
 def _side_after_b(side: int) -> int:
-    """28 -> 14 -> 5 -> 1."""
+    """Return the side that model B leaves of an image: 28 -> 14 -> 5 -> 1."""
     return (math.ceil(side / 2) - 6) // 2 + 1 - 4
 
 
@@ -88,7 +88,7 @@ def mnist_c(
     activation: Annotated[Activation, ACTIVATIONS],
     normalise: Annotated[Normalisation, NORMALISATIONS],
 ) -> nn.Module:
-    """Model C: two 3x3 convolutions and a hidden layer; images from 5x5 on (Tramèr et al. v2, table 6)."""
+    """Return model C: two 3x3 convolutions and a hidden layer; images from 5x5 on (Tramèr et al. v2, table 6)."""
     check_input(shape, classes, "mnist_c", smallest=5)
     channels, height, width = shape
     net = nn.Sequential(
@@ -114,7 +114,7 @@ def mnist_d(
     activation: Annotated[Activation, ACTIVATIONS],
     normalise: Annotated[Normalisation, NORMALISATIONS],
 ) -> nn.Module:
-    """Model D: four hidden layers of 300 with dropout, for any image (Tramèr et al. v2, table 6)."""
+    """Return model D: four hidden layers of 300 with dropout, for any image (Tramèr et al. v2, table 6)."""
     check_input(shape, classes, "mnist_d", smallest=1)
     sizes = [math.prod(shape), 300, 300, 300, 300]
     hidden: list[nn.Module] = []
@@ -137,7 +137,7 @@ def madry_mnist(
     activation: Annotated[Activation, ACTIVATIONS],
     normalise: Annotated[Normalisation, NORMALISATIONS],
 ) -> nn.Module:
-    """Two 5x5 convolutions of 32 and 64 filters with max-pooling, and a `hidden` layer, all times `width`.
+    """Return two 5x5 convolutions of 32 and 64 filters with max-pooling, and a `hidden` layer, all times `width`.
 
     For any image. Madry et al. 2017, section 5, and the authors' mnist_challenge; section 4 varies the width.
     """

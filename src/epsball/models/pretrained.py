@@ -49,7 +49,7 @@ def _nearest(library: ModuleType, model: str) -> str:
 def _create(
     library: ModuleType, model: str, pretrained: bool, checkpoint: str | None, shape: Shape, classes: int
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The network and timm's description of it; transformers are told the image size."""
+    """Return the network and timm's description of it; transformers are given the image size."""
     settings: dict[str, Any] = {"num_classes": classes, "in_chans": shape[0]}
     described = library.get_pretrained_cfg(model)
     if described is not None and described.fixed_input_size and described.input_size[1:] != shape[1:]:
@@ -63,7 +63,7 @@ def _create(
 
 
 def _try_one_image(net: nn.Module, shape: Shape, message: str) -> None:
-    """One image through the network in eval mode, which leaves no trace in it."""
+    """Show the network one image in eval mode, which leaves no trace in it."""
     device = next(net.parameters()).device
     net.eval()
     try:

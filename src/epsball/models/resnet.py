@@ -30,7 +30,7 @@ def resnet(
     activation: Annotated[Activation, ACTIVATIONS],
     normalise: Annotated[Normalisation, NORMALISATIONS],
 ) -> nn.Module:
-    """ResNet for CIFAR: `depth` = 6n + 2 layers, three stages of n blocks with 16, 32 and 64 times `width`.
+    """Return a ResNet for CIFAR: `depth` = 6n + 2 layers, three stages of n blocks with 16, 32 and 64 times `width`.
 
     Images from 8x8 on. `shortcut` where the size changes: "pad" with zero channels (option A) or
     "project" by a 1x1 convolution (option B). He et al. 2016, section 4.2; He's initialisation.
@@ -108,7 +108,7 @@ def wide_resnet(
     activation: Annotated[Activation, ACTIVATIONS],
     normalise: Annotated[Normalisation, NORMALISATIONS],
 ) -> nn.Module:
-    """Madry's pre-activation ResNet: 16 filters, then three stages of five units with 16, 32, 64 times `width`.
+    """Return Madry's pre-activation ResNet: 16 filters, then three stages of five units with 16, 32, 64 times `width`.
 
     Images from 4x4 on. Madry et al. 2017, section 5; layers, initialisation and padding are those of the
     authors' cifar10_challenge (its "w32-10" has width 10).
@@ -157,16 +157,16 @@ class PreActivationBlock(nn.Module):
 
 
 def _batch_norm(channels: int) -> nn.Module:
-    """tf.contrib's: decay .9 as the authors set it, epsilon 1e-3 by default."""
+    """Return tf.contrib's: decay .9 as the authors set it, epsilon 1e-3 by default."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1)
 
 
 def _normal_by_outputs(weight: Tensor) -> Tensor:
-    """N(0, 2 / (kernel area x output channels))."""
+    """Draw from N(0, 2 / (kernel area x output channels))."""
     return nn.init.kaiming_normal_(weight, mode="fan_out")
 
 
 def _unit_scaling(weight: Tensor) -> Tensor:
-    """tf.uniform_unit_scaling_initializer: the deviation is 1/sqrt(inputs)."""
+    """Draw as tf.uniform_unit_scaling_initializer: the deviation is 1/sqrt(inputs)."""
     bound = math.sqrt(3 / weight.shape[1])
     return nn.init.uniform_(weight, -bound, bound)

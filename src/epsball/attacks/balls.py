@@ -1,0 +1,20 @@
+"""Norms of a gradient and what a step takes of it."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+
+def norm(g: Tensor, order: float) -> Tensor:
+    """Return (N, 1, 1, 1) the norm of each example's gradient, never zero."""
+    tiny = torch.finfo(g.dtype).tiny
+    length: Tensor = torch.linalg.vector_norm(g, ord=order, dim=(1, 2, 3), keepdim=True)
+    return length.clamp(min=tiny)
+
+
+STEPS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "sign": torch.sign,
+    "l2": lambda g: (unit := g / norm(g, float("inf"))) / norm(unit, 2),  # squares of small gradients underflow
+    "linf": lambda g: g / norm(g, float("inf")),
+}

@@ -1,0 +1,43 @@
+"""Losses of attacks and trainers, per example, and their gradient with respect to the images."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Heads = list[tuple[Tensor, float]]
+
+
+def weighted(outputs: Heads, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return (N,) the weighted sum of a function of the logits over all heads."""
+    return torch.stack([weight * function(at_least_fp32(logits)) for logits, weight in outputs]).sum(0)
+
+
+def at_least_fp32(logits: Tensor) -> Tensor:
+    """Return logits fit for a loss: none is taken in half precision."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def cross_entropy(outputs: Heads, y: Tensor, label_smoothing: float) -> Tensor:
+    """Return (N,) cross-entropy, for an ensemble the average of its members' (Kariyappa, section 4.1)."""
+    return weighted(outputs, lambda z: F.cross_entropy(z, y, reduction="none", label_smoothing=label_smoothing))
+
+
+def margin(logits: Tensor, label: Tensor) -> Tensor:
+    """Return (N,) logit of `label` minus the largest other logit (Carlini and Wagner 2017)."""
+    own = logits.gather(1, label[:, None]).squeeze(1)
+    other = logits.scatter(1, label[:, None], float("-inf")).amax(1)
+    return own - other
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return (N,) entropy of the predicted distribution, in nats."""
+    log_p = logits.log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1)
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the gradient of each image's own cross-entropy, in the shape of x."""
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)[0]

@@ -1,0 +1,159 @@
+"""Run the jobs of a command: logging, failures, exit codes."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from epsball.build import ConfigError
+from epsball.cli.compose import CONF, VERSION, as_plain, parts_of, register_resolvers, write_hydra
+from epsball.cli.explain import explain, one_line, refuse_old_keys
+from epsball.cli.help import asks_for_help, print_help
+from epsball.runtime.progress import Interrupted, JobFailed, Stop
+
+log = logging.getLogger("epsball")
+
+
+@dataclass
+class Session:
+    """Jobs of one command. A failure is told at once, in one line, and neither stops nor hides the others."""
+
+    stop: Stop = field(default_factory=Stop)
+    process: int = field(default_factory=os.getpid)
+    """the command's own; a launcher hands jobs to others, with a copy of the session"""
+    failures: list[Exception] = field(default_factory=list)
+    """of the jobs of this process"""
+
+    def run_job(self, config: DictConfig) -> None:
+        """Run one job. Raises JobFailed in a launcher's worker: only an exception tells the launcher that it failed."""
+        register_resolvers()  # a launcher's worker has not been through main()
+        runtime = HydraConfig.get()
+        overrides, folder = list(runtime.overrides.task), None
+        if runtime.mode is RunMode.MULTIRUN:  # Hydra makes the subdir before the job starts: our folder lies in it
+            folder = Path(runtime.sweep.dir) / runtime.sweep.subdir / str(runtime.job.num)
+        try:
+            run(config, overrides, folder, self.stop)
+        except Exception as error:
+            tell_failure(error, overrides, folder)
+            if os.getpid() != self.process:
+                raise JobFailed(one_line(error)) from None
+            self.failures.append(error)
+
+    def exit_code(self, jobs: Callable[[], object]) -> int:
+        """Run the command's jobs. Return 0 for done, 1 for a failed job, 2 for a wrong config, 130 for SIGINT, 143 for
+        SIGTERM."""
+        try:
+            jobs()
+        except Interrupted as error:
+            return 128 + error.signum
+        except KeyboardInterrupt:
+            return 130
+        except JobFailed:
+            return 1
+        except (HydraException, OmegaConfBaseException, ValueError) as error:  # before any job: the command is wrong
+            print(f"error: {explain(error)}", file=sys.stderr)
+            return 2
+        except Exception as error:
+            print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
+            return 1
+        if len(self.failures) > 1:
+            print(f"{len(self.failures)} jobs failed", file=sys.stderr)
+        return 0 if not self.failures else 2 if all(isinstance(f, ConfigError) for f in self.failures) else 1
+
+
+def main() -> int:
+    """Run what the command line says and return the exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us; we tell them in one line
+    register_resolvers()
+    session = Session()
+    session.stop.listen()
+
+    @hydra.main(config_path=str(CONF), config_name="config", **VERSION)
+    def job(config: DictConfig) -> None:
+        session.run_job(config)
+
+    words = sys.argv[1:]
+    return session.exit_code(partial(print_help, words) if asks_for_help(words) else job)
+
+
+def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Stop) -> None:
+    """Check the config, claim a run directory (`folder`, in a sweep), run, say what was written."""
+    configure_logging()
+    runtime = HydraConfig.get()
+    plain = as_plain(config, dict(runtime.runtime.choices))
+    refuse_old_keys(plain)
+    configs = composed_parts(plain, overrides)
+
+    from epsball.experiment.prepare import prepare_experiment  # what needs no torch is answered before it is imported
+    from epsball.training.spec import BuildCache
+
+    cache = BuildCache()
+    parts = [[prepare_experiment(one, cache) for one in seeds] for seeds in configs]
+
+    from epsball.experiment.record import claim_directory  # after a wrong value, whose answer need not wait for these
+    from epsball.experiment.run import run_experiments
+
+    given = None if folder or runtime.run.dir == "." else str(runtime.run.dir)
+    directory = claim_directory(plain["experiment"], parts, given, folder)
+    with log_file(directory / "run.log"):
+        log.info("run directory: %s", directory)
+        write_hydra(directory, config, overrides)
+        files = run_experiments(plain["experiment"], parts, directory, overrides, stop)
+    print("\n".join(f"wrote {path}" for path in files))
+
+
+def composed_parts(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str, Any]]]:
+    """Compose each part and seed; Hydra's complaints are ConfigErrors."""
+    try:
+        return parts_of(plain, overrides)
+    except HydraException as error:
+        raise ConfigError(explain(error)) from None
+
+
+def tell_failure(error: Exception, overrides: list[str], folder: Path | None) -> None:
+    """Print a job's failure in one line. A sweep's wrong config leaves a record, too."""
+    of_job = f"job {' '.join(overrides)}: " if folder else ""
+    kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+    print(f"error: {of_job}{kind}{one_line(error)}", file=sys.stderr)
+    if folder and isinstance(error, ConfigError):
+        from epsball.experiment.record import record_refusal
+
+        record_refusal(folder, overrides, one_line(error))
+
+
+def configure_logging() -> None:
+    """Send log lines to the terminal, around progress bars."""
+    from tqdm import tqdm
+
+    class Terminal(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tqdm.write(self.format(record), file=sys.stderr)
+
+    terminal = Terminal()
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[terminal], force=True)
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Copy all log lines inside the block, with times, into `path`."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

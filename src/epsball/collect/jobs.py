@@ -1,0 +1,110 @@
+"""Find the runs that belong together: jobs of an experiment, the newest of each."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from epsball.collect.runs import Run
+from epsball.results.rows import KEY
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Settings = dict[str, Any]
+
+SHAPING = (
+    *("dataset", "suite", "attack", "attacks", "eps", "model", "models"),
+    *("sources", "targets", "paper", "grid", "scale"),
+)
+"""overrides that decide which cells a run measures: older runs that agree on them should have the same cells"""
+
+
+def name_jobs(runs: list[Run]) -> None:
+    """Give each run its `job`: the settings in which the runs of its experiment differ.
+
+    Older runs say only how they were called: if there are any, the experiment's jobs are named by their overrides.
+    """
+    for experiment in {run.experiment for run in runs}:
+        group = [run for run in runs if run.experiment == experiment and run.record]
+        if all("settings" in run.record for run in group):
+            settings = [dict(run.record["settings"]) for run in group]
+            keys = telling_keys(settings)
+        else:
+            settings = [overrides(run.record) for run in group]
+            keys = differing_keys(settings)
+        for run, setting in zip(group, settings, strict=True):
+            chosen = [(key, as_text(setting.get(key, "(default)"))) for key in keys]
+            run.job = " ".join(f"{key}={value}" for key, value in chosen)
+            run.shape = tuple(pair for pair in chosen if pair[0].split(".")[0].split("@")[0] in SHAPING)
+
+
+def differing_keys(settings: list[Settings]) -> list[str]:
+    """Return the keys whose values differ; a key that some lack differs."""
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    return [key for key in keys if len({as_text(setting.get(key, "(default)")) for setting in settings}) > 1]
+
+
+def telling_keys(settings: list[Settings]) -> list[str]:
+    """Return the keys that tell jobs apart: of those with different values the groups, then each field that tells apart
+    what these do not. A field that some lack, such as one that an older version did not have, does not by itself."""
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    values = {key: [as_text(setting[key]) if key in setting else None for setting in settings] for key in keys}
+    differing = [key for key in keys if len({value for value in values[key] if value is not None}) > 1]
+    chosen: list[str] = []
+    for key in sorted(differing, key=lambda key: key.count(".")):
+        apart = len(set(zip(*(values[name] for name in chosen), strict=True))) if chosen else 1
+        if "." not in key or len(set(zip(*(values[name] for name in (*chosen, key)), strict=True))) > apart:
+            chosen.append(key)
+    return chosen
+
+
+def as_text(value: object) -> str:
+    """Write a setting's value as an override would have it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def overrides(record: dict[str, Any]) -> Settings:
+    """Return the run's command-line overrides as key -> value, without the seed and Hydra's own."""
+    pairs = [str(item).lstrip("+").partition("=") for item in record.get("overrides") or []]
+    return {key: value for key, _, value in pairs if key != "seed" and not key.startswith("hydra.")}
+
+
+def newest(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """Return the runs whose rows count, the last of which count most, and a line for each run that another config
+    of its job replaced.
+
+    Where one job and seed was run twice, a finished run beats an unfinished one, then the newer wins.
+    """
+    counted: list[Run] = []
+    replaced = []
+    ordered = sorted((run for run in runs if run.rows is not None), key=lambda r: (not r.problem, r.written, r.name))
+    last = {run.identity: run for run in ordered}
+    for run in ordered:
+        winner = last[run.identity]
+        if run.record.get("config_hash") == winner.record.get("config_hash"):
+            counted.append(run)
+        else:
+            replaced.append(f"{run.name}: not counted, {winner.name} replaces it and has another config_hash")
+    return counted, replaced
+
+
+def join(runs: list[Run]) -> "pd.DataFrame":
+    """Return all rows with run, experiment and job in front; of a cell that several runs have, those of the last."""
+    import pandas as pd
+
+    parts = [placed(run) for run in runs]
+    columns = dict.fromkeys(column for part in parts for column in part.columns)
+    rows = pd.concat([part.dropna(axis=1, how="all") for part in parts], ignore_index=True).reindex(
+        columns=list(columns)
+    )
+    cell = ["experiment", "job", "seed", *KEY]
+    runs_of_cells = rows[[*cell, "run"]].drop_duplicates()
+    last = runs_of_cells.drop_duplicates(cell, keep="last")  # all rows of it: a measurement may have several in a cell
+    return rows.merge(last, on=[*cell, "run"]).sort_values("run", kind="stable", ignore_index=True)
+
+
+def placed(run: Run) -> "pd.DataFrame":
+    """Return the run's rows with the columns run, experiment and job in front."""
+    assert run.rows is not None
+    names = {"run": run.name, "experiment": run.experiment, "job": run.job}
+    others = [column for column in run.rows.columns if column not in names]
+    return run.rows[others].assign(**names)[[*names, *others]]

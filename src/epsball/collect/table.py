@@ -1,0 +1,163 @@
+"""Put many runs into one table: mean ± sd over seeds, holes named."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from epsball.collect.jobs import join, name_jobs, newest
+from epsball.collect.runs import Cell, Run, find_runs
+from epsball.results.rows import KEY
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Collect, write, print; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("directories", nargs="+", type=Path, help="run directories, or folders of them")
+    parser.add_argument("--out", type=Path, help="where the files go (default: the first directory)")
+    parser.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown")
+    options = parser.parse_args(arguments)
+    runs = find_runs(options.directories)
+    if not any(run.rows is not None for run in runs):
+        where = ", ".join(map(str, options.directories))
+        print(f"nothing to tabulate under {where}" + (f": {closing_line(missing_runs(runs), runs)}" if runs else ""))
+        return 1
+    name_jobs(runs)
+    counted, replaced = newest(runs)
+    rows = join(counted)
+    table = aggregate(rows, runs)
+    out = options.out or next(directory for directory in options.directories if directory.is_dir())
+    out.mkdir(parents=True, exist_ok=True)
+    show(table, rows, options.format, out, closing(runs, replaced, holes(rows, table, runs)))
+    return 0
+
+
+def aggregate(rows: "pd.DataFrame", runs: list[Run]) -> "pd.DataFrame":
+    """Return a line per expected (experiment, job, cell): seeds (0: missing), seeds_expected, mean and sd of rates."""
+    import pandas as pd
+
+    from epsball.results.rows import error_rows, over_seeds
+
+    rows = error_rows(rows)
+    means = over_seeds(rows, ["experiment", "job", *KEY])
+    lines = [
+        (experiment, job, *cell, len(seeds_of(experiment, rows, runs)))
+        for experiment, job in dict.fromkeys((run.experiment, run.job) for run in runs if run.record)
+        for cell in expected_cells(experiment, job, rows, runs)
+    ]
+    expected = pd.DataFrame(lines, columns=["experiment", "job", *KEY, "seeds_expected"])
+    table = expected.merge(means, how="left", on=["experiment", "job", *KEY])
+    return table.assign(seeds=table["seeds"].fillna(0).astype(int))
+
+
+def expected_cells(experiment: str, job: str, rows: "pd.DataFrame", runs: list[Run]) -> list[Cell]:
+    """Return the cells that this job should have, clean first: those that the records of its runs name, and those that
+    it has. Where no record names any, those that jobs with the same dataset, suite, ... have."""
+    group = [run for run in runs if run.experiment == experiment]
+    told = [cell for run in group if run.job == job for cell in run.cells]
+    shapes = {run.shape for run in group if run.job == job}
+    alike = {job} if told else {run.job for run in group if run.shape in shapes}
+    chosen = rows[(rows["experiment"] == experiment) & rows["job"].isin(alike)]
+    cells = dict.fromkeys([*told, *chosen[list(KEY)].itertuples(index=False, name=None)])
+    return sorted(cells, key=lambda cell: cell[KEY.index("attack")] != "clean")
+
+
+def seeds_of(experiment: str, rows: "pd.DataFrame", runs: Iterable[Run]) -> list[int]:
+    """Return every seed that any run of this experiment had, or was meant to have."""
+    meant = {seed for run in runs if run.experiment == experiment for seed in run.seeds}
+    return sorted(meant | set(rows[rows["experiment"] == experiment]["seed"]))
+
+
+def wide(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Lay out `aggregate`'s lines: a column per target, "12.3 ± 0.4" in per cent, `missing`, seeds if not all."""
+    import pandas as pd
+
+    front = [name for name in ("experiment", "dataset", "job") if table[name].nunique() > 1]
+    if table.duplicated(["experiment", "job", *(name for name in KEY if name != "measurement")]).any():
+        front.append("measurement")  # two measurements of one cell
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in table.to_dict(orient="records"):
+        source = "-" if row["attack"] == "clean" else row["source"]
+        key = (*(row[name] for name in front), source, row["attack"], row["eps"])
+        line = lines.setdefault(key, dict(zip([*front, "source", "attack", "eps"], key, strict=True)))
+        line[row["target"]] = cell_text(row)
+    columns = [*front, "source", "attack", "eps", *dict.fromkeys(table["target"])]
+    return pd.DataFrame(list(lines.values()), columns=columns)
+
+
+def cell_text(row: dict[Any, Any]) -> str:
+    """Write one cell of `wide`."""
+    if row["seeds"] == 0:
+        return "missing"
+    spread = f" ± {row['error_top1_sd'] * 100:.1f}" if row["seeds"] > 1 else ""
+    short = f" ({row['seeds']} of {row['seeds_expected']} seeds)" if row["seeds"] < row["seeds_expected"] else ""
+    return f"{row['error_top1'] * 100:.1f}{spread}{short}"
+
+
+def holes(rows: "pd.DataFrame", table: "pd.DataFrame", runs: list[Run]) -> list[str]:
+    """Return a line for each job and seed that lacks cells, naming them."""
+    have = set(rows[["experiment", "job", "seed", *KEY]].itertuples(index=False, name=None))
+    lines = []
+    for experiment, job in dict.fromkeys((run.experiment, run.job) for run in runs if run.record):
+        mine = table[(table["experiment"] == experiment) & (table["job"] == job)]
+        cells = list(mine[list(KEY)].itertuples(index=False, name=None))
+        for seed in seeds_of(experiment, rows, runs):
+            lacking = [cell for cell in cells if (experiment, job, seed, *cell) not in have]
+            where = " ".join(part for part in (experiment, job, f"seed={seed}") if part)
+            if not cells or (lacking and len(lacking) == len(cells)):
+                lines.append(f"{where}: everything" + (f" ({len(cells)} cells)" if cells else ""))
+            elif lacking:
+                lines.append(f"{where}: " + ", ".join(map(cell_name, lacking)))
+    return lines
+
+
+def cell_name(cell: Cell) -> str:
+    """Write a cell as `A -> B fgsm eps 0.3`, or `A clean`."""
+    from epsball.results.rows import eps_label
+
+    _, _, source, target, attack, eps = cell
+    return f"{target} clean" if attack == "clean" else f"{source} -> {target} {attack} eps {eps_label(eps)}"
+
+
+def missing_runs(runs: list[Run]) -> list[Run]:
+    """Return runs that did not end well or have no rows, unless a newer run of the same job and seed did."""
+    good = {run.identity: run.written for run in sorted(runs, key=lambda run: run.written) if not run.problem}
+    return [run for run in runs if run.problem and good.get(run.identity, -1.0) <= run.written]
+
+
+def closing_line(missing: list[Run], runs: list[Run]) -> str:
+    """Write `3 of 8 runs missing: <dir>: failed: <exit_reason>; ...`."""
+    return f"{len(missing)} of {len(runs)} runs missing: " + "; ".join(f"{run.name}: {run.problem}" for run in missing)
+
+
+def closing(runs: list[Run], replaced: list[str], gaps: list[str]) -> str:
+    """Say everything that a reader of the table has to know about what is not in it."""
+    missing = missing_runs(runs)
+    notes = [note for run in runs for note in run.notes if note not in run.problem]
+    lines = [closing_line(missing, runs)] if missing else []
+    lines += [f"{len(gaps)} holes (missing cells):", *(f"  {gap}" for gap in gaps)] if gaps else []
+    return "\n".join([*lines, *notes, *replaced])
+
+
+def show(table: "pd.DataFrame", rows: "pd.DataFrame", style: str, out: Path, remarks: str) -> None:
+    """Write collected.csv and the table, print the table and the remarks."""
+    from epsball.output.tables import latex, markdown
+    from epsball.runtime.files import write_whole
+
+    write_whole(out / "collected.csv", rows.to_csv(index=False, lineterminator="\n"))
+    if style == "csv":
+        named = table.assign(error_top1=table["error_top1"].astype(object).where(table["seeds"] > 0, "missing"))
+        text, ending = named.to_csv(index=False, lineterminator="\n"), "csv"
+    elif style == "latex":
+        text, ending = latex(wide(table)) + "".join(f"% {line}\n" for line in remarks.splitlines()), "tex"
+    else:
+        heading = "Error in per cent, mean ± sd over seeds; source - is clean.\n\n"
+        text, ending = heading + markdown(wide(table)) + (f"\n```\n{remarks}\n```\n" if remarks else ""), "md"
+    write_whole(out / f"collected_table.{ending}", text)
+    print(text, end="")
+    if style == "csv" and remarks:
+        print(remarks, file=sys.stderr)

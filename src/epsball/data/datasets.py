@@ -1,0 +1,265 @@
+"""Read datasets: each is a dataclass of settings in `DATASETS`, and `load()` reads it on the CPU.
+
+Missing or damaged data, and data that is not what it should be, is a ConfigError: one line that names the file or the
+config key.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+
+from epsball.build import ConfigError, require
+from epsball.data.images import Data, Split
+from epsball.data.readers import (
+    Arrays,
+    ImageFile,
+    enlarge_digits,
+    list_folder,
+    missing_idx,
+    read_cached,
+    read_digits,
+    read_idx_pair,
+    read_images,
+    read_npz,
+    stratified,
+    torchvision_dataset,
+)
+
+HOW_TO_GET = "get it with dataset.download=true, or point dataset.root to it"
+
+
+class Dataset(Protocol):
+    """A dataset's settings; a size of None is all images, n is the first n."""
+
+    @property
+    def train_size(self) -> int | None: ...
+    @property
+    def test_size(self) -> int | None: ...
+    def load(self) -> Data: ...
+
+
+@dataclass(frozen=True)
+class Digits:
+    """scikit-learn's embedded 1,797 handwritten digits: 1,437 for training, 360 for test, stratified; no files."""
+
+    train_size: int | None
+    test_size: int | None
+
+    def __post_init__(self) -> None:
+        require_sizes(self)
+
+    def load(self) -> Data:
+        small, labels = read_digits()
+        x = enlarge_digits(small)[:, None]
+        order = stratified(labels)
+        train, test = order[:1437], order[1437:]
+        origin = "digits, embedded in scikit-learn, enlarged from 8x8 to 28x28"
+        classes = tuple(map(str, range(10)))
+        return assemble(self, "digits", origin, classes, (x[train], labels[train]), (x[test], labels[test]))
+
+
+@dataclass(frozen=True)
+class MNIST:
+    """MNIST in torchvision's layout, `root/MNIST/raw/*-ubyte`, unpacked or .gz."""
+
+    root: str
+    download: bool
+    """whether to get it where it is missing"""
+    train_skip: int
+    """how many of the first training images are left out: 5000 gives Madry's 55,000-image training set, because
+    TensorFlow's old loader kept the first 5,000 for validation"""
+    train_size: int | None
+    test_size: int | None
+
+    name: ClassVar[str] = "mnist"
+    folder: ClassVar[str] = "MNIST"  # also the name of torchvision's class
+    classes: ClassVar[tuple[str, ...]] = tuple(map(str, range(10)))
+
+    def __post_init__(self) -> None:
+        require_sizes(self)
+        require(0 <= self.train_skip < 60000, f"train_skip should be in [0, 60000), is {self.train_skip}")
+
+    def load(self) -> Data:
+        root = absolute(self.root)
+        raw = root / self.folder / "raw"
+        if self.download and missing_idx(raw):
+            torchvision_dataset(self.folder, root, raw, train=True, download=True)
+        if missing := missing_idx(raw):
+            message = f"dataset.root: no {self.folder} under {raw} (no {missing[0]})"
+            raise ConfigError(f"{message}; {HOW_TO_GET}")
+        x, y = read_idx_pair(raw, "train", 60000)
+        train, test = (x[self.train_skip :], y[self.train_skip :]), read_idx_pair(raw, "t10k", 10000)
+        return assemble(self, self.name, f"{self.folder}, {raw}", self.classes, train, test)
+
+
+@dataclass(frozen=True)
+class FashionMNIST(MNIST):
+    """Fashion-MNIST in torchvision's layout, `root/FashionMNIST/raw/*-ubyte`, unpacked or .gz."""
+
+    name: ClassVar[str] = "fashion_mnist"
+    folder: ClassVar[str] = "FashionMNIST"
+    classes: ClassVar[tuple[str, ...]] = (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    )
+
+
+@dataclass(frozen=True)
+class CIFAR10:
+    """CIFAR-10, from `root/cifar-10-batches-py` (torchvision's) or else the image folder `root/cifar10`."""
+
+    root: str
+    download: bool
+    train_size: int | None
+    test_size: int | None
+
+    def __post_init__(self) -> None:
+        require_sizes(self)
+
+    def load(self) -> Data:
+        root = absolute(self.root)
+        batches, folder = root / "cifar-10-batches-py", root / "cifar10"
+        if batches.is_dir() or self.download:
+            return self.load_batches(root, batches)
+        if folder.is_dir():
+            return load_cifar_folder(self, folder, counts=(50000, 10000))
+        raise ConfigError(f"dataset.root: no CIFAR-10 under {batches} or {folder}; {HOW_TO_GET}")
+
+    def load_batches(self, root: Path, batches: Path) -> Data:
+        download = self.download and not batches.is_dir()
+        parts = [torchvision_dataset("CIFAR10", root, batches, train=t, download=download) for t in (True, False)]
+        train, test = ((p.data.transpose(0, 3, 1, 2), np.asarray(p.targets)) for p in parts)
+        return assemble(self, "cifar10", f"CIFAR-10, {batches}", tuple(parts[0].classes), train, test)
+
+
+def load_cifar_folder(settings: Dataset, folder: Path, counts: tuple[int, int]) -> Data:
+    """Read CIFAR-10 from `folder/{train,test}/<class>/*`, `counts` images each; cache decoded images in `folder`."""
+    classes, train, test = list_folders(settings, folder / "train", folder / "test")
+    if (len(train), len(test)) != counts or len(classes) != 10:
+        found = f"{len(train)} + {len(test)} images in {len(classes)} classes"
+        raise ConfigError(f"dataset.root: {folder} has {found}, CIFAR-10 is {counts[0]} + {counts[1]} in 10")
+    splits = [
+        read_cached(folder / ".epsball-cache-train.npz", train, settings.train_size),
+        read_cached(folder / ".epsball-cache-test.npz", test, settings.test_size),
+    ]
+    if splits[0][0].shape[1:] != (3, 32, 32):
+        raise ConfigError(f"dataset.root: {folder}: the images should be 32x32")
+    jpeg = " (JPEG)" if train[0].path.lower().endswith((".jpg", ".jpeg")) else ""
+    return assemble(settings, "cifar10", f"CIFAR-10{jpeg}, image folder {folder}", classes, *splits)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Any images in `root/train/<class>/*` and `root/test/<class>/*` (or `val`): png, jpg, jpeg, bmp."""
+
+    root: str
+    channels: Literal[1, 3]
+    """1 reads them in grey, 3 in RGB"""
+    image_size: int | None
+    """pixels of the square that each image is resized and centre-cropped to; null: all must have one size"""
+    train_size: int | None
+    test_size: int | None
+
+    def __post_init__(self) -> None:
+        require_sizes(self)
+        size_fits = self.image_size is None or self.image_size > 0
+        require(size_fits, f"image_size should be a number of pixels or null, is {self.image_size}")
+
+    def load(self) -> Data:
+        root = absolute(self.root)
+        test_folder = root / "test" if (root / "test").is_dir() else root / "val"
+        classes, train, test = list_folders(self, root / "train", test_folder)
+        splits = [
+            read_images(files[:size], self.channels, self.image_size)
+            for files, size in ((train, self.train_size), (test, self.test_size))
+        ]
+        return assemble(self, "image_folder", f"image folder {root}", classes, *splits)
+
+
+@dataclass(frozen=True)
+class Npz:
+    """Any images in `root/train.npz` and `root/test.npz`, each with x (uint8, NHWC or NHW) and y (labels from 0)."""
+
+    root: str
+    train_size: int | None
+    test_size: int | None
+
+    def __post_init__(self) -> None:
+        require_sizes(self)
+
+    def load(self) -> Data:
+        root = absolute(self.root)
+        train, test = read_npz(root / "train.npz"), read_npz(root / "test.npz")
+        count = int(train[1].max()) + 1
+        if test[1].max() >= count:
+            labels = f"label {test[1].max()}, but the training labels end at {count - 1}"
+            raise ConfigError(f"dataset.root: {root / 'test.npz'} has {labels}")
+        return assemble(self, "npz", f"npz files, {root}", tuple(map(str, range(count))), train, test)
+
+
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "digits": Digits,
+    "mnist": MNIST,
+    "fashion_mnist": FashionMNIST,
+    "cifar10": CIFAR10,
+    "image_folder": ImageFolder,
+    "npz": Npz,
+}
+
+
+def absolute(root: str) -> Path:
+    return Path(root).expanduser().absolute()
+
+
+def require_sizes(settings: Dataset) -> None:
+    for field, size in (("train_size", settings.train_size), ("test_size", settings.test_size)):
+        require(size is None or size > 0, f"{field} should be a number of images or null, is {size}")
+
+
+def require_available(settings: Dataset, train: int, test: int) -> None:
+    """ConfigError unless there are at least as many images as the settings ask for."""
+    for field, size, found in (("train_size", settings.train_size, train), ("test_size", settings.test_size, test)):
+        if size is not None and size > found:
+            raise ConfigError(f"dataset.{field} is {size}, but there are only {found} such images")
+
+
+def assemble(settings: Dataset, name: str, origin: str, classes: tuple[str, ...], train: Arrays, test: Arrays) -> Data:
+    """Return the first `train_size` and `test_size` examples as tensors, with their checksums."""
+    require_available(settings, len(train[1]), len(test[1]))
+    if train[0].shape[1:] != test[0].shape[1:]:
+        shapes = f"{train[0].shape[1:]} for training, {test[0].shape[1:]} for test"
+        raise ConfigError(f"dataset.root: the images have different shapes (C, H, W): {shapes}; {origin}")
+    splits = split(train, settings.train_size), split(test, settings.test_size)
+    return Data(name, *splits, classes, origin, checksum(splits[0]), checksum(splits[1]))
+
+
+def split(arrays: Arrays, size: int | None) -> Split:
+    x, y = arrays
+    images = np.array(x[:size], dtype=np.uint8, order="C")
+    return Split(torch.from_numpy(images), torch.from_numpy(y[:size].astype(np.int64)))
+
+
+def checksum(split: Split) -> str:
+    """Return the sha256 of shape, images and labels."""
+    digest = hashlib.sha256(repr(tuple(split.x.shape)).encode())
+    digest.update(split.x.numpy().data)
+    digest.update(split.y.numpy().astype("<i8").data)
+    return digest.hexdigest()
+
+
+def list_folders(
+    settings: Dataset, train: Path, test: Path
+) -> tuple[tuple[str, ...], list[ImageFile], list[ImageFile]]:
+    """Return the classes that two image folders share, and their files in a stratified order."""
+    classes, train_files = list_folder(train)
+    test_classes, test_files = list_folder(test)
+    if classes != test_classes:
+        odd = ", ".join(sorted(set(classes) ^ set(test_classes)))
+        raise ConfigError(f"dataset.root: {train} and {test} should have the same classes; only in one: {odd}")
+    require_available(settings, len(train_files), len(test_files))
+    return classes, train_files, test_files

@@ -1,0 +1,188 @@
+"""Run directories and their run.json."""
+
+import contextlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+from epsball.build import ConfigError
+from epsball.experiment.expected import expected_cells, settings_of
+from epsball.experiment.prepare import Experiment
+from epsball.runtime.device import Execution, environment
+from epsball.runtime.files import write_whole
+from epsball.runtime.progress import Interrupted
+from epsball.runtime.store import fingerprint, free_name
+from epsball.training.spec import ModelSpec, with_sources
+from epsball.training.trained import TrainedModels
+
+Row = dict[str, Any]
+Part = list[Experiment]  # one per seed
+
+
+@dataclass
+class Record:
+    """A run, or one of its parts, as run.json tells of it: what ran, on what, how it ended."""
+
+    name: str
+    parts: Sequence[Part]
+    directory: Path
+    overrides: list[str]
+    """of the command line"""
+    models: TrainedModels
+    began: float = field(default_factory=time.time)
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Write run.json at the start and at the end of the block, whichever way it ends."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.write("running", None)
+        try:
+            yield
+        except Interrupted as error:
+            self.write("interrupted", str(error))
+            raise
+        except BaseException as error:
+            write_whole(self.directory / "traceback.txt", traceback.format_exc())
+            self.write("failed", f"{type(error).__name__}: {error}")
+            raise
+        self.write("done", None)
+
+    def write(self, status: Literal["running", "done", "failed", "interrupted"], reason: str | None) -> None:
+        content = json.dumps(self.content(status, reason), indent=2) + "\n"
+        write_whole(self.directory / "run.json", content)
+
+    def content(self, status: str, reason: str | None) -> Row:
+        """Return what run.json says. Of one part, also what a collector of many runs asks: the settings in which jobs
+        can differ, and the cells that each seed should have."""
+        first = self.parts[0][0]
+        seeds = [experiment.settings.seed for experiment in self.parts[0]]
+        return {
+            "status": status,
+            "exit_reason": reason,
+            "experiment": self.name,
+            **({"parts": [part[0].settings.experiment for part in self.parts]} if len(self.parts) > 1 else {}),
+            "seed": seeds[0],
+            "seeds": seeds,
+            "overrides": self.overrides,
+            "command": shlex.join(["python", *sys.argv]),
+            "config_hash": config_hash(self.parts),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.began)),
+            "seconds": round(time.time() - self.began, 2),
+            "git_commit": git_commit(),
+            "data": first.data.origin,
+            "models": {
+                name: row
+                for part in self.parts
+                for each in part
+                for name, row in self.models.recorded(self.titled(each))
+            },
+            **environment(first.execution.device, first.execution.threads),
+            **({} if len(self.parts) > 1 else {"settings": settings_of(first.config), "cells": expected_cells(first)}),
+        }
+
+    def facts(self) -> Row:
+        """Return what stands at the head of a report."""
+        content = self.content("done", None)
+        return {
+            "command": content["command"],
+            "device": content["device"],
+            "threads": content["threads"],
+            "commit": content["git_commit"],
+            "seeds": ", ".join(map(str, content["seeds"])),
+            "data": content["data"],
+            "started": content["started"],
+            "wall time": f"{content['seconds']:.0f} s",
+        }
+
+    def of_parts(self) -> list["Record"]:
+        """Return a record of each part, with a folder of its own below this one's."""
+        records = []
+        for part in self.parts:
+            name = part[0].settings.experiment
+            folder = self.directory / name.removeprefix(f"{Path(self.name).parent}/")
+            records.append(Record(name, [part], folder, self.overrides, self.models))
+        return records
+
+    def titled(self, experiment: Experiment) -> dict[str, ModelSpec]:
+        """Return an experiment's models under names that tell them from those of the run's other seeds."""
+        several = len({each.settings.seed for part in self.parts for each in part}) > 1
+        of_seed = f" of seed {experiment.settings.seed}" if several else ""
+        return {name + of_seed: spec for name, spec in experiment.specs.items()}
+
+    def wanted(self) -> dict[str, tuple[str, Execution]]:
+        """Return name and execution of all models of the run, sources included, by fingerprint."""
+        found: dict[str, tuple[str, Execution]] = {}
+        for experiment in (each for part in self.parts for each in part):
+            for name, spec in with_sources(self.titled(experiment)):
+                found.setdefault(spec.key, (name, experiment.execution))
+        return found
+
+
+def config_hash(parts: Sequence[Part]) -> str:
+    """Return a name for everything that can change a run's results."""
+    hashes = [experiment.config_hash for part in parts for experiment in part]
+    return hashes[0] if len(hashes) == 1 else fingerprint({"experiments": hashes})
+
+
+def claim_directory(name: str, parts: Sequence[Part], given: str | None, job: Path | None) -> Path:
+    """Return a run directory that no other run has: outputs/<name>/<date_time[-n]>, or a sweep's `job` folder; or the
+    `given` one, where a run of the same experiments goes on.
+
+    Raises ConfigError when `given` holds anything else.
+    """
+    if given is None:
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        return make_unique_directory(job or Path(parts[0][0].settings.outputs) / name / stamp)
+    path = Path(given)
+    path.mkdir(parents=True, exist_ok=True)
+    if any(path.iterdir()) and read_json(path / "run.json").get("config_hash") != config_hash(parts):
+        raise ConfigError(f"hydra.run.dir={given} holds something else than this experiment: name another directory")
+    return path
+
+
+def make_unique_directory(path: Path) -> Path:
+    """Make `path`, or path-2, path-3, ...: whichever this process is the one to make."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        candidate = free_name(path)
+        with contextlib.suppress(FileExistsError):  # another process was quicker
+            candidate.mkdir()
+            return candidate
+
+
+def record_refusal(job: Path, overrides: list[str], reason: str) -> None:
+    """Leave a run.json of a sweep's job whose config is wrong, so that the hole in the grid has a name."""
+    content = {"status": "failed", "exit_reason": reason, "overrides": overrides}
+    write_whole(make_unique_directory(job) / "run.json", json.dumps(content, indent=2) + "\n")
+
+
+@cache
+def git_commit() -> str | None:
+    """Return the checkout's commit when the process first asks, with a plus sign when files differ from it.
+
+    None outside a checkout. A commit made while a run is under way is not the code that runs.
+    """
+    here = Path(__file__).parent
+    try:
+        ask = partial(subprocess.run, cwd=here, capture_output=True, text=True, check=True, timeout=10)
+        commit = ask(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        return commit + ("+" if ask(["git", "status", "--porcelain", "-uno"]).stdout.strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def read_json(path: Path) -> Row:
+    """Return the JSON object in a file; empty when there is none or it cannot be read."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

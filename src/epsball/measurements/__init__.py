@@ -1,0 +1,18 @@
+"""Measurements by name."""
+
+from collections.abc import Callable, Mapping
+
+from epsball.measurements.gradient_norms import GradientNorms
+from epsball.measurements.gradient_pictures import GradientPictures
+from epsball.measurements.loss_surface import LossSurface
+from epsball.measurements.measurement import Measurement
+from epsball.measurements.transfer_matrix import TransferMatrix
+from epsball.measurements.worst_case import WorstCase
+
+MEASUREMENTS: Mapping[str, Callable[..., Measurement]] = {
+    "transfer_matrix": TransferMatrix,
+    "worst_case": WorstCase,
+    "gradient_norms": GradientNorms,
+    "gradient_pictures": GradientPictures,
+    "loss_surface": LossSurface,
+}

@@ -1,0 +1,266 @@
+"""The loss on a plane through an image (Tramèr et al. 2017, Figures 2 and 3)."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, inf, log10, nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from epsball.attacks.attack import Attack
+from epsball.attacks.losses import input_gradient
+from epsball.build import require
+from epsball.data.images import Split
+from epsball.measurements.measurement import Cell, Row, Rows, Scope, Setup, one_seed
+from epsball.models.predictions import mistakes
+from epsball.output.pages import Section
+from epsball.output.plot import WARNING, save
+from epsball.output.tables import write_csv
+from epsball.runtime.progress import Stop
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LOSS_FLOOR = 1e-4
+LOSS_COLOURS = "viridis"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LossSurface:
+    """The loss of `model` on x + e1 sign(g1) + e2 sign(g2), g1 its own gradient and g2 that of `other` (Tramèr et al.
+    2017, Figures 2 and 3), around images that it gets right and whose example by the one attack on `other` fools it."""
+
+    model: str
+    other: str
+    extent: float
+    """the largest e1 and e2"""
+    zoom: float
+    """the same near the image"""
+    grid: int
+    """values of e1, and of e2"""
+    points: int
+    """how many images are drawn"""
+    averaged: int
+    """over how many images the mean is taken, on which claims rest"""
+    clip: bool
+    """whether x* is clipped to [0, 1]; the formula of Figure 2 does not say so, section 2.2 clips all attacks"""
+
+    def __post_init__(self) -> None:
+        require(0 < self.zoom < self.extent <= 1, f"zoom should be in (0, extent), is {self.zoom} of {self.extent}")
+        require(self.grid >= 2, f"grid should be at least 2, is {self.grid}")
+        require(1 <= self.points <= self.averaged, f"points should be in [1, averaged], is {self.points}")
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return ("clean", "surface", "surface_zoom")
+
+    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
+        for field, name in (("model", self.model), ("other", self.other)):
+            require(name in sources, f"{field} names {name!r}: the sources are {', '.join(sources)}")
+        require(len(attacks) == 1, f"name loss_surface needs one attack, has {len(attacks)}: suite=fgsm")
+
+    def clean_models(self, scope: Scope) -> Sequence[str]:
+        return list(dict.fromkeys((self.model, self.other)))
+
+    def error_cells(self, scope: Scope) -> Sequence[Cell]:
+        return ()
+
+    def measure(self, setup: Setup) -> Rows:
+        model, other, named = setup.models[self.model], setup.models[self.other], setup.attacks[0]
+        index = find_transferring(
+            other,
+            model,
+            named.attack,
+            setup.test,
+            setup.batch_size,
+            setup.generator(named, self.other),
+            setup.stop,
+            self.averaged,
+        )
+        if len(index) == 0:
+            told = "no example of %s crafted on %s fools %s: there is no surface"
+            log.warning(told, named.name, self.other, self.model)
+        x, y = setup.test.take(index)
+        results: list[Row] = []
+        surface: list[Row] = []
+        for window, size in (("whole", self.extent), ("zoom", self.zoom)):
+            steps = torch.linspace(0, size, self.grid)
+            losses = losses_on_grid(model, (model, other), x, y, steps, self.clip, setup.batch_size, setup.stop)
+            name = {"whole": "surface", "zoom": "surface_zoom"}[window]
+            results += [self.mean_row(setup, name, losses, steps, i, j) for i, j in grid(self.grid)]
+            surface += self.drawn(window, losses, steps, index.tolist(), y.tolist())
+        return {"results": results, "surface": surface}
+
+    def mean_row(self, setup: Setup, name: str, losses: Tensor, steps: Tensor, i: int, j: int) -> Row:
+        """Return the mean loss over all chosen images at one place of the grid."""
+        at, e1, e2 = losses[:, i, j], round(float(steps[i]), 6), round(float(steps[j]), 6)
+        mean, sd = float(at.mean()), float(at.std()) if len(at) > 1 else nan
+        row = {"n": len(at), "e1": e1, "e2": e2, "loss_mean": mean, "loss_sd": sd}
+        return setup.row(row, self.other, self.model, name, max(e1, e2))
+
+    def drawn(self, window: str, losses: Tensor, steps: Tensor, index: list[int], labels: list[int]) -> list[Row]:
+        """Return the grid of each image that is drawn, and of the mean."""
+        named = {f"image {i} (a {label})": losses[k] for k, (i, label) in enumerate(zip(index, labels, strict=True))}
+        chosen = dict(list(named.items())[: self.points])
+        if len(index):
+            chosen[f"mean of {len(index)}"] = losses.mean(0)
+        return [
+            {
+                "point": point,
+                "window": window,
+                "e1": float(steps[i]),
+                "e2": float(steps[j]),
+                "loss": float(values[i, j]),
+            }
+            for point, values in chosen.items()
+            for i, j in grid(self.grid)
+        ]
+
+    def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
+        surface = frames["surface"]
+        if surface.empty:
+            return [Section("Loss surface", f"No example crafted on {self.other} fools {self.model}.")]
+        write_csv(surface, folder / "surface.csv")
+        image = folder / "loss_surface.png"
+        draw_loss_surfaces(one_seed(surface), image, self.model, self.other)
+        text = f"Loss of {self.model} on x + e1 sign(gradient of {self.model}) + e2 sign(gradient of {self.other})."
+        return [Section("Loss surface", text, image=image)]
+
+    def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
+        return f"{frames['surface']['point'].nunique() if len(frames['surface']) else 0} loss surfaces\n"
+
+
+def grid(size: int) -> Iterator[tuple[int, int]]:
+    return ((i, j) for i in range(size) for j in range(size))
+
+
+def find_transferring(
+    source: nn.Module,
+    target: nn.Module,
+    attack: Attack,
+    test: Split,
+    batch_size: int,
+    generator: Generator,
+    stop: Stop,
+    most: int,
+) -> Tensor:
+    """Return the places of the first test images, `most` at most, that the target gets right and whose example crafted
+    on the source fools it."""
+    found: list[Tensor] = []
+    for number, (x, y) in enumerate(test.batches(batch_size)):
+        stop.check()
+        right = ~mistakes(target, x, y)[0]
+        fooled = mistakes(target, attack(source, x, y, generator), y)[0]
+        found.append((right & fooled).nonzero().flatten() + number * batch_size)
+        if sum(map(len, found)) >= most:
+            break
+    return torch.cat(found)[:most]
+
+
+def losses_on_grid(
+    model: nn.Module,
+    along: tuple[nn.Module, nn.Module],
+    x: Tensor,
+    y: Tensor,
+    steps: Tensor,
+    clip: bool,
+    batch_size: int,
+    stop: Stop,
+) -> Tensor:
+    """Return (N, S, S) losses on x + steps[i] sign(g1) + steps[j] sign(g2), g1 and g2 the gradients of `along`."""
+    first, second = (input_gradient(one, x, y).sign() for one in along)
+    losses = x.new_empty(len(x), len(steps), len(steps))
+    for i, e1 in enumerate(steps.tolist()):
+        for j, e2 in enumerate(steps.tolist()):
+            stop.check()
+            moved = x + e1 * first + e2 * second
+            losses[:, i, j] = losses_of(model, moved.clamp(0, 1) if clip else moved, y, batch_size)
+    return losses.cpu()
+
+
+@torch.no_grad()
+def losses_of(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+    """Return (N,) cross-entropies."""
+    parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
+    return torch.cat([F.cross_entropy(model(part), labels, reduction="none") for part, labels in parts])
+
+
+def draw_loss_surfaces(surface: "pd.DataFrame", path: Path, first: str, second: str) -> None:
+    """Draw the loss on x + e1 sign(gradient of `first`) + e2 sign(gradient of `second`), one line of panels a point.
+
+    One row per (point, window, e1, e2), window "whole" or "zoom", with its loss; each (point, window) is a grid, at
+    least 2 x 2, with its own colours on a log scale. Loss below LOSS_FLOOR is drawn there; what is absent or not finite
+    is a hole. ValueError if there are no rows, or two for one place. Source: Tramèr et al. 2017, Figures 2 and 3.
+    """
+    from matplotlib.figure import Figure
+
+    if surface.empty:
+        raise ValueError("no surfaces to draw")
+    groups = surface.groupby(["point", "window"], sort=False)
+    grids = {key: part.pivot(index="e2", columns="e1", values="loss") for key, part in groups}
+    points = list(dict.fromkeys(surface["point"]))
+    tall = 3.9 * len(points)
+    figure = Figure(figsize=(16, tall))
+    edges = {"left": 0.035, "right": 0.95, "bottom": 0.8 / tall, "top": 1 - 0.55 / tall}
+    widths = (1.3, 1, 0.045, 0.28, 1.3, 1, 0.045)
+    spec = figure.add_gridspec(len(points), 7, width_ratios=widths, wspace=0.17, hspace=0.42, **edges)
+    for (point, window), grid in grids.items():
+        if not (grid < inf).any(axis=None):
+            continue
+        down, across = points.index(point), 4 * (window == "zoom")
+        solid = figure.add_subplot(spec[down, across], projection="3d")
+        flat, bar = (figure.add_subplot(spec[down, across + i]) for i in (1, 2))
+        draw_loss(solid, flat, bar, grid)
+        flat.set(xlabel=f"ε₁ along sign(∇ {first})", ylabel=f"ε₂ along sign(∇ {second})")
+        solid.set_title(f"{point}, {window}", fontsize=11, loc="left", y=1, pad=8)
+        if window == "whole" and (point, "zoom") in grids:
+            (left, *_, right), (bottom, *_, top) = grids[point, "zoom"].columns, grids[point, "zoom"].index
+            box = [left, right, right, left, left], [bottom, bottom, top, top, bottom]
+            flat.plot(*box, color=WARNING, linewidth=1.4, clip_on=False)
+    figure.text(0.5, 0.1 / tall, "dot: the point itself; box: the zoom", fontsize=8, color="0.35", ha="center")
+    save(figure, path)
+
+
+def draw_loss(solid: Any, flat: Any, bar: Any, grid: "pd.DataFrame") -> None:
+    """Draw one grid (e2 down, e1 across) as a surface, as contours with the point itself, and the colours of both."""
+    import numpy as np
+
+    height = np.ma.log10(np.ma.masked_invalid(grid.clip(lower=LOSS_FLOOR)))
+    low, high = height.min(), max(height.max(), height.min() + log10(2))  # noise on a plain stays a plain
+    ticks = loss_ticks(low, high)
+    e1, e2 = np.meshgrid(grid.columns, grid.index)
+    colours = {"cmap": LOSS_COLOURS, "vmin": low, "vmax": high}
+    solid.plot_surface(e1, e2, height, rstride=1, cstride=1, edgecolor=(0, 0, 0, 0.18), linewidth=0.25, **colours)
+    solid.locator_params(nbins=4)
+    solid.set_zticks(list(ticks), list(ticks.values()))
+    solid.set(zlim=(low, high), xlabel="ε₁", ylabel="ε₂")
+    solid.set_zlabel("loss", labelpad=6)
+    for axis, pad in {"x": -1, "y": -1, "z": 3}.items():
+        solid.tick_params(axis=axis, labelsize=7, pad=pad)
+    solid.view_init(elev=30, azim=-120)  # from the corner of the point itself: loss rises away from it
+    solid.set_box_aspect((1, 1, 0.75), zoom=1.15)
+    filled = flat.contourf(e1, e2, height, levels=np.linspace(low, high, 33), **colours)
+    inside = [tick for tick in ticks if height.min() < tick < height.max()]
+    if inside:
+        flat.contour(e1, e2, height, levels=inside, colors="white", linewidths=0.7, linestyles="solid", alpha=0.8)
+    flat.plot(0, 0, "o", color="0.15", mfc="white", markersize=6, clip_on=False, zorder=5)
+    flat.tick_params(labelsize=8)
+    flat.locator_params(nbins=5)
+    flat.figure.colorbar(filled, cax=bar).set_ticks(list(ticks), labels=list(ticks.values()), fontsize=8)
+    bar.set_title("loss", fontsize=8)
+
+
+def loss_ticks(low: float, high: float) -> dict[float, str]:
+    """Return round losses between two heights (log10 of losses), by height: decades, or finer ones if few."""
+    ticks: list[float] = []
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)):
+        if len(ticks) < 3:
+            losses = [step * 10.0**decade for decade in range(floor(low), ceil(high) + 1) for step in steps]
+            ticks = [loss for loss in losses if low - 1e-9 <= log10(loss) <= high + 1e-9]
+    return {log10(loss): f"{'≤ ' if loss == LOSS_FLOOR else ''}{loss:.2g}" for loss in ticks}

@@ -1,0 +1,158 @@
+"""The transfer matrix: craft on a source once, show the examples to every target."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from epsball.attacks import NamedAttack
+from epsball.attacks.attack import Attack
+from epsball.data.images import Split
+from epsball.measurements.measurement import Cell, Row, Rows, Scope, Setup
+from epsball.models.predictions import Mistakes, gathered, mistakes, rate
+from epsball.output.console import console_matrix
+from epsball.output.matrix import matrix_sections
+from epsball.output.pages import Section
+from epsball.runtime.device import seconds_at
+from epsball.runtime.progress import Progress, Stop
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-6  # float32 rounding of x + eps - x
+
+
+class Violation(RuntimeError):
+    """An attack left its eps-ball or the pixel range: its numbers would not mean what they say."""
+
+
+@dataclass(frozen=True)
+class TransferMatrix:
+    """Every source's examples shown to every target: error and transfer rates (Tramèr et al. 2017, Table 1)."""
+
+    cells: Literal["all", "asked"]
+    """all of them, or only those that the config's tables and claims ask about"""
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return ("clean",)
+
+    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
+        return None
+
+    def clean_models(self, scope: Scope) -> Sequence[str]:
+        return scope.targets
+
+    def error_cells(self, scope: Scope) -> Sequence[Cell]:
+        """Return the cells attack by attack and source by source."""
+        pairs = [(named, source) for named in scope.attacks for source in scope.sources]
+        every = [(source, target, named.name, named.attack.eps) for named, source in pairs for target in scope.targets]
+        return [cell for cell in every if self.cells == "all" or is_asked(scope, cell)]
+
+    def measure(self, setup: Setup) -> Rows:
+        cells, rows = self.error_cells(setup), list[Row]()
+        for named in setup.attacks:
+            for source in setup.sources:
+                own = source, named.name, named.attack.eps
+                rows += transfer_rows(setup, named, source, [target for s, target, *rest in cells if (s, *rest) == own])
+        return {"results": rows}
+
+    def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
+        return matrix_sections(frames["results"], folder)
+
+    def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
+        return console_matrix(frames["results"])
+
+
+def is_asked(scope: Scope, cell: Cell) -> bool:
+    """Whether a table or a claim of the config is about this cell."""
+    row = dict(zip(("source", "target", "attack", "eps"), cell, strict=True))
+    return any(quantity.is_about(row) for quantity in scope.asked)
+
+
+def transfer_rows(setup: Setup, named: NamedAttack, source: str, targets: list[str]) -> Iterator[Row]:
+    """Yield the rows of one attack on one source: crafted once, and only for the targets whose row is not finished."""
+    eps = named.attack.eps
+    rows = {target: setup.find(named.identity, source, target) for target in targets}
+    missing = {target: setup.models[target] for target in targets if rows[target] is None}
+    if missing:
+        title, generator = f"{named.name} eps {eps:g} on {source}", setup.generator(named, source)
+        with setup.graphs():
+            own, mistakes, largest = transfer(
+                setup.models[source], named.attack, missing, setup.test, setup.batch_size, generator, setup.stop, title
+            )
+        for target, found in mistakes.items():
+            numbers = transfer_rates(setup.clean_mistakes(source), own, setup.clean_mistakes(target), found)
+            rows[target] = setup.keep(named.identity, source, target, numbers | {"max_perturbation": largest})
+        errors = ", ".join(f"{target} {100 * rate(m.top1):.1f}%" for target, m in mistakes.items())
+        log.info("%s: error of %s", title, errors)
+    for target in targets:
+        yield setup.row(rows[target] or {}, source, target, named.name, eps)
+
+
+def transfer(
+    source: nn.Module,
+    attack: Attack,
+    targets: Mapping[str, nn.Module],
+    test: Split,
+    batch_size: int,
+    generator: Generator,
+    stop: Stop,
+    title: str,
+) -> tuple[Mistakes, dict[str, Mistakes], float]:
+    """Return the mistakes of the source and of every target on examples crafted once on the source, and the largest
+    perturbation.
+
+    All lie on one device; models are in eval mode. Raises Violation when an example is outside the pixel range or
+    further than eps from its image.
+    """
+    began = seconds_at(test.device)
+    models = {**targets, "": source} if all(t is not source for t in targets.values()) else dict(targets)
+    parts: dict[str, list[tuple[Tensor, Tensor | None]]] = {name: [] for name in models}
+    largest = outside = torch.zeros((), device=test.device)
+    with Progress(title, len(test)) as progress:
+        for x, y in test.batches(batch_size):
+            stop.check()
+            x_adv = attack(source, x, y, generator)
+            largest = torch.maximum(largest, (x_adv - x).abs().amax())
+            outside = torch.maximum(outside, (x_adv - 0.5).abs().amax() - 0.5)
+            for name, model in models.items():
+                parts[name].append(mistakes(model, x_adv, y))
+            progress.step(len(x))
+    if not (float(largest) <= attack.eps + TOLERANCE and float(outside) <= TOLERANCE):
+        where = f"{float(largest):.6f} from its image, {float(outside):.6f} outside [0, 1]"
+        raise Violation(f"{title}: eps is {attack.eps:.6f}, an example lies {where}")
+    seconds = seconds_at(test.device) - began
+    found = {name: gathered(part, seconds) for name, part in parts.items()}
+    own = next(found[name] for name, model in models.items() if model is source)
+    return own, {name: found[name] for name in targets}, float(largest)
+
+
+def transfer_rates(source_clean: Mistakes, source_adv: Mistakes, target_clean: Mistakes, target_adv: Mistakes) -> Row:
+    """Return the rates of a target on a source's adversarial examples, as fractions.
+
+    transfer_rate (Kurakin et al. 2017, section 4.4): among the examples that the source gets right clean and wrong
+    adversarially, the share that fools the target too; transfer_n and transfer_n_top5 are how many those are.
+    """
+    counted1 = ~source_clean.top1 & source_adv.top1
+    counted5 = None
+    if source_clean.top5 is not None and source_adv.top5 is not None:
+        counted5 = ~source_clean.top5 & source_adv.top5
+    return {
+        "n": len(target_adv.top1),
+        "error_top1": rate(target_adv.top1),
+        "error_top5": rate(target_adv.top5),
+        "transfer_rate_top1": rate(target_adv.top1, counted1),
+        "transfer_rate_top5": rate(target_adv.top5, counted5),
+        "transfer_n": int(counted1.sum()),
+        "transfer_n_top5": nan if counted5 is None else int(counted5.sum()),
+        "clean_error_top1": rate(target_clean.top1),
+        "seconds": target_adv.seconds,
+    }

@@ -1,0 +1,190 @@
+"""Error under the worst of several attacks, per image (Madry et al. 2017, section 5)."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor, nn
+
+from epsball.attacks.attack import Attack
+from epsball.attacks.gradient import AttackState, GradientAttack
+from epsball.data.images import Split
+from epsball.measurements.measurement import Cell, Row, Rows, Scope, Setup
+from epsball.models.predictions import Mistakes, mistakes, rate
+from epsball.output.console import console_matrix
+from epsball.output.matrix import matrix_sections
+from epsball.output.pages import Section
+from epsball.runtime.device import seconds_at
+from epsball.runtime.progress import Progress, Stop
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Attacked = tuple[Tensor, AttackState]  # (N,) places in the test set, and how far the attack on these images has come
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """Each source's error under the worst of all attacks of an eps on itself, per image; an image that is fooled is
+    shown to no further attack (Madry et al. 2017, section 5; Carlini's reviews: per-example minimum, not averages)."""
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return ("clean", "worst_case")
+
+    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
+        return None
+
+    def clean_models(self, scope: Scope) -> Sequence[str]:
+        return scope.sources
+
+    def error_cells(self, scope: Scope) -> Sequence[Cell]:
+        """Return a cell of each source at each eps."""
+        values = sorted({named.attack.eps for named in scope.attacks})
+        return [(source, source, "worst_case", eps) for source in scope.sources for eps in values]
+
+    def measure(self, setup: Setup) -> Rows:
+        return {"results": [worst_case_row(setup, source, eps) for source, _, _, eps in self.error_cells(setup)]}
+
+    def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
+        return matrix_sections(frames["results"], folder)
+
+    def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
+        return console_matrix(frames["results"])
+
+
+def worst_case_row(setup: Setup, source: str, eps: float) -> Row:
+    """Return the row of one model under all attacks of one eps, measured now or kept by an earlier run."""
+    chosen = [named for named in setup.attacks if named.attack.eps == eps]
+    identity = {"worst": [named.identity for named in chosen]}
+    numbers = setup.find(identity, source, source)
+    if numbers is None:
+        attacks = {named.name: named.attack for named in chosen}
+        generators = {named.name: setup.generator(named, source) for named in chosen}
+        title = f"worst of {len(attacks)} at eps {eps:g} on {source}"
+        with setup.graphs():
+            fooled, seconds = find_fooled(
+                setup.models[source], attacks, setup.test, setup.batch_size, generators, setup.stop, title
+            )
+        numbers = setup.keep(identity, source, source, worst_case_rates(setup.clean_mistakes(source), fooled, seconds))
+    return setup.row(numbers, source, source, "worst_case", eps)
+
+
+def find_fooled(
+    model: nn.Module,
+    attacks: Mapping[str, Attack],
+    test: Split,
+    batch_size: int,
+    generators: Mapping[str, Generator],
+    stop: Stop,
+    title: str,
+) -> tuple[Tensor, float]:
+    """Return (N,) booleans: which images the model gets wrong, clean or under any of the attacks; and seconds taken.
+
+    The iterates of a gradient attack are looked at after 1, 2, 4, 8, ... steps and the last. An attack's generator
+    gives the labels of all images in order, then for each restart the starts of all images in order, `batch_size` at a
+    time: no image's random numbers depend on which others are fooled.
+    """
+    began = seconds_at(test.device)
+    fooled = torch.cat([mistakes(model, x, y)[0] for x, y in test.batches(batch_size)])
+    passes = sum(attack.restarts if isinstance(attack, GradientAttack) else 1 for attack in attacks.values())
+    with Progress(title, len(test) * passes) as progress:
+        search = Search(model, test, batch_size, test.device.type == "cuda", fooled, stop, progress)
+        for name, attack in attacks.items():
+            if isinstance(attack, GradientAttack):
+                search.ascend(replace(attack, keep="last"), generators[name])
+            else:
+                search.craft(attack, generators[name])
+    return fooled, seconds_at(test.device) - began
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for images that an attack fools; it marks them in `fooled`."""
+
+    model: nn.Module
+    test: Split
+    batch_size: int
+    one_size: bool  # whether every batch has this size: CUDA tunes and captures kernels anew for each
+    fooled: Tensor  # (N,) booleans
+    stop: Stop
+    progress: Progress  # counts every image once per pass over the test set
+
+    def craft(self, attack: Attack, generator: Generator) -> None:
+        """Mark the images whose one example fools the model."""
+        for index, x, y in self.batches():
+            self.fooled[index] |= mistakes(self.model, attack(self.model, x, y, generator), y)[0]
+
+    def ascend(self, attack: GradientAttack, generator: Generator) -> None:
+        """Mark the images of which any restart has an iterate that fools the model."""
+        chosen = [attack.choose_label(self.model, x, y, generator) for x, y in self.test.batches(self.batch_size)]
+        labels = [label for label in chosen if label is not None]
+        for _ in range(attack.restarts):
+            if self.fooled.all():
+                return
+            standing = self.starts(attack, torch.cat(labels) if labels else None, generator)
+            for done, until in itertools.pairwise(doublings(attack.number_of_steps)):
+                standing = self.advance(attack, packed(standing, self.batch_size), until - done)
+            for _ in standing:  # draws all batches through all steps
+                pass
+
+    def starts(self, attack: GradientAttack, labels: Tensor | None, generator: Generator) -> Iterator[Attacked]:
+        """Begin the attack on the images that stand. Starts are drawn for all."""
+        for index, x, _ in self.batches():
+            start = attack.draw_start(x, x.new_ones(()), generator)
+            left = (~self.fooled[index]).nonzero().squeeze(1)
+            label = None if labels is None else labels[index][left]
+            yield index[left], attack.begin(x[left], start[left], x.new_ones(()), label)
+
+    def advance(self, attack: GradientAttack, batches: Iterator[Attacked], steps: int) -> Iterator[Attacked]:
+        """Take `steps` steps on each batch, mark the images that fool the model now, hand on the others."""
+        for index, state in batches:
+            self.stop.check()
+            rows = torch.arange(len(index), device=index.device)
+            if self.one_size:  # filled up with its own images, whose copies are dropped below
+                rows = torch.arange(self.batch_size, device=index.device) % len(index)
+                state = state.only(rows)
+            attack.advance_captured(self.model, state, steps)
+            wrong = mistakes(self.model, state.x_adv, self.test.y[index[rows]])[0][: len(index)]
+            self.fooled[index] |= wrong
+            left = (~wrong).nonzero().squeeze(1)
+            yield index[left], state.only(left)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield all test images in order: places, images, labels."""
+        places = torch.split(torch.arange(len(self.test), device=self.test.device), self.batch_size)
+        for index, (x, y) in zip(places, self.test.batches(self.batch_size), strict=True):
+            self.stop.check()
+            yield index, x, y
+            self.progress.step(len(index))
+
+
+def packed(parts: Iterator[Attacked], size: int) -> Iterator[Attacked]:
+    """Put parts of at most `size` images together, in order, to batches of `size`; the last may be short."""
+    waiting: list[Attacked] = []
+    number = 0
+    for part in parts:
+        waiting, number = [*waiting, part], number + len(part[0])
+        if number >= size:
+            index, state = joined(waiting)
+            yield index[:size], state.only(slice(size))
+            waiting, number = [(index[size:], state.only(slice(size, None)))], number - size
+    if number:
+        yield joined(waiting)
+
+
+def joined(parts: list[Attacked]) -> Attacked:
+    return torch.cat([index for index, _ in parts]), AttackState.joined([state for _, state in parts])
+
+
+def doublings(steps: int) -> list[int]:
+    """Return 0, 1, 2, 4, 8, ... and `steps`."""
+    return [0, *(2**k for k in range(steps.bit_length()) if 2**k < steps), steps]
+
+
+def worst_case_rates(clean: Mistakes, fooled: Tensor, seconds: float) -> Row:
+    """Return the error of a model under the strongest of several attacks, per image, as a fraction."""
+    return {"n": len(fooled), "error_top1": rate(fooled), "clean_error_top1": rate(clean.top1), "seconds": seconds}

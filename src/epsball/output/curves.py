@@ -1,0 +1,114 @@
+"""Error against eps, a line per source, target and attack."""
+
+from collections.abc import Iterable, Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from epsball.output.plot import lattice, save
+from epsball.results.intervals import error_estimates
+from epsball.results.rows import eps_label, error_rows, with_dataset_names
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OF_SOURCES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#555555")
+OF_ATTACKS = "os^DvPX*<>"
+CURVE: dict[bool, dict[str, Any]] = {  # by whether it is white-box
+    True: {"linestyle": "-", "linewidth": 2.4, "zorder": 4},
+    False: {"linestyle": (0, (4, 1.6)), "linewidth": 1.2, "zorder": 3},
+}
+
+
+def draw_error_by_eps(rows: "pd.DataFrame", path: Path) -> bool:
+    """Draw error over eps, one panel per target, a line per (source, attack) that was run with two eps or more.
+
+    Gradient masking shows as error that does not rise with eps, or white-box lines (solid) below black-box ones
+    (dashed). Lines start at the clean error; bands are 95 % intervals, of several seeds' mean where there are several.
+    False, and no file, where there is no line. Source: Tramèr et al. 2017, section 3.3.
+    """
+    lines = curves(rows)
+    if not lines:
+        return False
+    targets, sources, attacks = (list(dict.fromkeys(key[part] for key in lines)) for part in range(3))
+    colours, markers = dict(zip(sources, cycle(OF_SOURCES))), dict(zip(attacks, cycle(OF_ATTACKS)))
+    figure, grid = lattice(len(targets), 3.3, 3.0)
+    for axes, target in zip(grid, targets, strict=False):
+        draw_curves(axes, {key: line for key, line in lines.items() if key[0] == target}, colours, markers)
+    figure.supxlabel("eps", fontsize=10)
+    figure.supylabel("error, per cent", fontsize=10)
+    handles = curve_legend(colours, markers, {source == target for target, source, _ in lines})
+    figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, handlelength=3)
+    save(figure, path)
+    return True
+
+
+def curves(rows: "pd.DataFrame") -> "dict[tuple[str, str, str], pd.DataFrame]":
+    """Return, for each (target, source, attack) with two eps above 0, its errors and their intervals by eps, from the
+    clean one on."""
+    import pandas as pd
+
+    rows = error_rows(rows)
+    if rows.empty:
+        return {}
+    cells = error_estimates(with_dataset_names(rows)).dropna()
+    lines = {}
+    for target, shown in cells.groupby("target", sort=False):
+        clean = shown["attack"] == "clean"
+        for (source, attack), own in shown[~clean].groupby(["source", "attack"], sort=False):
+            if (own["eps"] > 0).sum() >= 2:
+                line = pd.concat([shown[clean], own])
+                key = str(target), str(source), str(attack)
+                lines[key] = line.drop_duplicates("eps", keep="last").sort_values("eps")
+    return lines
+
+
+def draw_curves(
+    axes: Any, lines: "Mapping[Any, pd.DataFrame]", colours: dict[str, str], markers: dict[str, str]
+) -> None:
+    """Draw one target's lines with their bands, markers on the attacks' errors and another on the clean one."""
+    import pandas as pd
+
+    for (target, source, attack), line in lines.items():
+        eps, error = line["eps"].to_numpy(), 100 * line["error_top1"].to_numpy()
+        low, high = (100 * line[f"error_top1_{side}"].to_numpy() for side in ("low", "high"))
+        axes.fill_between(eps, low, high, color=colours[source], alpha=0.15, linewidth=0)
+        style = {"color": colours[source], "marker": markers[attack], "mec": "white", "clip_on": False}
+        own = list((line["attack"] != "clean").to_numpy().nonzero()[0])
+        axes.plot(eps, error, markevery=own, mew=0.6, **style, **CURVE[source == target])
+    every = pd.concat(list(lines.values()))
+    for clean in every.loc[every["attack"] == "clean", "error_top1"].unique():
+        axes.plot(0, 100 * clean, "o", color="0.15", mfc="white", markersize=5, zorder=5, clip_on=False)
+    ticks = spaced(every["eps"])
+    axes.set_xticks(ticks, [eps_label(eps) for eps in ticks])
+    axes.set(xlim=(0, 1.03 * every["eps"].max()), ylim=(0, 100))
+    axes.set_title(f"target {target}", fontsize=11, pad=8)
+    axes.tick_params(labelsize=8, length=0)
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+
+
+def spaced(values: Iterable[float]) -> list[float]:
+    """Choose 0 and those of `values`, the largest first, whose labels do not run into one another."""
+    ticks = [0.0]
+    for value in sorted(values, reverse=True):
+        if all(abs(value - other) >= 0.14 * max(value, *ticks) for other in ticks):
+            ticks.append(value)
+    return ticks
+
+
+def curve_legend(colours: dict[str, str], markers: dict[str, str], boxes: set[bool]) -> list[Any]:
+    """Explain sources by colour, attacks by marker, white-box and black-box by line, each group apart from the next."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    grey: dict[str, Any] = {"color": "0.35"}
+    apart = Line2D([], [], linestyle="none", label=" ")
+    sources = [Line2D([], [], color=colour, linewidth=2.4, label=f"from {name}") for name, colour in colours.items()]
+    attacks = [Line2D([], [], marker=m, linestyle="none", label=name, **grey) for name, m in markers.items()]
+    clean = Line2D([], [], marker="o", linestyle="none", mfc="white", label="clean", **grey)
+    names = {True: "white-box", False: "black-box"}
+    styles = [Line2D([], [], label=names[box], **grey, **CURVE[box]) for box in sorted(boxes, reverse=True)]
+    band = Patch(facecolor="0.35", alpha=0.2, label="95 % interval")
+    return [*sources, apart, *attacks, clean, apart, *styles, band]

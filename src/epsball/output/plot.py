@@ -1,0 +1,35 @@
+"""Grids of panels and files without dates, for all figures."""
+
+import io
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from epsball.runtime.files import write_whole
+
+DPI = 150
+PANELS_PER_ROW = 4
+COLOURS = "YlGnBu"
+WARNING = "#d9480f"
+
+
+def lattice(count: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    """Make a figure of `count` axes of so many inches, at most PANELS_PER_ROW in a row, and two for a legend."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    down = ceil(count / PANELS_PER_ROW)
+    across = ceil(count / down)
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1)  # inches
+    figure = Figure(figsize=(across * width + 2, down * height), layout=layout)
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes in list(grid.flat)[count:]:
+        axes.set_axis_off()
+    return figure, list(grid.flat)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a PNG without dates or versions: the same rows give the same bytes."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    write_whole(path, png.getvalue())

@@ -1,0 +1,166 @@
+"""Measured values with their 95 % intervals: of a rate, of one row, of a cell over seeds.
+
+With one seed an interval is that of the sampled test images; with several, the spread of the seeds' mean (Student's t)
+is added to it in quadrature: the seeds share their test images, so adding up their images would count each more than
+once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import hypot, isnan, nan, sqrt
+from statistics import NormalDist, fmean, stdev
+from typing import TYPE_CHECKING
+
+from epsball.results.metrics import ERROR, Better, find_metric
+from epsball.results.rows import KEY, Row, as_dicts, as_float, error_rows, with_measurement
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Interval = Callable[[float, float], tuple[float, float]]  # (low, high) of k of n
+
+
+def wilson(k: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval for a rate of which `k` of `n` trials were seen, as (low, high) fractions.
+
+    It stays inside [0, 1] and is not empty at k = 0 or k = n, unlike `normal_interval`. ValueError unless
+    0 <= k <= n, n > 0. Source: E. B. Wilson, J. Amer. Statist. Assoc. 22 (1927).
+    """
+    q = checked_z(k, n, confidence)
+    scale = 1 + q * q / n
+    centre = (k / n + q * q / (2 * n)) / scale
+    half = q * sqrt(k * (n - k) / n + q * q / 4) / (n * scale)
+    return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
+
+
+def normal_interval(k: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the normal (Wald) interval of the papers, p ± z sqrt(p(1-p)/n), as (low, high) fractions, not clamped.
+
+    ValueError unless 0 <= k <= n, n > 0. Source: Tramèr et al. 2018, caption of Table 4 (their ± at 95 %).
+    """
+    q = checked_z(k, n, confidence)
+    p = k / n
+    half = q * sqrt(p * (1 - p) / n)
+    return p - half, p + half
+
+
+def checked_z(k: float, n: float, confidence: float) -> float:
+    """Return `z(confidence)` if `k` of `n` is possible, else raise ValueError."""
+    if not n > 0:
+        raise ValueError(f"n should be positive, is {n}")
+    if not 0 <= k <= n:
+        raise ValueError(f"k should lie in [0, {n}], is {k}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence should lie in (0, 1), is {confidence}")
+    return z(confidence)
+
+
+def z(confidence: float) -> float:
+    """Return the two-sided normal quantile of `confidence`, in (0, 1): 1.96 for 0.95."""
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def rate_interval(rate: float, n: float, interval: Interval = wilson) -> tuple[float, float]:
+    """Return the interval around a measured `rate` of `n` examples; (nan, nan) where either is missing or n is 0."""
+    if isnan(rate) or isnan(n) or n == 0:
+        return nan, nan
+    return interval(round(rate * n), n)
+
+
+def with_intervals(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Add error_top1_low and error_top1_high: Wilson's 95 % interval from error_top1 and n; NaN in rows without."""
+    absent = [nan] * len(rows)
+    rates, counts = (rows.get(name, absent) for name in (ERROR.name, ERROR.trials))
+    pairs = [rate_interval(float(rate), float(n)) for rate, n in zip(rates, counts, strict=True)]
+    low, high = [low for low, _ in pairs], [high for _, high in pairs]
+    return rows.assign(error_top1_low=low, error_top1_high=high).astype(
+        {"error_top1_low": "float64", "error_top1_high": "float64"}
+    )
+
+
+def ties_for_best(values: Sequence[float], lows: Sequence[float], highs: Sequence[float], better: Better) -> list[bool]:
+    """Mark the entry at the `better` end and those whose interval overlaps its interval; NaN never is.
+
+    Source: Tramèr et al. 2018, Table 4 ("statistically tied for best", 95 % intervals).
+    """
+    known = [i for i, value in enumerate(values) if not isnan(value)]
+    if not known:
+        return [False] * len(values)
+    best = min(known, key=lambda i: values[i] if better == "low" else -values[i])
+    tied = {i for i in known if lows[i] <= highs[best] and highs[i] >= lows[best]} | {best}
+    return [i in tied for i in range(len(values))]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured value with its 95 % interval. NaN: not measured, or not known."""
+
+    value: float
+    low: float
+    high: float
+    sd: float = nan
+    """over seeds; NaN for one seed"""
+    seeds: int = 1
+
+    def times(self, factor: float) -> "Estimate":
+        """Return the estimate of `factor` times the value."""
+        ends = sorted((self.low * factor, self.high * factor)) if not isnan(self.low) else [nan, nan]
+        return Estimate(self.value * factor, ends[0], ends[1], self.sd * abs(factor), self.seeds)
+
+
+def estimate_cell(rows: Sequence[Row], metric: str, interval: Interval | None = wilson) -> Estimate:
+    """Return the mean of `metric` over rows of one cell, one of each seed; NaN when none has it.
+
+    `interval`: of a seed's rate; None where the test images are no sample of anything.
+    """
+    return mean_estimate([estimate_row(row, metric, interval) for row in rows])
+
+
+def estimate_row(row: Row, metric: str, interval: Interval | None) -> Estimate:
+    """Return one row's value: a rate with its interval, a mean with the normal one of its standard deviation.
+
+    The ends are NaN where the interval is not known: a standard deviation's, a rate's of an unknown number of trials.
+    """
+    asked = find_metric(metric)
+    value, n = as_float(row.get(asked.name)), as_float(row.get(asked.trials))
+    if interval is None:
+        return Estimate(value, value, value)
+    if asked.is_rate:
+        return Estimate(value, *rate_interval(value, n, interval))
+    if isnan(value) or asked.spread is None:
+        return Estimate(value, nan, nan)
+    half = z(0.95) * as_float(row.get(asked.spread)) / sqrt(n)
+    return Estimate(value, value - half, value + half)
+
+
+def mean_estimate(single: Sequence[Estimate]) -> Estimate:
+    """Return the mean of several seeds' estimates of one thing, of those that have it; NaN when none has."""
+    known = [estimate for estimate in single if not isnan(estimate.value)]
+    if len(known) <= 1:
+        return known[0] if known else Estimate(nan, nan, nan, seeds=0)
+    values = [estimate.value for estimate in known]
+    centre, sd = fmean(values), stdev(values)
+    spread = student_t(len(known) - 1) * sd / sqrt(len(known))
+    below = fmean(estimate.value - estimate.low for estimate in known)
+    above = fmean(estimate.high - estimate.value for estimate in known)
+    return Estimate(centre, centre - hypot(below, spread), centre + hypot(above, spread), sd, len(known))
+
+
+def student_t(degrees: int) -> float:
+    """Return the two-sided 95 % quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, degrees))
+
+
+def error_estimates(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a row per cell of the matrix: error_top1 with error_top1_low and error_top1_high, fractions, over all
+    seeds."""
+    import pandas as pd
+
+    lines = []
+    for key, cell in with_measurement(error_rows(rows)).groupby(list(KEY), sort=False):
+        found = estimate_cell(as_dicts(cell), ERROR.name)
+        bounds = {"error_top1": found.value, "error_top1_low": found.low, "error_top1_high": found.high}
+        lines.append(dict(zip(KEY, key, strict=True)) | bounds)
+    return pd.DataFrame(lines, columns=[*KEY, "error_top1", "error_top1_low", "error_top1_high"])

@@ -1,0 +1,139 @@
+"""Rows of `results.csv`: their key, their columns, means over seeds, the shape of a matrix. No files here.
+
+Rates are fractions in [0, 1] throughout. A row belongs to one (seed, measurement, source, target, attack, eps); a clean
+row has attack `clean`, eps 0 and source == target; white-box means source == target.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import isnan, nan
+from typing import TYPE_CHECKING, Any, Literal
+
+from epsball.results.metrics import ERROR, METRICS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Mapping[str, Any]
+
+KEY = ("dataset", "measurement", "source", "target", "attack", "eps")  # a cell; with its seed, a row
+PAPER = ("paper_value", "paper_metric", "difference")
+COLUMNS = (
+    "dataset", "seed", "measurement", "source", "target", "attack", "eps", "n", "error_top1", "error_top1_low",
+    "error_top1_high", "error_top5", "transfer_rate_top1", "transfer_rate_top5", "transfer_n", "clean_error_top1",
+    "max_perturbation", "seconds", *PAPER,
+)  # fmt: skip
+
+
+def in_order(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Give `results.csv` its columns: COLUMNS in order, absent ones empty, then any others.
+
+    The paper's stand there only if it gives a value, the measurement only if the rows name one.
+    """
+    given = "paper_value" in rows and rows["paper_value"].notna().any()
+    optional = {"measurement"} if given else {"measurement", *PAPER}
+    known = [name for name in COLUMNS if name not in optional or (name == "measurement" and name in rows)]
+    return rows.reindex(columns=[*known, *(name for name in rows.columns if name not in COLUMNS)])
+
+
+def key_of(rows: "pd.DataFrame") -> list[str]:
+    """Return the columns of KEY that the rows have: rows of older runs name no measurement."""
+    return [name for name in KEY if name in rows.columns]
+
+
+def with_measurement(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Name the measurement of rows that do not (they are of older runs): clean or transfer_matrix.
+
+    So rows of runs before and after the column came can stand in one table.
+    """
+    default = rows["attack"].where(rows["attack"] == "clean", "transfer_matrix")
+    named = rows.get("measurement", default)
+    return rows.assign(measurement=named.where(named.notna(), default))
+
+
+def error_rows(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Leave out rows without an error, such as gradient norms': they have no place in a matrix."""
+    return rows[rows[ERROR.name].notna()] if ERROR.name in rows else rows.iloc[:0]
+
+
+def over_seeds(rows: "pd.DataFrame", by: Sequence[str] | None = None) -> "pd.DataFrame":
+    """Return one row per `by` (the rows' key), in order of appearance: mean of each rate, `<rate>_sd` (ddof 1, NaN for
+    one seed), `seeds`.
+
+    paper_value and paper_metric are kept where the rows have them.
+    """
+    import pandas as pd
+
+    by = key_of(rows) if by is None else list(by)
+    rates = [metric.name for metric in METRICS.values() if metric.is_rate and metric.name in rows.columns]
+    rows = rows.astype(dict.fromkeys(rates, float))
+    groups = rows.groupby(by, sort=False, dropna=False)
+    parts = [groups[rates].mean(), groups[rates].std(ddof=1).add_suffix("_sd"), groups["seed"].nunique()]
+    paper = [column for column in ("paper_value", "paper_metric") if column in rows.columns]
+    parts += [groups[paper].first()] if paper else []
+    order = [column for rate in rates for column in (rate, f"{rate}_sd")]
+    return pd.concat(parts, axis=1).rename(columns={"seed": "seeds"}).reset_index()[[*by, "seeds", *order, *paper]]
+
+
+def as_float(value: object) -> float:
+    """Return `value` as a float; None (an empty cell) is NaN."""
+    return nan if value is None else float(str(value))
+
+
+def paper_metric(row: Row) -> str:
+    """Return the column that this row's paper_value is about; error_top1 if it does not say."""
+    metric = row.get("paper_metric")
+    return metric if isinstance(metric, str) and metric else ERROR.name
+
+
+def as_dicts(rows: "pd.DataFrame") -> list[dict[str, object]]:
+    """Return `rows` as dicts with string keys."""
+    return [{str(key): value for key, value in row.items()} for row in rows.to_dict(orient="records")]
+
+
+def wide_matrix(rows: "pd.DataFrame", column: str = ERROR.name, how: Literal["mean", "std"] = "mean") -> "pd.DataFrame":
+    """Lay out `column` (mean or standard deviation over seeds) of the rows that have an error: lines (source, attack,
+    eps), one column per target, in order of appearance.
+
+    The clean line comes first, with source "-". Pairs that were not measured are NaN.
+    """
+    import pandas as pd
+
+    rows = with_dataset_names(error_rows(rows))
+    clean = rows["attack"] == "clean"
+    ranks = [list(dict.fromkeys(rows[name])) for name in ("source", "attack", "eps")]
+    ranks[0].insert(0, "-")
+    rows = rows.assign(source=rows["source"].mask(clean, "-")).astype({column: float})
+    wide = rows.groupby(["source", "attack", "eps", "target"])[column].agg(how).unstack("target")
+    keys = dict.fromkeys(zip(rows["source"], rows["attack"], rows["eps"], strict=True))
+    order = sorted(keys, key=lambda key: [rank.index(part) for rank, part in zip(ranks, key, strict=True)])
+    index = pd.MultiIndex.from_tuples(order, names=["source", "attack", "eps"])
+    return wide.reindex(index=index, columns=list(dict.fromkeys(rows["target"])))
+
+
+def paper_matrix(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Lay out the paper's errors as `wide_matrix` does ours, NaN where it gives none."""
+    import pandas as pd
+
+    values = pd.Series(nan, index=rows.index, dtype=float)
+    if "paper_value" in rows.columns:
+        about_error = [paper_metric(row) == ERROR.name for row in as_dicts(rows)]
+        values = pd.to_numeric(rows["paper_value"]).where(pd.Series(about_error, index=rows.index, dtype=bool))
+    return wide_matrix(rows.assign(paper_value=values), "paper_value")
+
+
+def with_dataset_names(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Name models `dataset/model` where one name stands for models of several datasets."""
+    if not (rows.groupby("target")["dataset"].nunique() > 1).any():
+        return rows
+    named = {name: rows["dataset"].astype(str) + "/" + rows[name].astype(str) for name in ("source", "target")}
+    return rows.assign(**named)
+
+
+def eps_label(eps: float) -> str:
+    """Write `eps` as people do: 0.3, 8/255, 16/256."""
+    if isnan(eps) or len(f"{eps:g}") <= 6:
+        return "-" if isnan(eps) else f"{eps:g}"
+    for levels in (255, 256):
+        if abs(eps * levels - round(eps * levels)) < 1e-6:
+            return f"{round(eps * levels)}/{levels}"
+    return f"{eps:.4f}"

@@ -1,0 +1,86 @@
+"""Show a waiting user how far a run is, a bar on a terminal, lines elsewhere, and let them stop it."""
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 30.0
+log = logging.getLogger(__name__)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Request of the user or the scheduler to stop; whatever was computed is saved. `signum` is the signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum
+
+
+class JobFailed(RuntimeError):
+    """Failure of a job in a process of its own, which has logged it."""
+
+
+class Stop:
+    """A stop flag that signal handlers set and every long loop polls between two pieces of work."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def listen(self) -> None:
+        """Let SIGINT and SIGTERM set the flag; a second one stops at once. A launcher's own handlers stay."""
+        for signum, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            if signal.getsignal(signum) is default:
+                signal.signal(signum, self.on_signal)
+
+    def on_signal(self, signum: int, _frame: object) -> None:
+        if self.signum is not None:
+            raise Interrupted(signum)
+        self.signum = signum
+        print("stopping after saving; once more to stop at once", file=sys.stderr)
+
+    def check(self) -> None:
+        """Raise Interrupted when a stop was asked for."""
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+
+class Progress:
+    """Counts steps of one long job: a tqdm bar on a terminal, else a line in the log every half minute; both say how
+    long is left."""
+
+    def __init__(self, title: str, total: int, start: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.title, self.total, self.start, self.done, self.clock = title, total, start, start, clock
+        self.note = ""
+        self.began = self.logged = clock()
+        self.bar = tqdm(total=total, initial=start, desc=title, disable=None, leave=False, dynamic_ncols=True)
+
+    def step(self, count: int = 1) -> None:
+        """Count `count` steps more, one at least."""
+        self.done += count
+        self.bar.update(count)
+        now = self.clock()
+        if self.bar.disable and now - self.logged >= SECONDS_BETWEEN_LINES:
+            self.logged = now
+            seconds = now - self.began
+            left = seconds * (self.total - self.done) / (self.done - self.start)
+            counted = f"{self.title}: {self.done} of {self.total}, {seconds:.0f} s, {left:.0f} s left"
+            log.info("%s%s", counted, self.note)
+
+    def say(self, note: str) -> None:
+        """Show a note beside the count, such as the last epoch's loss."""
+        self.note = f", {note}"
+        self.bar.set_postfix_str(note, refresh=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.bar.close()

@@ -1,0 +1,233 @@
+"""Trained models and finished rows on disk, by fingerprint: each computed once, whole or not at all, verified on load.
+
+    <root>/models/<label>-<fingerprint>/   model.safetensors spec.json training.csv manifest.json
+                                           (last.pt while training: its sha256, then what torch.save wrote)
+    <root>/rows/<fingerprint>.json         finished rows of a transfer matrix
+
+The manifest is written last and holds the sha256 of the other files: a folder with a manifest is a trained model.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from epsball.runtime.files import write_whole
+
+FORMAT = 3  # raise it when a change of the code changes what a spec trains to (3: no labels, truncated noise)
+MODEL, SPEC, CURVE, MANIFEST, LAST = "model.safetensors", "spec.json", "training.csv", "manifest.json", "last.pt"
+DIGEST = hashlib.sha256().digest_size  # bytes of last.pt before the state: its sha256
+log = logging.getLogger(__name__)
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """Return 12 hexadecimal digits that name `identity`: a plain nested dict of everything that can change the result.
+
+    The order of keys does not matter, nor whether a number is written 3 or 3.0.
+    """
+    text = json.dumps(canonical({"format": FORMAT, **identity}), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def canonical(value: Any) -> Any:
+    """Return `value` with one spelling for equal numbers."""
+    if isinstance(value, Mapping):
+        return {str(k): canonical(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(v) for v in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model as it lies in the store."""
+
+    weights: dict[str, Tensor]
+    """parameters and buffers by name, on the device"""
+    spec: dict[str, Any]
+    """content of its spec.json"""
+    path: Path
+    """its folder"""
+    reused: bool
+    """whether it was there, and not trained now"""
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """Folder in which one model is being trained, by one process at a time."""
+
+    path: Path
+
+    def last_state(self, device: torch.device) -> dict[str, Any] | None:
+        """Return the state an interrupted training saved, if there is one and it is whole."""
+        file = self.path / LAST
+        if not file.exists():
+            return None
+        try:
+            content = file.read_bytes()
+            digest, saved = content[:DIGEST], content[DIGEST:]
+            if hashlib.sha256(saved).digest() != digest:
+                raise ValueError("sha256 does not match")
+            return dict(torch.load(BytesIO(saved), map_location=device, weights_only=True))
+        except Exception as error:  # a file of another version can fail in any way
+            log.warning("%s is damaged (%s): training starts again", file, " ".join(str(error).split())[:100])
+            return None
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        buffer = BytesIO()
+        torch.save(dict(state), buffer)
+        saved = buffer.getvalue()
+        write_whole(self.path / LAST, hashlib.sha256(saved).digest() + saved)
+
+
+class Store:
+    """Models and rows under one root folder, safe to share between processes.
+
+    `poll` is called while waiting for another process; what it raises ends the wait.
+    """
+
+    def __init__(self, root: Path, poll: Callable[[], None]) -> None:
+        self.root, self.poll = root, poll
+
+    def path(self, label: str, key: str) -> Path:
+        """Return the folder of a model: the one that there is, under whatever label it was first trained."""
+        folder = self.root / "models"
+        return next(iter(sorted(folder.glob(f"*-{key}"))), folder / f"{label}-{key}")
+
+    def lock(self, key: str) -> Path:
+        """Return the lock file that a process holds while it trains a model."""
+        return self.root / "models" / f".{key}.lock"
+
+    def has(self, label: str, key: str) -> bool:
+        """Whether the trained model of that fingerprint is there, and whole."""
+        path = self.path(label, key)
+        return (path / MANIFEST).exists() and self.damage(path) is None
+
+    def find(self, label: str, key: str, device: torch.device) -> Trained | None:
+        """Return the trained model of that fingerprint; None when there is none, or none that is whole."""
+        if not self.has(label, key):
+            return None
+        path = self.path(label, key)
+        from safetensors.torch import load_file
+
+        weights = load_file(path / MODEL, device=str(device))
+        return Trained(weights, json.loads((path / SPEC).read_text()), path, reused=True)
+
+    def put_aside(self, path: Path) -> None:
+        """Move a damaged model out of the way; nothing happens to a whole one or to one in training."""
+        if not (path / MANIFEST).exists() or (damage := self.damage(path)) is None:
+            return
+        aside = free_name(path.with_name(path.name + ".damaged"))
+        log.warning("%s: %s; moved to %s, the model is trained again", path, damage, aside.name)
+        path.rename(aside)
+
+    def damage(self, path: Path) -> str | None:
+        """Say what is wrong with a stored model; None when every file has the sha256 of its manifest."""
+        try:
+            manifest = json.loads((path / MANIFEST).read_text())
+            for name, digest in manifest.items():
+                if hashlib.sha256((path / name).read_bytes()).hexdigest() != digest:
+                    return f"{name} does not match its sha256"
+        except (OSError, ValueError, AttributeError) as error:
+            return f"{MANIFEST} or a file it lists cannot be read ({error})"
+        return None if {MODEL, SPEC} <= set(manifest) else f"{MANIFEST} does not list {MODEL} and {SPEC}"
+
+    def load_or_train(
+        self,
+        label: str,
+        key: str,
+        device: torch.device,
+        train: Callable[[CheckpointFolder], tuple[Mapping[str, Tensor], dict[str, Any], str]],
+    ) -> Trained:
+        """Return the trained model of fingerprint `key`; `train` makes one if need be: weights, spec, learning curve.
+
+        Processes that want the same model wait for the one that trains it; when that one dies, the next goes on from
+        the state it saved.
+        """
+        found = self.find(label, key, device)
+        if found is not None:
+            return found
+        with locked(self.lock(key), f"{label}-{key} is being trained elsewhere", self.poll):
+            found = self.find(label, key, device)
+            if found is not None:
+                return found
+            path = self.path(label, key)
+            self.put_aside(path)
+            path.mkdir(parents=True, exist_ok=True)
+            weights, spec, curve = train(CheckpointFolder(path))
+            self.publish(path, weights, spec, curve)
+        return Trained({k: v.to(device) for k, v in weights.items()}, spec, path, reused=False)
+
+    def pass_checkpoint(self, label: str, key: str, state: Mapping[str, Any]) -> None:
+        """Save a state from which the training of another model can go on, unless that has begun."""
+        try:
+            with FileLock(self.lock(key), timeout=0):
+                path = self.path(label, key)
+                if not any((path / name).exists() for name in (LAST, MANIFEST)):
+                    path.mkdir(parents=True, exist_ok=True)
+                    CheckpointFolder(path).save_state(state)
+        except Timeout:
+            log.info("%s-%s is being trained elsewhere already", label, key)
+
+    def publish(self, path: Path, weights: Mapping[str, Tensor], spec: dict[str, Any], curve: str) -> None:
+        from safetensors.torch import save
+
+        files = {
+            MODEL: save({name: t.detach().cpu().contiguous() for name, t in weights.items()}),
+            SPEC: (json.dumps(spec, indent=2) + "\n").encode(),
+            CURVE: curve.encode(),
+        }
+        for name, content in files.items():
+            write_whole(path / name, content)
+        manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        write_whole(path / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        (path / LAST).unlink(missing_ok=True)
+
+    def row(self, key: str) -> dict[str, Any] | None:
+        """Return a finished row, None when there is none or it cannot be read."""
+        try:
+            row = json.loads((self.root / "rows" / f"{key}.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return row if isinstance(row, dict) else None
+
+    def keep_row(self, key: str, row: Mapping[str, Any]) -> None:
+        (self.root / "rows").mkdir(parents=True, exist_ok=True)
+        write_whole(self.root / "rows" / f"{key}.json", json.dumps(row))
+
+
+def free_name(path: Path) -> Path:
+    """Return `path`, or `path-2`, `path-3`, ... whichever does not exist."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+@contextmanager
+def locked(path: Path, waiting: str, poll: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock file; the system frees it when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, waited = FileLock(path), False
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0.5)
+        except Timeout:
+            if not waited:
+                log.info("%s: waiting for it", waiting)
+            waited = True
+            poll()
+    try:
+        yield
+    finally:
+        lock.release()

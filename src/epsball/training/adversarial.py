@@ -1,0 +1,173 @@
+"""Adversarial training of Goodfellow, Kurakin, Madry and Tramèr: which examples a batch holds, and how they weigh."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from epsball.attacks import ATTACKS
+from epsball.attacks.attack import Attack
+from epsball.attacks.losses import cross_entropy
+from epsball.attacks.noise import truncated_normal
+from epsball.build import bound, require
+from epsball.models import heads
+from epsball.runtime.device import derived_seed
+
+Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A part of a batch."""
+
+    x: Tensor
+    """images"""
+    y: Tensor
+    """labels"""
+    weight: float
+    """of each one's loss"""
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Adversarial training.
+
+    Goodfellow et al. 2015 append adversarial examples to the clean batch (weight 1: each half counts half); Kurakin et
+    al. 2017 (section 3) replace `count` = k of the m images inside one batch-norm batch and weigh them by `weight` =
+    lambda; Madry et al. 2017 train on adversarial examples only; Tramèr et al. 2017 (section 5) craft them on one of
+    the frozen `sources` or, with include_self, on the trained model.
+    """
+
+    attack: Annotated[Attack, ATTACKS]
+    """crafts the adversarial examples"""
+    placement: Literal["append", "replace", "only"]
+    """adversarial examples beside the clean images, in place of the first `count` of them, or alone"""
+    count: int | None
+    """images that are replaced (Kurakin's k); set with placement replace alone"""
+    weight: float
+    """of an adversarial example's loss, a clean image's being 1 (Kurakin's lambda)"""
+    passes: Literal["one", "two"]
+    """one forward pass over the whole batch, or one each for clean and adversarial images"""
+    eps_distribution: Literal["fixed", "truncated_normal"]
+    """eps itself, or |N(0, eps/2)| truncated to [0, eps] drawn per example (Kurakin, section 3)"""
+    delay: int
+    """steps of clean training first"""
+    crafting_mode: Literal["train", "eval"]
+    """mode of all models while crafting; a frozen source's batch norm stays in eval mode"""
+    include_self: bool
+    """whether the trained model is one of the sources"""
+    source_choice: Literal["random", "rotate"]
+    """how each batch's source is chosen"""
+    label_smoothing: float
+    """share of each label that is spread over all classes"""
+    sources: tuple[nn.Module, ...] = bound(())
+    """frozen, trained models"""
+    cached: tuple[Tensor, ...] = bound(())
+    """each source's examples of the whole training set, where they are crafted once"""
+    seed: int = bound(0)
+    """of the random choices between sources"""
+
+    def __post_init__(self) -> None:
+        require((self.count is not None) == (self.placement == "replace"), "count should be set with placement replace")
+        require(self.count is None or self.count >= 1, f"count should be at least 1, is {self.count}")
+        require(self.weight > 0, f"weight should be positive, is {self.weight}")
+        require(self.delay >= 0, f"delay should be at least 0, is {self.delay}")
+        require(0 <= self.label_smoothing < 1, f"label_smoothing should be in [0, 1), is {self.label_smoothing}")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None = None) -> Tensor:
+        parts = self.examples(model, x, y, step, index)
+        groups = [parts] if self.passes == "one" else [[part] for part in parts]
+        losses = [cross_entropy(heads(model, g_x), g_y, self.label_smoothing) for g_x, g_y, _ in map(joined, groups)]
+        return weighted_mean(torch.cat(losses), joined(parts)[2])
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None) -> list[Examples]:
+        """Return what the step trains on: the clean part, the adversarial part, or both in this order."""
+        if self.route(step) is None:
+            return [Examples(x, y, 1.0)]
+        k = len(x) if self.count is None else min(self.count, len(x))
+        x_adv = self.craft(model, x[:k], y[:k], step, None if index is None else index[:k])
+        adversarial = Examples(x_adv, y[:k], self.weight)
+        if self.placement == "append":
+            return [Examples(x, y, 1.0), adversarial]
+        return [adversarial] if k == len(x) else [Examples(x[k:], y[k:], 1.0), adversarial]
+
+    @property
+    def depends_on_epochs(self) -> bool:
+        return self.repeats  # `prepare` crafts once or again each time
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a frozen source gives the same examples of the same images every time."""
+        return self.attack.deterministic and self.eps_distribution == "fixed" and self.crafting_mode == "eval"
+
+    def route(self, step: int) -> int | None:
+        """Return the number of the step's source, the trained model's own last; None for a clean step."""
+        if step < self.delay:
+            return None
+        number = len(self.sources) + self.include_self
+        return (step if self.source_choice == "rotate" else derived_seed(self.seed, "source", step)) % number
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None) -> Tensor:
+        """Return adversarial examples from this step's source."""
+        candidates, i = (*self.sources, model), self.route(step) or 0
+        if i < len(self.cached) and index is not None:
+            return self.cached[i][index]
+        shrink = truncated_normal(y.shape, x.device).abs() if self.eps_distribution == "truncated_normal" else None
+        with mode(candidates[i], training=self.crafting_mode == "train", frozen=i < len(self.sources)):
+            return self.attack(candidates[i], x, y, shrink=shrink)
+
+    def check(self, model: nn.Module, number_of_sources: int) -> None:
+        require(self.include_self or number_of_sources > 0, "include_self should be true when there are no sources")
+
+    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0) -> Self:
+        """Bind the sources; craft their examples now if they never change and are used more than once on average.
+
+        Tramèr et al., section 5.2: gradients for pre-trained models can be precomputed.
+        """
+        ready = replace(self, sources=tuple(sources), seed=seed)
+        uses = epochs / (len(sources) + self.include_self) if sources else 0.0
+        if train is None or not self.repeats or uses <= 1:
+            return ready
+        return replace(ready, cached=tuple(self.craft_all(source, train()) for source in sources))
+
+    def craft_all(self, source: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return a source's examples of all training images, in order."""
+        with mode(source, training=False, frozen=True):
+            return torch.cat([self.attack(source, x, y) for x, y in batches])
+
+
+def joined(parts: Sequence[Examples]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the parts as one batch: images, labels, weights."""
+    weight = torch.cat([p.x.new_full((len(p.x),), p.weight) for p in parts])
+    return torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]), weight
+
+
+def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
+    """Return (sum of clean + lambda * sum of adversarial) / (number of clean + lambda * number of adversarial).
+
+    That is Kurakin's loss (section 3); with lambda 1 and as many of each, Goodfellow's half and half.
+    """
+    return (losses * weight).sum() / weight.sum()
+
+
+def no_sources(number: int) -> None:
+    require(number == 0, "name is one that crafts nothing on source models: sources should be empty")
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool, frozen: bool) -> Iterator[None]:
+    """Set train or eval mode inside the block; afterwards every module has its own mode again.
+
+    A frozen model's batch norm never enters train mode, which would change its running statistics.
+    """
+    with ExitStack() as restore:
+        for module in model.modules():
+            wanted = training and not (frozen and isinstance(module, _BatchNorm))
+            if module.training != wanted:
+                restore.callback(setattr, module, "training", module.training)
+                module.training = wanted
+        yield

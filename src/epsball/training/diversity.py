@@ -1,0 +1,99 @@
+"""Diversity training of an ensemble: the gradient alignment loss (Kariyappa and Qureshi 2019)."""
+
+import itertools
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from epsball.attacks.losses import cross_entropy
+from epsball.build import require
+from epsball.models import heads
+from epsball.training.adversarial import Adversarial, Batches, Examples, joined, no_sources, weighted_mean
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Diversity training of an ensemble: mean cross-entropy of the members + weight * GAL (Kariyappa, equation 9).
+
+    One forward pass per member serves cross-entropy and input gradient alike.
+    """
+
+    weight: float
+    """of the gradient alignment loss"""
+    data: Annotated[Adversarial, Adversarial] | None
+    """noisy or adversarial images that join the batch (adversarial: the paper's Ens+Div), null for clean ones alone"""
+    label_smoothing: float
+    """share of each label that is spread over all classes"""
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, f"weight should be at least 0, is {self.weight}")
+        require(0 <= self.label_smoothing < 1, f"label_smoothing should be in [0, 1), is {self.label_smoothing}")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None = None) -> Tensor:
+        parts = self.data.examples(model, x, y, step, index) if self.data else [Examples(x, y, 1.0)]
+        x, y, weight = joined(parts)
+        losses, gradients = self.losses_and_gradients(model, x, y)
+        gal = gradient_alignment_loss(gradients)
+        return weighted_mean(losses.mean(0), weight) + self.weight * weighted_mean(gal, weight)
+
+    def losses_and_gradients(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (members, N) losses and (members, N, pixels) gradients of their sum, differentiable once more."""
+        inputs = [x.detach().requires_grad_() for _ in members(model)]
+        outputs = [heads(m, x_m) for m, x_m in zip(members(model), inputs, strict=True)]
+        losses = torch.stack([cross_entropy(output, y, self.label_smoothing) for output in outputs])
+        gradients = torch.autograd.grad(losses.sum(), inputs, create_graph=True)
+        return losses, torch.stack([g.flatten(1) for g in gradients])
+
+    def check(self, model: nn.Module, number_of_sources: int) -> None:
+        require(
+            len(members(model)) >= 2,
+            "name is diversity, which needs an ensemble of at least two members: arch=ensemble",
+        )
+        if self.data:
+            self.data.check(model, number_of_sources)
+        else:
+            no_sources(number_of_sources)
+
+    @property
+    def depends_on_epochs(self) -> bool:
+        return self.data is not None and self.data.depends_on_epochs
+
+    def route(self, step: int) -> Hashable:
+        return self.data.route(step) if self.data else None
+
+    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0) -> Self:
+        return replace(self, data=self.data.prepare(sources, train, epochs, seed)) if self.data else self
+
+
+def cosines(gradients: Tensor) -> Tensor:
+    """Return (pairs, N) cosine similarities of the gradients (members, N, pixels), equation 6.
+
+    The cosine does not depend on a gradient's length: each is brought to unit size first, since the gradients of
+    confident predictions underflow when squared. A gradient of zero has cosine 0 with every other, and no derivative.
+    """
+    size = gradients.detach().abs().amax(2, keepdim=True)
+    gone = size == 0
+    unit = torch.where(gone, torch.zeros_like(gradients), gradients / size.masked_fill(gone, 1.0))
+    directions = F.normalize(unit, dim=2).masked_fill(gone, 0.0)
+    pairs = itertools.combinations(range(len(gradients)), 2)
+    return torch.stack([(directions[a] * directions[b]).sum(1) for a, b in pairs])
+
+
+def coherence(gradients: Tensor) -> Tensor:
+    """Return (N,) the largest cosine similarity of any two members' gradients (Kariyappa, equation 7)."""
+    return cosines(gradients).amax(0)
+
+
+def gradient_alignment_loss(gradients: Tensor) -> Tensor:
+    """Return (N,) GAL, the smooth maximum of the pairwise cosines (Kariyappa, equation 8)."""
+    return cosines(gradients).logsumexp(0)
+
+
+def members(model: nn.Module) -> list[nn.Module]:
+    """Return an ensemble's members; a single model is an ensemble of one."""
+    own = getattr(model, "members", None)
+    return list(own) if isinstance(own, nn.ModuleList) else [model]

@@ -1,0 +1,228 @@
+"""Train by any trainer, in one loop: trainers differ in their objective, their optimiser and their data."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from epsball.data.images import Data, Split
+from epsball.runtime.device import allow_tf32, autocast, borrowed_seed, derived_seed, random_state, set_random_state
+from epsball.runtime.graphs import GraphCache
+from epsball.runtime.progress import Progress, Stop
+from epsball.training.objectives import Objective
+from epsball.training.trainer import Trainer
+
+State = dict[str, Any]
+SCORED_IMAGES = 1000  # test images scored after each epoch, for the learning curve only
+CRAFTED_ON_CUDA = 1000  # training images at a time whose examples on a frozen source are crafted before training
+
+
+class Diverged(RuntimeError):
+    """Training whose loss is no longer finite; the model is not worth keeping."""
+
+
+@dataclass
+class TrainingControl:
+    """Means to follow, stop and continue a training."""
+
+    title: str
+    """of its progress"""
+    stop: Stop
+    """set when the training should save its state and end"""
+    state: State | None
+    """where an earlier process left off"""
+    save: Callable[[State], None]
+    """keeps a newer state"""
+    seconds_between: float
+    """of two states at least, unless `stop` is set"""
+    cuda_graphs: bool = True
+    """whether CUDA may capture the steps"""
+    pass_checkpoint: Callable[[State], None] | None = None
+    """is given the last state, from which a longer training can go on"""
+
+
+def fit(
+    model: nn.Module, trainer: Trainer, sources: Sequence[nn.Module], data: Data, seed: int, control: TrainingControl
+) -> list[dict[str, float]]:
+    """Train `model` in place and return its learning curve, one row per epoch.
+
+    Model, sources and data lie on one device. On the CPU the same seed and number of threads give the same bits, and so
+    does a training that was stopped and goes on from the state it saved; on CUDA with deterministic kernels only.
+    Raises Interrupted (after saving) when a stop is asked for, Diverged when an epoch's loss is not finite.
+    """
+    per_epoch = steps_per_epoch(len(data.train), trainer.batch_size)
+    total = max(1, round(trainer.epochs * per_epoch))
+    with borrowed_seed(derived_seed(seed, "fit"), data.train.x.device), allow_tf32(trainer.precision):
+        state = TrainingState.begin(model, trainer, sources, data, seed)
+        state.graph_cache.active &= control.cuda_graphs
+        if control.state is not None:
+            state.load(control.state)
+        saved = time.monotonic()
+        with Progress(control.title, total, state.step) as progress:
+            for index in batch_indices(data.train, trainer.batch_size, seed, state.step, total):
+                state.advance(index, state.step / per_epoch)
+                progress.step()
+                if state.step % per_epoch == 0:
+                    progress.say(describe(state.close_epoch(state.step / per_epoch)))
+                due = time.monotonic() - saved > control.seconds_between
+                if state.step < total and (due or control.stop.signum is not None):
+                    control.save(state.state())
+                    saved = time.monotonic()
+                    control.stop.check()
+            if control.pass_checkpoint is not None:
+                control.pass_checkpoint(state.state())
+            if state.step > state.counted_from:  # the last epoch was cut short
+                progress.say(describe(state.close_epoch(state.step / per_epoch)))
+    state.optimizer.zero_grad(set_to_none=True)  # the last gradients are as large as the model
+    model.eval()
+    return state.curve
+
+
+def describe(row: Mapping[str, float]) -> str:
+    """Say in words what a row of the learning curve holds."""
+    return f"loss {row['loss']:.4f}, clean error {row['clean_error']:.4f}"
+
+
+@dataclass
+class TrainingState:
+    """A training under way: everything that its next step depends on."""
+
+    model: nn.Module
+    trainer: Trainer
+    objective: Objective
+    """the trainer's, with its source models"""
+    optimizer: torch.optim.Optimizer
+    data: Data
+    loss_sum: Tensor
+    """losses of the epoch's steps so far, on the device"""
+    step: int
+    """steps taken"""
+    counted_from: int
+    """the step at which `loss_sum` began"""
+    curve: list[dict[str, float]]
+    """a row per epoch"""
+    graph_cache: GraphCache
+    lr: float
+    """learning rate of the last step"""
+
+    @classmethod
+    def begin(
+        cls, model: nn.Module, trainer: Trainer, sources: Sequence[nn.Module], data: Data, seed: int
+    ) -> "TrainingState":
+        """Return the state before the first step."""
+        model.train()
+        device = data.train.x.device
+        crafted = max(trainer.batch_size, CRAFTED_ON_CUDA) if device.type == "cuda" else trainer.batch_size
+        repeatable = (lambda: data.train.batches(crafted)) if trainer.augment is None else None
+        objective = trainer.objective.prepare(sources, repeatable, trainer.epochs, seed)
+        loss_sum, optimizer, lr = torch.zeros((), device=device), trainer.optimizer.make(model), trainer.optimizer.lr
+        if device.type == "cuda":
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(lr, device=device)
+        return cls(model, trainer, objective, optimizer, data, loss_sum, 0, 0, [], GraphCache(device), lr)
+
+    def advance(self, index: Tensor, epoch: float) -> None:
+        """Take one step on the training images at `index`; `epoch` is how far training has come."""
+        self.set_learning_rate(self.trainer.optimizer.lr * self.trainer.schedule.factor(epoch, self.trainer.epochs))
+        loss = self.graph_cache(self.objective.route(self.step), self.minimise, index)
+        self.loss_sum, self.step = self.loss_sum + loss, self.step + 1
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Set the learning rate of all groups. On CUDA it is a tensor, written over: captured steps read it there."""
+        for group in self.optimizer.param_groups:
+            if not isinstance(group["lr"], Tensor):
+                group["lr"] = lr
+            elif lr != self.lr:
+                group["lr"].fill_(lr)
+        self.lr = lr
+
+    def minimise(self, index: Tensor) -> Tensor:
+        """Take the whole step, from images to updated parameters; return its loss.
+
+        On CUDA it is captured as one graph: the host decides nothing in here but what the objective's route says.
+        """
+        x, y = self.data.train.take(index)
+        if self.trainer.augment:
+            x = self.trainer.augment(x)
+        with autocast(self.trainer.precision, x.device):
+            loss = self.objective(self.model, x, y, self.step, index)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.trainer.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.trainer.clip_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+    def close_epoch(self, epoch: float) -> dict[str, float]:
+        """Return a row of the learning curve; the only place where the host waits for the device."""
+        loss = self.loss_sum.item() / (self.step - self.counted_from)
+        whole = all(torch.stack([p.isfinite().all() for p in self.model.parameters()]).tolist())
+        if not (math.isfinite(loss) and whole):
+            raise Diverged(f"training diverged: loss {loss} at step {self.step}, lr {self.lr:g}")
+        row = {"epoch": epoch, "step": self.step, "lr": self.lr, "loss": loss, "clean_error": self.clean_error()}
+        self.curve.append(row)
+        self.loss_sum, self.counted_from = torch.zeros_like(self.loss_sum), self.step
+        return row
+
+    def clean_error(self) -> float:
+        """Return the error rate on the first test images, in eval mode."""
+        x, y = next(iter(self.data.test.batches(SCORED_IMAGES)))
+        self.model.eval()
+        with torch.no_grad():
+            wrong = (self.model(x).argmax(1) != y).float().mean()
+        self.model.train()
+        return float(wrong)
+
+    def state(self) -> State:
+        """Return everything that `load` needs to go on bit for bit."""
+        optimizer = self.optimizer.state_dict()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": {**optimizer, "param_groups": [{**g, "lr": self.lr} for g in optimizer["param_groups"]]},
+            "rng": random_state(self.data.train.x.device),
+            "loss_sum": self.loss_sum,
+            "step": self.step,
+            "counted_from": self.counted_from,
+            "curve": list(self.curve),
+        }
+
+    def load(self, state: State) -> None:
+        """Go on from a saved state."""
+        self.model.load_state_dict(state["model"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.loss_sum = state["loss_sum"].to(self.loss_sum.device)
+        self.step, self.counted_from, self.curve = state["step"], state["counted_from"], list(state["curve"])
+        set_random_state(state["rng"], self.data.train.x.device)
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Count the batches of an epoch. A last batch of one image is left out: it may have no variance for batch norm."""
+    alone = images % batch_size == 1 and batch_size > 1 and images > 1
+    return math.ceil((images - alone) / batch_size)
+
+
+def batch_indices(train: Split, size: int, seed: int, start: int, total: int) -> Iterator[Tensor]:
+    """Yield the places of each step's images, from `start` on: one permutation an epoch, drawn from seed and epoch."""
+    per_epoch = steps_per_epoch(len(train), size)
+    order = torch.empty(0)
+    for step in range(start, total):
+        epoch, position = divmod(step, per_epoch)
+        if position == 0 or step == start:
+            generator = torch.Generator().manual_seed(derived_seed(seed, "order", epoch))
+            order = torch.randperm(len(train), generator=generator).to(train.x.device)
+        yield order[position * size : (position + 1) * size]
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: State) -> None:
+    """Load a saved state, of whichever device.
+
+    How the optimiser computes is of its own device: a step captured on CUDA counts and reads the learning rate there.
+    """
+    groups = []
+    for own, group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        groups.append({**group, **{key: own[key] for key in ("lr", "capturable", "fused") if key in own}})
+    optimizer.load_state_dict({**saved, "param_groups": groups})

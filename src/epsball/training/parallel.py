@@ -1,0 +1,146 @@
+"""Several trainings at once, each in a process of its own."""
+
+import logging
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from epsball.runtime.device import Execution, executing
+from epsball.runtime.progress import Stop
+from epsball.runtime.store import Store
+from epsball.training.spec import BuildCache, ModelSpec, build_spec
+from epsball.training.trained import TrainedModels
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training for a worker process: one model, and the one that continues it."""
+
+    name: str
+    config: dict[str, Any]
+    continuation: dict[str, Any] | None
+    execution: Execution
+    outputs: Path
+    """root folder of the store"""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process's own state, kept from one job to the next."""
+
+    stop: Stop = field(default_factory=Stop)
+    cache: BuildCache = field(default_factory=BuildCache)
+
+
+def train_in_parallel(
+    wanted: Mapping[str, tuple[str, Execution]], models: TrainedModels, workers: int, threads: int | None
+) -> None:
+    """Train the models that the store lacks in several processes; afterwards the store has them all.
+
+    wanted: name and execution of every model of the run, sources included, by fingerprint. threads: CPU threads of a
+    process; None shares out those of this one.
+    """
+    specs = models.specs
+    missing = [key for key in wanted if not models.store.has(specs[key].label, key)]
+    if not missing:
+        return
+    needs = find_needs([specs[key] for key in missing], models)
+    left = epochs_left(needs, {key: specs[key].epochs for key in missing})
+    jobs = {key: make_job(*wanted[key], specs[key], models) for key in missing}
+    workers = min(workers, len(missing))
+    threads = threads or max(1, torch.get_num_threads() // workers)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, begin_worker, (threads,)) as pool:
+        try:
+            run_jobs(pool, workers, jobs, needs, left, models.stop)
+        except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.terminate()  # it saves its state and ends
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def run_jobs(
+    pool: ProcessPoolExecutor,
+    workers: int,
+    jobs: Mapping[str, Job],
+    needs: Mapping[str, Sequence[str]],
+    left: Mapping[str, float],
+    stop: Stop,
+) -> None:
+    """Run each job after those it needs, first what most is `left` after."""
+    order = TopologicalSorter(needs)
+    order.prepare()
+    training: dict[Future[str], str] = {}
+    ready: list[str] = []
+    number = 0
+    while order.is_active():
+        ready = sorted([*ready, *order.get_ready()], key=lambda key: left[key])
+        while ready and len(training) < workers:
+            key = ready.pop()
+            training[pool.submit(train_in_worker, jobs[key])] = key
+        stop.check()
+        done, _ = wait(training, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in done:
+            number += 1
+            log.info("%s, %d of %d", future.result(), number, len(jobs))
+            order.done(training.pop(future))
+
+
+def make_job(name: str, execution: Execution, spec: ModelSpec, models: TrainedModels) -> Job:
+    longer = models.continuation(spec)
+    return Job(name, spec.config, longer.config if longer else None, execution, models.store.root)
+
+
+def find_needs(specs: Sequence[ModelSpec], models: TrainedModels) -> dict[str, list[str]]:
+    """Return which of `specs` wait for which: a model for its sources, a longer training for the one it continues."""
+    needs = {spec.key: {source.key for source in spec.sources.values()} for spec in specs}
+    for spec in specs:
+        if (longer := models.continuation(spec)) and longer.key in needs:
+            needs[longer.key].add(spec.key)
+    return {key: sorted(first & needs.keys()) for key, first in needs.items()}
+
+
+def epochs_left(needs: Mapping[str, Sequence[str]], epochs: Mapping[str, float]) -> dict[str, float]:
+    """Return the epochs of each model and of the longest chain of models that wait for it: what to begin with.
+
+    A longer training counts whole, also where it continues a shorter one: this orders, it does not predict.
+    """
+    left = dict(epochs)
+    for key in reversed(list(TopologicalSorter(needs).static_order())):
+        for first in needs[key]:
+            left[first] = max(left[first], epochs[first] + left[key])
+    return left
+
+
+@cache
+def this_worker() -> Worker:
+    """Return this process's own Worker, the same one every time."""
+    return Worker()
+
+
+def begin_worker(threads: int) -> None:
+    """Set a worker process up: its log, its signals, its share of the cores."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    this_worker().stop.listen()
+    torch.set_num_threads(threads)
+
+
+def train_in_worker(job: Job) -> str:
+    """Train one model and leave it in the store."""
+    worker = this_worker()
+    specs = {"model": job.config, "continuation": job.continuation}
+    built = {role: build_spec(spec, job.name, worker.cache) for role, spec in specs.items() if spec is not None}
+    models = TrainedModels(Store(job.outputs, worker.stop.check), worker.stop, [built])
+    with executing(job.execution):
+        models.get(job.name, built["model"], job.execution)
+    return f"{job.name}: in the store"

@@ -1,0 +1,199 @@
+"""A model's spec, checked: what {dataset, arch, trainer, seed} names, its identity and its random numbers."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from epsball.build import ConfigError, build, construct, mapping, under
+from epsball.data.datasets import DATASETS
+from epsball.data.images import Data
+from epsball.models import MODELS
+from epsball.runtime.device import borrowed_seed, derived_seed
+from epsball.runtime.store import fingerprint
+from epsball.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model, checked but not trained. Its network has no memory of its own before it is made."""
+
+    config: dict[str, Any]
+    """the spec as it stands in the config: {dataset, arch, trainer, seed}"""
+    identity: dict[str, Any]
+    """everything that the trained weights depend on, without labels"""
+    label: str
+    """what its folder in the store is called, before the fingerprint"""
+    trainer: Trainer | None
+    """None for a network that fits itself to the data, without gradients"""
+    data: Data
+    sources: dict[str, "ModelSpec"]
+    """the trained models that its trainer crafts on, in the order of their fingerprints"""
+    seed: int
+    differentiable: bool
+    """whether gradients lead through it, so that examples can be crafted on it"""
+
+    @cached_property
+    def key(self) -> str:
+        """Its fingerprint."""
+        return fingerprint(self.identity)
+
+    @cached_property
+    def trajectory(self) -> str | None:
+        """A name that trainings share which differ in their epochs alone: the longer ones continue the shorter.
+
+        None where more epochs do not begin with the very steps of fewer.
+        """
+        return fingerprint_without(self.identity, "epochs") if self.trainer and self.trainer.prolongs else None
+
+    @cached_property
+    def model_seed(self) -> int:
+        """The seed of its random numbers: initial weights, order of images, dropout.
+
+        Models that differ in more than epochs and precision share none of them, even with one seed: a source that began
+        where its target did, or saw the images in the same order, would not be a black box.
+        """
+        return model_seed(self.identity)
+
+    @property
+    def epochs(self) -> float:
+        return self.trainer.epochs if self.trainer else 0.0
+
+    def make_network(self) -> nn.Module:
+        """Return a new network with its initial weights, on the CPU."""
+        with borrowed_seed(derived_seed(self.model_seed, "init"), torch.device("cpu")):
+            network: nn.Module = build(
+                MODELS, self.config["arch"], self.data.shape, len(self.data.classes), where="arch"
+            )
+        return network
+
+
+@dataclass(frozen=True)
+class BuildCache:
+    """Data sets and model specs that the configs of one run share, built once."""
+
+    data: dict[str, Data] = field(default_factory=dict)
+    """data sets by their spec"""
+    specs: dict[str, ModelSpec] = field(default_factory=dict)
+    """model specs by fingerprint"""
+
+
+def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[str, str] | None = None) -> ModelSpec:
+    """Check one model's config, its sources first.
+
+    `where` is its config key; `places` the config keys of those of its parts that stand elsewhere. Raises ConfigError.
+    """
+    fields = dict(mapping(config, where))
+    at = {key: under(where, key) for key in fields} | dict(places or {})
+    for key in ("dataset", "arch", "seed"):
+        if fields.get(key) is None:
+            raise ConfigError(f"{where}.{key} is missing: a model is {{dataset, arch, trainer, seed}}")
+    seed = fields["seed"]
+    if type(seed) is not int or seed < 0:
+        raise ConfigError(f"{where}.seed should be an int of at least 0, is {seed!r}")
+    given = fields.get("trainer")
+    trainer: Trainer | None = None if given is None else construct(Trainer, given, where=at["trainer"])
+    sources = build_sources(trainer, at, cache)
+    data = load_data(fields["dataset"], at["dataset"], cache)
+    identity = identity_of(fields, data, sources)
+    key = fingerprint(identity)
+    if key not in cache.specs:
+        network = check_network(fields["arch"], data, at["arch"])
+        check_trainer(trainer, network, len(sources), where, at.get("trainer", under(where, "trainer")))
+        label = f"{fields['arch']['name']}-{trainer.name if trainer else 'fitted'}"
+        differentiable = getattr(network, "differentiable", True)
+        cache.specs[key] = ModelSpec(fields, identity, label, trainer, data, sources, seed, differentiable)
+    return cache.specs[key]
+
+
+def build_sources(trainer: Trainer | None, at: Mapping[str, str], cache: BuildCache) -> dict[str, ModelSpec]:
+    """Check the models that a trainer crafts on; their order does not rest on their labels."""
+    configs = trainer.sources.items() if trainer else ()
+    sources = {name: build_spec(config, f"{at['trainer']}.sources.{name}", cache) for name, config in configs}
+    for name, source in sources.items():
+        if not source.differentiable:
+            raise ConfigError(f"{at['trainer']}.sources.{name} has no gradient to craft examples on")
+    return dict(sorted(sources.items(), key=lambda item: item[1].key))
+
+
+def load_data(config: object, where: str, cache: BuildCache) -> Data:
+    """Return the data set that a config names, read once however many models name it."""
+    key = json.dumps(config, sort_keys=True)
+    if key not in cache.data:
+        settings = build(DATASETS, config, where=where)
+        try:
+            cache.data[key] = settings.load()
+        except ConfigError as error:
+            raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+    return cache.data[key]
+
+
+def check_network(arch: object, data: Data, where: str) -> nn.Module:
+    """Return the network of an arch without memory for its weights: on the meta device. Raises ConfigError."""
+    with torch.device("meta"):
+        network: nn.Module = build(MODELS, arch, data.shape, len(data.classes), where=where)
+    return network
+
+
+def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, where: str, at: str) -> None:
+    """ConfigError unless the trainer can train the network; one that fits itself has none."""
+    fits_itself = hasattr(network, "fit_to")
+    if trainer is None and not fits_itself:
+        raise ConfigError(f"{where}.trainer is missing: a model is {{dataset, arch, trainer, seed}}")
+    if trainer is not None and fits_itself:
+        raise ConfigError(f"{at} should be null: {type(network).__name__} fits itself to the data, without gradients")
+    if trainer is not None:
+        try:
+            trainer.objective.check(network, sources)
+        except ValueError as error:
+            raise ConfigError(f"{at}.objective.{error}") from None
+
+
+def identity_of(config: Mapping[str, Any], data: Data, sources: Mapping[str, ModelSpec]) -> dict[str, Any]:
+    """Return everything that a model's trained weights depend on: no label of a trainer, a source or a member."""
+    trainer = config.get("trainer")
+    return {
+        "data": {"checksum": data.checksum, "classes": len(data.classes)},
+        "arch": without_labels(config["arch"]),
+        "trainer": trainer
+        and {
+            **{key: without_labels(value) for key, value in trainer.items() if key != "name"},
+            "sources": [source.identity for source in sources.values()],
+        },
+        "seed": config["seed"],
+    }
+
+
+def without_labels(spec: Any) -> Any:
+    """Return `spec` with every group of named components as a list: what a user calls an ensemble's member changes
+    nothing of it."""
+    if not isinstance(spec, Mapping):
+        return spec
+    parts = {key: without_labels(value) for key, value in spec.items()}
+    named = [part for part in spec.values() if part is not None]
+    if named and all(isinstance(part, Mapping) and "name" in part for part in named):
+        return [part for part in parts.values() if part is not None]
+    return parts
+
+
+def fingerprint_without(identity: Mapping[str, Any], *fields: str) -> str:
+    """Return what models share that differ in these fields of their trainer alone."""
+    trainer = identity["trainer"] and {**identity["trainer"], **dict.fromkeys(fields)}
+    return fingerprint({**identity, "trainer": trainer})
+
+
+def model_seed(identity: Mapping[str, Any]) -> int:
+    """See `ModelSpec.model_seed`."""
+    return derived_seed(identity["seed"], fingerprint_without(identity, "epochs", "precision"))
+
+
+def with_sources(specs: Mapping[str, ModelSpec]) -> Iterator[tuple[str, ModelSpec]]:
+    """Yield all models by name, each after the sources that it needs: `A_adv's source B`."""
+    for name, spec in specs.items():
+        for source, needed in with_sources(spec.sources):
+            yield f"{name}'s source {source}", needed
+        yield name, spec

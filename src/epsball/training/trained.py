@@ -1,0 +1,203 @@
+"""Trained models out of specs: from the store, or trained now."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from epsball.data.images import Data
+from epsball.models.predictions import Mistakes, find_mistakes, rate
+from epsball.runtime.device import Execution, allow_tf32, environment
+from epsball.runtime.progress import Stop
+from epsball.runtime.store import CheckpointFolder, Store, Trained
+from epsball.training.fit import TrainingControl, fit
+from epsball.training.spec import ModelSpec, with_sources
+
+Row = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+class TrainedModels:
+    """Trained models of a run: each is trained or loaded once, and kept until it is released."""
+
+    def __init__(self, store: Store, stop: Stop, uses: Iterable[Mapping[str, ModelSpec]]) -> None:
+        """`uses`: the models that are used together, by name, of each experiment of the run."""
+        self.store, self.stop = store, stop
+        used = list(uses)
+        self.specs = {spec.key: spec for specs in used for _, spec in with_sources(specs)}  # all of the run
+        self.uses_left = Counter(spec.key for specs in used for spec in specs.values())
+        self.records: dict[str, Row] = {}  # what run.json says of each model, by fingerprint
+        self.networks: dict[tuple[str, torch.device, bool], nn.Module] = {}
+        self.on_device: dict[tuple[str, str, torch.device], Data] = {}
+        self.mistakes: dict[tuple[str, Execution], dict[str, Mistakes]] = {}
+
+    def train(self, specs: Mapping[str, ModelSpec], execution: Execution) -> dict[str, nn.Module]:
+        """Return the networks of `specs` by name, trained, in eval mode and frozen.
+
+        The longest trainings come last: they continue shorter ones.
+        """
+        in_order = sorted(specs, key=lambda name: specs[name].epochs)
+        trained = {name: self.get(name, specs[name], execution) for name in in_order}
+        return {name: trained[name] for name in specs}
+
+    def get(self, name: str, spec: ModelSpec, execution: Execution) -> nn.Module:
+        """Return one trained network, in eval mode and frozen: out of the store, or trained now."""
+        place = spec.key, execution.device, execution.channels_last
+        if place not in self.networks:
+            train = partial(self.train_one, name, spec, execution)
+            stored = self.store.load_or_train(spec.label, spec.key, execution.device, train)
+            network = place_network(spec, execution)
+            network.load_state_dict(stored.weights)
+            self.networks[place] = network.eval().requires_grad_(False)
+            self.records[spec.key] = model_record(stored)
+            how = "reused; trained" if stored.reused else "trained"
+            error, size, seconds = (stored.spec[key] for key in ("clean_error", "parameters", "seconds"))
+            where = f"{how} in {seconds:.0f} s, {stored.path}"
+            log.info("%s: clean error %.2f%%, %d parameters, %s", name, 100 * error, size, where)
+        return self.networks[place]
+
+    def release(self, specs: Mapping[str, ModelSpec]) -> None:
+        """Count one use of these models, and let go of every network that no experiment uses any more."""
+        self.uses_left -= Counter(spec.key for spec in specs.values())
+        self.networks = {place: network for place, network in self.networks.items() if self.uses_left[place[0]] > 0}
+
+    def data(self, data: Data, device: torch.device) -> Data:
+        """Return `data` on the device, moved there once."""
+        place = data.checksum, data.test_checksum, device
+        if place not in self.on_device:
+            self.on_device[place] = data.to(device)
+        return self.on_device[place]
+
+    def known_mistakes(self, data: Data, execution: Execution) -> dict[str, Mistakes]:
+        """Return the dict, shared by the whole run, of mistakes on these clean test images by a model's fingerprint."""
+        return self.mistakes.setdefault((data.test_checksum, execution), {})
+
+    def clean_mistakes(self, spec: ModelSpec, network: nn.Module, execution: Execution) -> Mistakes:
+        """Return the mistakes of a spec's trained network on its own clean test images, found once in a run."""
+        known = self.known_mistakes(spec.data, execution)
+        if spec.key not in known:
+            test = self.data(spec.data, execution.device).test
+            with allow_tf32(execution.precision):
+                known[spec.key] = find_mistakes(network, test, execution.batch_size, self.stop)
+        return known[spec.key]
+
+    def train_one(
+        self, name: str, spec: ModelSpec, execution: Execution, folder: CheckpointFolder
+    ) -> tuple[Mapping[str, Tensor], Row, str]:
+        """Train one model in its folder of the store; its weights, spec.json and learning curve as CSV."""
+        import pandas as pd
+
+        data, began = self.data(spec.data, execution.device), time.perf_counter()
+        curve: list[dict[str, float]]
+        log.info("training %s (%s-%s)%s", name, spec.label, spec.key, self.counted(spec))
+        network = place_network(spec, execution)
+        if spec.trainer is None:
+            network.fit_to(*data.train.take(torch.arange(len(data.train))), spec.model_seed)  # type: ignore[operator]
+            seconds, curve = time.perf_counter() - began, []
+        else:
+            sources = [self.get(f"{name}'s source {n}", source, execution) for n, source in spec.sources.items()]
+            checkpoints = Checkpoints.open(name, folder, execution.device)
+            control = self.control(name, spec, execution, checkpoints)
+            curve = fit(network, spec.trainer, sources, data, spec.model_seed, control)
+            seconds = checkpoints.seconds()
+        wrong = self.clean_mistakes(spec, network.eval(), execution).top1
+        record = {
+            "fingerprint": spec.key,
+            "spec": spec.identity,
+            "seed": spec.seed,
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "data": spec.data.origin,
+            "data_checksum": spec.data.checksum,
+            "seconds": round(seconds, 2),
+            "loss": curve[-1]["loss"] if curve else None,
+            "clean_error": rate(wrong),
+            "clean_n": len(wrong),
+            **environment(execution.device),
+        }
+        return network.state_dict(), record, pd.DataFrame(curve).to_csv(index=False)
+
+    def counted(self, spec: ModelSpec) -> str:
+        """Return which of how many models of the run this one is, for the log."""
+        ready = len(self.records.keys() - {spec.key})
+        return f", model {ready + 1} of {len(self.specs)}" if len(self.specs) > 1 else ""
+
+    def control(self, name: str, spec: ModelSpec, execution: Execution, checkpoints: "Checkpoints") -> TrainingControl:
+        """Return how one training is stopped, saved and continued by a longer one."""
+        longer = self.continuation(spec)
+
+        def pass_checkpoint(to: ModelSpec, state: Row) -> None:
+            self.store.pass_checkpoint(to.label, to.key, checkpoints.complete(state))
+
+        return TrainingControl(
+            name,
+            self.stop,
+            checkpoints.state,
+            checkpoints.save,
+            execution.checkpoint_seconds,
+            execution.cuda_graphs,
+            partial(pass_checkpoint, longer) if longer else None,
+        )
+
+    def continuation(self, spec: ModelSpec) -> ModelSpec | None:
+        """Return the model whose training goes on where that of `spec` ends, if the run has one."""
+        longer = [s for s in self.specs.values() if s.trajectory == spec.trajectory and s.epochs > spec.epochs]
+        return min(longer, key=lambda s: s.epochs) if spec.trajectory and longer else None
+
+    def recorded(self, specs: Mapping[str, ModelSpec]) -> Iterator[tuple[str, Row]]:
+        """Yield what run.json says of these models and of their sources, as far as they are ready."""
+        for name, spec in with_sources(specs):
+            if spec.key in self.records:
+                yield name, self.records[spec.key]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where the states of one training are kept, and how long it has taken in all."""
+
+    folder: CheckpointFolder
+    state: Row | None
+    """where an earlier process left off"""
+    environment: Row
+    """device, threads and versions: with others the last bits may differ"""
+    began: float
+
+    @classmethod
+    def open(cls, name: str, folder: CheckpointFolder, device: torch.device) -> "Checkpoints":
+        """Read the last state, and say what it goes on from."""
+        state, here = folder.last_state(device), environment(device)
+        if state is not None:
+            log.info("%s goes on from step %d", name, state["step"])
+            if changed := [key for key in here if here[key] != state["environment"].get(key)]:
+                log.warning("%s: %s changed since: the result may differ in the last bits", name, ", ".join(changed))
+        return cls(folder, state, here, time.perf_counter())
+
+    def save(self, state: Row) -> None:
+        self.folder.save_state(self.complete(state))
+
+    def complete(self, state: Row) -> Row:
+        """Return a state with what the next process wants to know beside it."""
+        return {**state, "environment": self.environment, "seconds": self.seconds()}
+
+    def seconds(self) -> float:
+        """Return the seconds of training so far, those of earlier processes included."""
+        before = 0.0 if self.state is None else self.state["seconds"]
+        return float(before + time.perf_counter() - self.began)
+
+
+def place_network(spec: ModelSpec, execution: Execution) -> nn.Module:
+    """Return a new network on the device, its weights laid out as the config says."""
+    network = spec.make_network().to(execution.device)
+    return network.to(memory_format=torch.channels_last) if execution.channels_last else network
+
+
+def model_record(stored: Trained) -> Row:
+    """Return what run.json says of a model."""
+    kept = ("fingerprint", "parameters", "clean_error", "clean_n", "loss", "seconds", "device")
+    return {**{key: stored.spec[key] for key in kept}, "path": str(stored.path), "reused": stored.reused}

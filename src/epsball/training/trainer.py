@@ -1,0 +1,189 @@
+"""Settings of a training: objective, optimiser, schedule, epochs."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import nn
+
+from epsball.build import require
+from epsball.data.images import Augment
+from epsball.runtime.device import Precision
+from epsball.training.objectives import OBJECTIVES, Objective
+
+DecayOn = Literal["all", "weights"]
+ROUNDING = 1e-9  # of an epoch: what step / steps per epoch may be off by
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba 2014)."""
+
+    lr: float
+    betas: tuple[float, ...]
+    """decay of the means of the gradient and of its square"""
+    eps: float
+    """added to the root of the squared gradient's mean"""
+    weight_decay: float
+    """factor of the L2 penalty's gradient"""
+    decay_on: DecayOn
+    """parameters that weight decay acts on: all, or convolution and dense kernels alone"""
+
+    def __post_init__(self) -> None:
+        check_rates(self.lr, self.weight_decay)
+        require(len(self.betas) == 2, f"betas should be two floats, is {list(self.betas)}")
+
+    def make(self, model: nn.Module) -> torch.optim.Optimizer:
+        groups = parameter_groups(model, self.weight_decay, self.decay_on)
+        betas = self.betas[0], self.betas[1]
+        return torch.optim.Adam(groups, lr=self.lr, betas=betas, eps=self.eps, capturable=on_cuda(model), fused=True)
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent with momentum."""
+
+    lr: float
+    momentum: float
+    """decay of the accumulated gradients, 0 for none"""
+    weight_decay: float
+    """factor of the L2 penalty's gradient"""
+    decay_on: DecayOn
+    """parameters that weight decay acts on: all, or convolution and dense kernels alone (Madry's cifar10_challenge)"""
+
+    def __post_init__(self) -> None:
+        check_rates(self.lr, self.weight_decay)
+
+    def make(self, model: nn.Module) -> torch.optim.Optimizer:
+        groups = parameter_groups(model, self.weight_decay, self.decay_on)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=on_cuda(model))
+
+
+@dataclass(frozen=True)
+class RMSProp:
+    """RMSProp, Inception's optimiser (Szegedy et al. 2016; Kurakin, section 4)."""
+
+    lr: float
+    alpha: float
+    """decay of the squared gradients' mean"""
+    momentum: float
+    """decay of the accumulated steps, 0 for none"""
+    eps: float
+    """added to the root of the squared gradients' mean"""
+    weight_decay: float
+    """factor of the L2 penalty's gradient"""
+    decay_on: DecayOn
+    """parameters that weight decay acts on: all, or convolution and dense kernels alone"""
+
+    def __post_init__(self) -> None:
+        check_rates(self.lr, self.weight_decay)
+
+    def make(self, model: nn.Module) -> torch.optim.Optimizer:
+        groups = parameter_groups(model, self.weight_decay, self.decay_on)
+        rest = {"alpha": self.alpha, "momentum": self.momentum, "eps": self.eps, "capturable": on_cuda(model)}
+        return torch.optim.RMSprop(groups, lr=self.lr, **rest)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A learning rate that never changes."""
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        """Return what the learning rate is multiplied by, `epoch` epochs into a training of `epochs`."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """A learning rate that drops at milestones."""
+
+    milestones: list[float]
+    """shares of the whole training, in (0, 1)"""
+    gamma: float
+    """factor at each milestone"""
+
+    def __post_init__(self) -> None:
+        require(all(0 < m < 1 for m in self.milestones), f"milestones should be in (0, 1), is {self.milestones}")
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        return self.gamma ** sum(epoch + ROUNDING >= m * epochs for m in self.milestones)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """A learning rate that falls in stairs (Tramèr, section 5.2)."""
+
+    gamma: float
+    """factor of each stair"""
+    every: float
+    """epochs that a stair lasts"""
+
+    def __post_init__(self) -> None:
+        require(self.every > 0, f"every should be a positive number of epochs, is {self.every}")
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        return self.gamma ** math.floor((epoch + ROUNDING) / self.every)
+
+
+OPTIMIZERS: Mapping[str, Callable[..., Adam | SGD | RMSProp]] = {"adam": Adam, "sgd": SGD, "rmsprop": RMSProp}
+SCHEDULES: Mapping[str, Callable[..., Constant | Step | Exponential]] = {
+    "constant": Constant,
+    "step": Step,
+    "exponential": Exponential,
+}
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Settings of a training."""
+
+    name: str
+    """a label, which changes nothing"""
+    objective: Annotated[Objective, OBJECTIVES]
+    """the loss that each step minimises"""
+    optimizer: Annotated[Adam | SGD | RMSProp, OPTIMIZERS]
+    schedule: Annotated[Constant | Step | Exponential, SCHEDULES]
+    """of the learning rate"""
+    epochs: float
+    """may be a fraction: training is round(epochs * steps per epoch) steps"""
+    batch_size: int
+    """clean images per step"""
+    augment: Annotated[Augment, Augment] | None
+    """random changes of the training images, null for none"""
+    clip_norm: float | None
+    """largest L2 norm of a step's gradient, null for no clipping"""
+    precision: Precision
+    """of convolutions and matrix products in training, its crafting included; all else is fp32"""
+    sources: dict[str, Any]
+    """specs of the trained models that the objective crafts on"""
+
+    def __post_init__(self) -> None:
+        require(self.epochs > 0, f"epochs should be positive, is {self.epochs}")
+        require(self.batch_size >= 1, f"batch_size should be at least 1, is {self.batch_size}")
+        require(self.clip_norm is None or self.clip_norm > 0, f"clip_norm should be positive, is {self.clip_norm}")
+
+    @property
+    def prolongs(self) -> bool:
+        """Whether more epochs of this training begin with the very steps of fewer."""
+        return not isinstance(self.schedule, Step) and not (self.sources and self.objective.depends_on_epochs)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, decay_on: DecayOn) -> list[dict[str, Any]]:
+    """Return the parameters with and without weight decay: it acts on all, or on convolution and dense kernels."""
+    parameters = list(model.parameters())
+    decayed = [p for p in parameters if decay_on == "all" or p.dim() > 1]
+    rest = [p for p in parameters if decay_on != "all" and p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def on_cuda(model: nn.Module) -> bool:
+    """Whether the optimiser must do without the host in its steps, so that they can be captured."""
+    return next(model.parameters()).is_cuda
+
+
+def check_rates(lr: float, weight_decay: float) -> None:
+    require(lr > 0, f"lr should be positive, is {lr}")
+    require(weight_decay >= 0, f"weight_decay should be at least 0, is {weight_decay}")

@@ -1,0 +1,51 @@
+"""Losses by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from linear import linear, softmax_gradient
+
+from epsball.attacks.losses import at_least_fp32, cross_entropy, entropy, input_gradient, margin
+
+
+def test_margin_and_entropy_by_hand() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0]])
+    assert margin(logits, torch.tensor([0, 2])).tolist() == [1.0, -4.0]
+    assert entropy(torch.tensor([[0.0, 0.0, 0.0, 0.0], [50.0, 0.0, 0.0, 0.0]])).tolist() == pytest.approx(
+        [1.386294, 0.0], abs=1e-6
+    )
+
+
+LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]])
+
+
+def test_cross_entropy_adds_up_weighted_heads() -> None:
+    y, other = torch.tensor([0, 1]), LOGITS.flip(1)
+    expected = F.cross_entropy(LOGITS, y, reduction="none") + 0.4 * F.cross_entropy(other, y, reduction="none")
+    torch.testing.assert_close(cross_entropy([(LOGITS, 1.0), (other, 0.4)], y, label_smoothing=0.0), expected)
+
+
+def test_label_smoothing_by_hand() -> None:
+    """A tenth of the label is shared out over all three classes."""
+    log_p = LOGITS.log_softmax(1)
+    expected = -(0.9 * log_p[torch.arange(2), torch.tensor([0, 1])] + 0.1 * log_p.mean(1))
+    found = cross_entropy([(LOGITS, 1.0)], torch.tensor([0, 1]), label_smoothing=0.1)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)
+def test_no_loss_is_taken_in_half_precision(given: torch.dtype, taken: torch.dtype) -> None:
+    logits, y = LOGITS.to(given), torch.tensor([0, 1])
+    assert at_least_fp32(logits).dtype == taken
+    assert cross_entropy([(logits, 1.0)], y, label_smoothing=0.0).dtype == taken
+
+
+def test_the_input_gradient_is_each_images_own() -> None:
+    weight, y = torch.tensor([[1.0, -2.0], [0.5, 1.0], [-1.0, 0.3]]), torch.tensor([2, 0])
+    x = torch.tensor([0.1, 0.9, 0.6, 0.2]).view(2, 1, 1, 2)
+    found = input_gradient(linear(weight), x, y)
+    torch.testing.assert_close(found, softmax_gradient(weight, x, y))
+    assert not found.requires_grad and not x.requires_grad

@@ -1,0 +1,473 @@
+"""run.py as a user meets it: exit codes, one-line errors, signals, run directories, sweeps.
+
+What needs a process of its own (signals, two at once) gets one; the rest calls main() here.
+"""
+
+import json
+import logging
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import ROOT, TINY
+
+from epsball.cli.main import Session
+from epsball.cli.main import main as run_main
+from epsball.collect import table as collect
+from epsball.experiment.prepare import prepare_experiment
+from epsball.experiment.run import run_experiments
+from epsball.results.rows import KEY, error_rows
+from epsball.runtime.progress import JobFailed, Stop
+
+RUN = ROOT / "run.py"
+
+
+def tiny_line(*overrides: str) -> list[str]:
+    """The command line of a small experiment, but for `overrides`."""
+    given = {override.partition("=")[0] for override in overrides}
+    return [*(default for default in TINY if default.partition("=")[0] not in given), *overrides]
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def main(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable[..., Ended]]:
+    """`main(*arguments)`: run.py's main in this process, with outputs under tmp_path; what it leaves is put back."""
+    root, handlers = logging.getLogger(), {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    level, loggers = root.level, list(root.handlers)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+
+    def call(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", [str(RUN), *arguments, f"outputs={tmp_path / 'outputs'}"])
+        capsys.readouterr()
+        code = run_main()
+        return Ended(code, *capsys.readouterr())
+
+    yield call
+    root.handlers[:] = loggers
+    root.setLevel(level)
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+def run_jsons(outputs: Path) -> dict[Path, dict[str, Any]]:
+    return {path.parent: json.loads(path.read_text()) for path in sorted(outputs.rglob("run.json"))}
+
+
+# ---- what the user got wrong
+
+ONE = ("models=alone", "arch=mnist_d", "trainer=standard")
+WRONG: dict[str, tuple[list[str], list[str]]] = {
+    "misspelt key": (["sorces=null"], ["sorces", "'sources'"]),
+    "misspelt field": (["trainer.epoch=3"], ["trainer.epoch", "'epochs'"]),
+    "misspelt field, added": (["+trainer.epoch=3", *ONE], ["trainer.epoch", "'epochs'"]),
+    "misspelt deep field": (["trainer.lrr=3"], ["trainer.lrr", "'trainer.optimizer.lr'"]),
+    "misspelt deep field, added": (["+trainer.lrr=3", *ONE], ["trainer.lrr", "optimizer"]),
+    "misspelt field of a suite": (["suite.fgsm.epss=0.1"], ["suite.fgsm.epss", "'eps'"]),
+    "misspelt option": (["arch=mnist_z"], ["arch=mnist_z does not exist", "mnist_a, mnist_b"]),
+    "null for an option": (["attack=null"], ["attack=null does not exist", "fgsm", "none"]),
+    "a number for an option": (["dataset=3", "seed=1"], ["dataset=3 does not exist: choose one of cifar10, digits"]),
+    "no word for an option": (["suite="], ["suite= does not exist: choose one of all_one_step, fgsm"]),
+    "misspelt nested option": (["paper=tramer/tabel1"], ["tabel1", "table1"]),
+    "misspelt scale": (["scale=smok"], ["'smoke'"]),
+    "misspelt group": (["modle=x"], ["modle", "'model"]),
+    "no value": (["seed"], ["seed"]),
+    "a word for a number": (tiny_line("trainer.epochs=abc"), ["trainer.epochs should be a float, is 'abc'"]),
+    "a word for the seed": (["seed=abc"], ["seed", "'abc'"]),
+    "a fraction": ([*ONE, "attack.eps=8/255"], ["attack.eps should be a float", "'8/255'", "${frac:8,255}"]),
+    "a fraction for all": ([*ONE, "eps=8/255"], ["eps", "8/255", "${frac:8,255}"]),
+    "levels for shares": ([*ONE, "attack.eps=8"], ["attack.eps should be a float in [0, 1], is 8.0"]),
+    "infinity": (tiny_line("trainer.clip_norm=inf"), ["trainer.clip_norm"]),
+    "unknown source": (tiny_line("sources=[targt]"), ["sources names 'targt'", "'target'"]),
+    "unknown device": (tiny_line("device=tpu"), ["device", "cpu", "'tpu'"]),
+    "no data": (tiny_line("dataset=npz", "dataset.root=/nonexistent"), ["dataset.root", "/nonexistent/train.npz"]),
+    "no MNIST": (tiny_line("dataset=mnist", "dataset.root=/nonexistent"), ["dataset.root", "dataset.download=true"]),
+    "too few images": (tiny_line("dataset.train_size=5000"), ["dataset.train_size is 5000", "1437"]),
+    "no seeds": (tiny_line("seeds=0"), ["seeds should be at least 1, is 0"]),
+    "less than no seeds": (tiny_line("seeds=-1"), ["seeds should be at least 1, is -1"]),
+    "a word for the seeds": (tiny_line("seeds=two"), ["seeds should be an int, is 'two'"]),
+    "half a seed": (tiny_line("seeds=1.5"), ["seeds should be an int, is 1.5"]),
+    "one part, not a list": (tiny_line("parts=tramer/table1"), ["parts should be", "'tramer/table1'"]),
+    "misspelt measurement": (["measurement=worst_cse"], ["measurement=worst_cse does not exist", "'worst_case'"]),
+    "a measurement's name for it": (
+        tiny_line("measurement.name=worst_cse"),
+        ["measurement.name is 'worst_cse'", "'worst_case'"],
+    ),
+    "misspelt field of a measurement": (["measurement.cell=asked"], ["measurement.cell", "'cells'"]),
+    "misspelt choice of a measurement": (
+        tiny_line("measurement.cells=some"),
+        ["measurement.cells should be one of all, asked, is 'some'"],
+    ),
+    "misspelt diagnostic": (["diagnostic=none_"], ["diagnostic=none_ does not exist", "none"]),
+    "no surface": (tiny_line("measurement=loss_surface"), ["measurement.other names 'holdout'", "target"]),
+    "an old group": (["task=worst_case"], ["task is called measurement now: measurement=worst_case"]),
+    "an old group, added": (["+task=worst_case"], ["task is called measurement now: +measurement=worst_case"]),
+    "an old group, left out": (["~task"], ["task is called measurement now: ~measurement"]),
+    "another old group": (["report=masking"], ["report is called diagnostic now: diagnostic=masking"]),
+    "an old field": (["task.cells=asked"], ["task is called measurement now: measurement.cells=asked"]),
+    "an old field, added": (["+task.cells=all"], ["task is called measurement now: +measurement.cells=all"]),
+    "an old field and others": (
+        ["seed=1", "task.cells=all", "task.name=x"],
+        ["task is called measurement now: measurement.cells=all measurement.name=x"],
+    ),
+    "nothing to diversify": (["models=alone", "arch=mnist_d", "trainer=diversity"], ["diversity", "ensemble"]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_config_is_told_in_one_line_and_nothing_is_written(
+    main: Callable[..., Ended], tmp_path: Path, wrong: str
+) -> None:
+    arguments, fragments = WRONG[wrong]
+    ended = main(*arguments)
+    assert ended.code == 2, ended.err
+    assert ended.out == ""
+    (line,) = ended.err.splitlines()
+    assert line.startswith("error: ")
+    for fragment in fragments:
+        assert fragment in line
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(JobFailed("x"), ""), (OSError("the disk is full"), "OSError: the disk is full")]
+)
+def test_what_no_job_has_told_is_told_at_the_end(
+    capsys: pytest.CaptureFixture[str], error: Exception, told: str
+) -> None:
+    def jobs() -> None:
+        raise pickle.loads(pickle.dumps(error))  # as it comes back from a launcher's worker
+
+    assert Session().exit_code(jobs) == 1
+    assert capsys.readouterr().err == (f"error: {told}\n" if told else "")
+
+
+def test_a_process_with_a_wrong_config_exits_with_2(tmp_path: Path) -> None:
+    line = [sys.executable, RUN, *tiny_line("sources=[targt]")]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert done.stderr.startswith("error: sources names 'targt'")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- signals
+
+
+def start(folder: Path, *overrides: str) -> "subprocess.Popen[str]":
+    """A run in the foreground: a shell's background jobs, perhaps this very test, ignore SIGINT and hand that on."""
+    line = [sys.executable, str(RUN), *tiny_line(*overrides)]
+
+    def foreground() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipe = subprocess.PIPE
+    return subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=foreground)
+
+
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    for _ in range(30000):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    raise AssertionError("waited five minutes")
+
+
+def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
+    tmp_path: Path, tiny: Callable[..., dict[str, Any]]
+) -> None:
+    """SIGTERM, the same command and SIGINT, the same command: the weights are a straight run's."""
+    overrides, outputs = ("trainer.epochs=125", "checkpoint_seconds=0.1"), tmp_path / "outputs"
+    config = tiny(*overrides)
+    planned = prepare_experiment(config).specs["target"]
+    model = outputs / "models" / f"{planned.label}-{planned.key}"
+    ends = []
+    for signum, name in ((signal.SIGTERM, "first"), (signal.SIGINT, "second")):
+        process, directory = start(tmp_path, *overrides, f"hydra.run.dir={name}"), tmp_path / name
+        log = directory / "run.log"
+        if signum == signal.SIGTERM:
+            wait_until((model / "last.pt").exists, process)
+        else:
+            wait_until(lambda log=log: log.exists() and "goes on from step" in log.read_text(), process)
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=300)
+        said = json.loads((directory / "run.json").read_text())
+        ends.append((process.returncode, said["status"], said["exit_reason"]))
+        assert "Traceback" not in errors and "stopping after saving" in errors
+        assert (model / "last.pt").exists() and not (model / "manifest.json").exists()
+        assert not (directory / "results.csv").exists()
+    assert ends == [(143, "interrupted", "stopped by signal 15"), (130, "interrupted", "stopped by signal 2")]
+    process = start(tmp_path, *overrides, "hydra.run.dir=first")
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "wrote first/results.csv" in printed and not (model / "last.pt").exists()
+    assert json.loads((tmp_path / "first" / "run.json").read_text())["status"] == "done"
+
+    straight = prepare_experiment({**config, "outputs": str(tmp_path / "straight")})
+    (tmp_path / "run").mkdir()
+    run_experiments("transfer", [[straight]], tmp_path / "run", [], Stop())
+    weights = tmp_path / "straight" / "models" / model.name / "model.safetensors"
+    assert (model / "model.safetensors").read_bytes() == weights.read_bytes()
+    curve = (tmp_path / "straight" / "models" / model.name / "training.csv").read_text()
+    assert (model / "training.csv").read_text() == curve
+
+
+# ---- run directories
+
+
+def test_two_at_once_have_two_directories_and_train_once(tmp_path: Path) -> None:
+    processes = [start(tmp_path) for _ in range(2)]
+    ended = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    found = run_jsons(tmp_path / "outputs")
+    assert len(found) == 2 and {path.parent.name for path in found} == {"transfer"}
+    assert sorted(said["models"]["target"]["reused"] for said in found.values()) == [False, True]
+    files = {"results.csv", "transfer_matrix.csv", "transfer_matrix.png", "report.md", "report.html"}
+    files |= {"run.json", "run.log", ".hydra"}
+    assert all(files <= {path.name for path in directory.iterdir()} for directory in found)
+    assert not list(tmp_path.rglob("*.part"))
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+
+
+def test_a_given_directory_is_honoured_and_protected(main: Callable[..., Ended], tmp_path: Path) -> None:
+    given = f"hydra.run.dir={tmp_path / 'mine'}"
+    ended = main(*tiny_line(given))
+    assert ended.code == 0, ended.err
+    assert f"wrote {tmp_path / 'mine' / 'results.csv'}" in ended.out
+    before = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir() if path.is_file()}
+    hydra = {path.name for path in (tmp_path / "mine" / ".hydra").iterdir()}
+    assert hydra == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    ended = main(*tiny_line(given, "seed=1"))
+    assert ended.code == 2 and ended.out == ""
+    (line,) = ended.err.splitlines()
+    assert str(tmp_path / "mine") in line and "name another directory" in line
+    assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir() if path.is_file()} == before
+    assert main(*tiny_line(given)).code == 0  # the same experiment may go on
+
+
+# ---- several seeds, several parts
+
+
+def rows_of(directory: Path) -> pd.DataFrame:
+    return pd.read_csv(directory / "results.csv").drop(columns="seconds")
+
+
+def test_several_seeds_are_runs_of_each_under_one_report(main: Callable[..., Ended], tmp_path: Path) -> None:
+    assert main(*tiny_line("seeds=2", "seed=3", f"hydra.run.dir={tmp_path / 'both'}")).code == 0
+    found = rows_of(tmp_path / "both")
+    for seed in (3, 4):
+        assert main(*tiny_line(f"seed={seed}", f"hydra.run.dir={tmp_path / str(seed)}")).code == 0
+        own = found[found["seed"] == seed].reset_index(drop=True)
+        pd.testing.assert_frame_equal(own, rows_of(tmp_path / str(seed)), check_exact=True)
+    assert len(found) == 4 and found["seed"].tolist() == [3, 3, 4, 4]
+    said = json.loads((tmp_path / "both" / "run.json").read_text())
+    assert (said["seeds"], said["seed"]) == ([3, 4], 3)
+    assert len({model["fingerprint"] for model in said["models"].values()}) == 2
+    matrix = pd.read_csv(tmp_path / "both" / "transfer_matrix.csv")
+    assert list(matrix.columns) == ["source", "attack", "eps", "target", "target sd"]
+    clean = found[found["attack"] == "clean"]["error_top1"] * 100
+    assert matrix.loc[0, "target"] == pytest.approx(clean.mean(), abs=0.051)
+    assert matrix.loc[0, "target sd"] == pytest.approx(clean.std(), abs=0.051)
+    assert main(*tiny_line("seeds=2", f"hydra.run.dir={tmp_path / '3'}")).code == 2  # holds one seed's run
+
+
+PARTS = ("tramer/table7", "tramer/table2")
+SMALL = ("device=cpu", "threads=1", "scale=smoke", "dataset=digits", "dataset.train_size=64", "dataset.test_size=40")
+
+
+def all_line(*overrides: str) -> list[str]:
+    """The command line of a paper as two of its files, on a few digits."""
+    return ["paper=tramer/all", f"parts=[{','.join(PARTS)}]", *SMALL, *overrides]
+
+
+def test_parts_are_runs_of_their_own_under_one_report(
+    main: Callable[..., Ended], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    top = tmp_path / "all"
+    ended = main(*all_line("seeds=2", f"hydra.run.dir={top}"))
+    assert ended.code == 0, ended.err
+    for name in ("report.html", "report.md", "claims.csv", "comparison.csv", "run.json"):
+        assert f"wrote {top / name}" in ended.out
+    assert {path.name for path in top.iterdir()} == {
+        *("table7", "table2", "report.html", "report.md", "claims.csv", "comparison.csv"),
+        *("run.json", "run.log", ".hydra"),
+    }
+    said = json.loads((top / "run.json").read_text())
+    assert said["parts"] == list(PARTS) and not {"settings", "cells"} & set(said)  # each part says its own
+    for name, rows, told in (("table7", 4, 0), ("table2", 9, 9)):  # gradient norms have no errors to tell
+        own = json.loads((top / name / "run.json").read_text())
+        assert (own["status"], own["experiment"]) == ("done", f"tramer/{name}")
+        assert len(rows_of(top / name)) == 2 * rows and set(rows_of(top / name)["seed"]) == {0, 1}
+        measured = error_rows(rows_of(top / name))[list(KEY)].itertuples(index=False, name=None)
+        assert {tuple(cell) for cell in own["cells"]} <= set(measured) and len(own["cells"]) == told
+        alone = tmp_path / name
+        assert main(f"paper=tramer/{name}", *SMALL, "seeds=2", f"hydra.run.dir={alone}").code == 0
+        pd.testing.assert_frame_equal(rows_of(alone), rows_of(top / name), check_exact=True)
+        assert json.loads((alone / "run.json").read_text())["config_hash"] == own["config_hash"]
+    assert list(pd.read_csv(top / "claims.csv")["part"].unique()) == list(PARTS)
+    compared = pd.read_csv(top / "comparison.csv")
+    assert len(compared) == 10 and set(compared["seeds"]) == {2} and compared["ours"].notna().all()
+    capsys.readouterr()
+    assert collect.main([str(top)]) == 0
+    printed = capsys.readouterr().out
+    assert "missing" not in printed and "tramer/all" not in printed
+    collected = pd.read_csv(top / "collected.csv")
+    assert len(collected) == 26 and sorted(set(collected["run"])) == ["table2", "table7"]
+
+
+def test_the_command_line_reaches_every_part(main: Callable[..., Ended], tmp_path: Path) -> None:
+    line = all_line("eps=0.1", "seed=5", f"hydra.run.dir={tmp_path / 'all'}")
+    assert main(*line).code == 0
+    assert set(rows_of(tmp_path / "all" / "table2")["eps"]) == {0.0, 0.1}
+    assert {seed for name in ("table2", "table7") for seed in rows_of(tmp_path / "all" / name)["seed"]} == {5}
+    ended = main(*line)  # the same again goes on
+    assert ended.code == 0 and "training" not in ended.err
+    assert main(*line[:-1], f"hydra.run.dir={tmp_path / 'all' / 'table2'}").code == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fragments"),
+    [
+        (["sources=[B]"], ["sources names 'B'", "A, A_adv"]),  # of the first part, which has no B
+        (["seeds=0"], ["seeds should be at least 1"]),
+        (["dataset.train_size=5000"], ["dataset.train_size is 5000"]),
+        pytest.param(
+            ["parts=[tramer/table7,tramer/tabel2]"],
+            ["tramer/tabel2", "table2"],
+        ),
+    ],
+    ids=["source", "seeds", "size", "name"],
+)
+def test_a_wrong_part_is_told_in_one_line_before_anything_is_trained(
+    main: Callable[..., Ended], tmp_path: Path, overrides: list[str], fragments: list[str]
+) -> None:
+    given = {override.partition("=")[0] for override in overrides}
+    ended = main(*(word for word in all_line() if word.partition("=")[0] not in given), *overrides)
+    (line,) = ended.err.splitlines()
+    assert line.startswith("error: ") and all(fragment in line for fragment in fragments)
+    assert (ended.code, ended.out) == (2, "")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_parts_of_a_run_under_another_name_keep_their_own(main: Callable[..., Ended], tmp_path: Path) -> None:
+    assert main(*all_line("experiment=mine")).code == 0
+    (top,) = (tmp_path / "outputs" / "mine").iterdir()
+    assert len(list(top.rglob("results.csv"))) == 2
+
+
+def test_seeds_of_a_paper_that_lies_elsewhere(main: Callable[..., Ended], tmp_path: Path) -> None:
+    (tmp_path / "conf" / "paper").mkdir(parents=True)
+    (tmp_path / "conf" / "paper" / "probe.yaml").write_text("# @package _global_\nexperiment: probe\n")
+    line = ("paper=probe", f"hydra.searchpath=[file://{tmp_path / 'conf'}]", f"hydra.run.dir={tmp_path / 'run'}")
+    assert main(*tiny_line(*line)).code == 0
+    assert main(*tiny_line(*line[:2], f"hydra.run.dir={tmp_path / 'both'}", "seeds=2")).code == 0
+
+
+def test_parts_train_side_by_side_when_their_paper_says_so(main: Callable[..., Ended], tmp_path: Path) -> None:
+    (tmp_path / "conf" / "paper").mkdir(parents=True)
+    text = "# @package _global_\nexperiment: both\nworkers: 2\nparts: [tramer/table7]\n"
+    (tmp_path / "conf" / "paper" / "both.yaml").write_text(text)
+    ended = main("paper=both", f"hydra.searchpath=[file://{tmp_path / 'conf'}]", *SMALL)
+    assert ended.code == 0 and "A_adv: in the store" in ended.err, ended.err
+    ended = main("paper=both", f"hydra.searchpath=[file://{tmp_path / 'conf'}]", *SMALL, "seed=1", "workers=1")
+    assert ended.code == 0 and "training A_adv" in ended.err and "in the store" not in ended.err, ended.err
+
+
+def test_several_seeds_in_a_sweep(main: Callable[..., Ended], tmp_path: Path) -> None:
+    assert main("-m", *tiny_line("seeds=2", "trainer.epochs=1,2")).code == 0
+    found = [rows_of(path.parent) for path in sorted((tmp_path / "outputs").rglob("results.csv"))]
+    assert [set(rows["seed"]) for rows in found] == [{0, 1}, {0, 1}]
+    assert not found[0].equals(found[1])
+
+
+# ---- sweeps
+
+
+def test_a_failed_job_is_named_and_stops_no_other(
+    main: Callable[..., Ended],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ended = main("-m", *tiny_line("suite=fgsm,one_step", "trainer.optimizer.lr=0.01,1e30,-1"))
+    assert ended.code == 1
+    errors = [line for line in ended.err.splitlines() if line.startswith("error: job ")]
+    assert len(errors) == 4 and "4 jobs failed" in ended.err
+    for suite in ("fgsm", "one_step"):
+        (diverged,) = [e for e in errors if f"suite={suite} " in e and "lr=1e+30" in e]
+        assert "Diverged: training diverged: loss nan" in diverged or "loss inf" in diverged
+        (refused,) = [e for e in errors if f"suite={suite} " in e and "lr=-1" in e]
+        assert "trainer.optimizer.lr should be positive, is -1.0" in refused
+    assert ended.err.count("training target (") == 3  # the model that two jobs share, and twice the one that diverges
+    found = run_jsons(tmp_path / "outputs")
+    assert sorted(said["status"] for said in found.values()).count("done") == 2
+    assert len(list((tmp_path / "outputs").rglob("results.csv"))) == 2
+    assert collect.main([str(tmp_path / "outputs")]) == 0
+    printed = capsys.readouterr().out
+    assert "missing" in printed and "lr=1e+30" in printed and "fgsm" in printed
+    (closing,) = [line for line in printed.splitlines() if "runs missing" in line]
+    assert closing.startswith(f"{len(found) - 2} of {len(found)} runs missing") and "diverged" in closing
+    assert (tmp_path / "outputs" / "collected.csv").exists()
+
+
+def test_a_sweep_in_which_only_configs_are_wrong_exits_with_2(
+    main: Callable[..., Ended], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = main("-m", *tiny_line("dataset.train_size=64,5000", "seed=0,1"))
+    assert ended.code == 2
+    errors = [line for line in ended.err.splitlines() if line.startswith("error: job ")]
+    assert len(errors) == 2 and all("dataset.train_size is 5000" in error for error in errors)
+    assert len(list((tmp_path / "outputs").rglob("results.csv"))) == 2
+    assert collect.main([str(tmp_path / "outputs")]) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 4 runs missing" in printed and "dataset.train_size is 5000" in printed
+    assert " ± " in printed  # the two seeds that ran are one line
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("arch=mnist_d,mnist_z", "mnist_z"),
+        ("report=masking,none", "report is called diagnostic now: diagnostic=masking,none"),
+    ],
+    ids=["misspelt", "old"],
+)
+def test_a_wrong_word_in_a_sweep_runs_nothing(main: Callable[..., Ended], tmp_path: Path, line: str, told: str) -> None:
+    ended = main("-m", line)
+    assert ended.code == 2 and told in ended.err.splitlines()[-1]
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_second_signal_stops_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    stop = Stop()
+    stop.on_signal(15, None)
+    assert stop.signum == 15 and "once more" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt, match="stopped by signal 2"):
+        stop.on_signal(2, None)
+
+
+def test_a_worker_tells_its_launcher_that_a_job_failed(tmp_path: Path) -> None:
+    """A launcher's worker has a copy of the command's session: it says what is wrong, and the command exits with 1."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    sweep = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *tiny_line("dataset.train_size=5000,6000")]
+    done = subprocess.run([sys.executable, RUN, *sweep], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1 and 1 <= len(errors) <= 2, done.stderr
+    assert all(re.search(r"^error: job .*dataset\.train_size is [56]000, but there are only 1437", e) for e in errors)
+    found = run_jsons(tmp_path / "outputs")
+    assert {said["status"] for said in found.values()} == {"failed"}

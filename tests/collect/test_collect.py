@@ -1,0 +1,333 @@
+"""scripts/collect.py on run directories made by hand."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from epsball.collect import table as collect
+from epsball.collect.jobs import telling_keys
+
+SCRIPT = ROOT / "scripts" / "collect.py"
+
+
+def make_run(
+    path: Path, seed: int, errors: dict[str, float] | None, trainer: str = "madry", age: int = 0, **record: object
+) -> Path:
+    """A run with a clean row and one fgsm row per error {"A>B": rate}; `age` in seconds."""
+    path.mkdir(parents=True)
+    overrides = [f"trainer={trainer}", f"seed={seed}", "suite=tramer", "hydra.run.dir=x"]
+    made = {
+        "status": "done",
+        "experiment": "digits",
+        "seed": seed,
+        "overrides": overrides,
+        "config_hash": f"{trainer}{seed}",
+    }
+    (path / "run.json").write_text(json.dumps(made | record))
+    if errors is not None:
+        rows = [("A", "A", "clean", 0.0, 0.01), *((k[0], k[2], "fgsm", 8 / 255, e) for k, e in errors.items())]
+        frame = pd.DataFrame(rows, columns=["source", "target", "attack", "eps", "error_top1"])
+        frame = frame.assign(dataset="digits", seed=seed, n=100, error_top5=float("nan"))
+        frame.to_csv(path / "results.csv", index=False)
+    for file in path.iterdir():
+        os.utime(file, (1e9 - age, 1e9 - age))
+    return path
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    """Two trainers x two seeds: one re-run, one failed, one with a hole."""
+    root = tmp_path / "outputs"
+    make_run(root / "0", 0, {"A>A": 0.9, "A>B": 0.1})
+    make_run(root / "0-old", 0, {"A>A": 0.0, "A>B": 0.0}, age=100)
+    make_run(root / "1", 1, {"A>A": 0.8, "A>B": 0.3})
+    make_run(root / "2", 0, {"A>A": 0.5}, trainer="standard")
+    make_run(root / "3", 1, None, trainer="standard", status="failed", exit_reason="out of memory")
+    return root
+
+
+def lines(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_table_has_mean_and_sd_and_names_every_hole(grid: Path, capsys) -> None:
+    assert collect.main([str(grid)]) == 0
+    text = capsys.readouterr().out
+    assert lines(text)[0] == ["job", "source", "attack", "eps", "A", "B"]
+    assert lines(text)[2:] == [
+        ["trainer=madry", "-", "clean", "0", "1.0 ± 0.0", "-"],
+        ["trainer=madry", "A", "fgsm", "8/255", "85.0 ± 7.1", "20.0 ± 14.1"],
+        ["trainer=standard", "-", "clean", "0", "1.0 (1 of 2 seeds)", "-"],
+        ["trainer=standard", "A", "fgsm", "8/255", "50.0 (1 of 2 seeds)", "missing"],
+    ]
+    assert "1 of 5 runs missing: 3: failed: out of memory\n" in text
+    assert "  digits trainer=standard seed=0: A -> B fgsm eps 8/255\n" in text
+    assert "  digits trainer=standard seed=1: everything (3 cells)\n" in text
+    assert (grid / "collected_table.md").read_text() == text
+
+
+def test_collected_rows_are_counted_once_and_say_where_from(grid: Path) -> None:
+    collect.main([str(grid), "--out", str(grid / "new")])
+    rows = pd.read_csv(grid / "new" / "collected.csv", dtype={"run": str})
+    assert list(rows.columns[:4]) == ["run", "experiment", "job", "source"]
+    assert "error_top5" in rows
+    assert list(rows["run"].unique()) == ["0", "1", "2"]
+    assert len(rows) == 8
+    assert rows["eps"].iloc[1] == pytest.approx(8 / 255)
+
+
+def test_csv_is_long_and_says_missing(grid: Path) -> None:
+    assert collect.main([str(grid), "--format", "csv"]) == 0
+    table = pd.read_csv(grid / "collected_table.csv")
+    hole = table[(table["job"] == "trainer=standard") & (table["target"] == "B")].iloc[0]
+    assert (hole["seeds"], hole["seeds_expected"], hole["error_top1"]) == (0, 2, "missing")
+    assert table.isin(["missing"]).sum().sum() == 1
+
+
+def test_latex(grid: Path) -> None:
+    assert collect.main([str(grid), "--format", "latex"]) == 0
+    text = (grid / "collected_table.tex").read_text()
+    assert "85.0 $\\pm$ 7.1" in text
+    assert "% 1 of 5 runs missing" in text
+
+
+def test_an_edited_config_replaces_the_older_run_by_name(tmp_path: Path, capsys) -> None:
+    make_run(tmp_path / "a", 0, {"A>A": 0.2}, age=50, config_hash="before")
+    make_run(tmp_path / "b", 0, {"A>B": 0.4}, config_hash="after")
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "a: not counted, b replaces it and has another config_hash" in text
+    assert "20.0" not in text
+
+
+def test_a_failure_that_was_repaired_is_not_missing(tmp_path: Path, capsys) -> None:
+    make_run(tmp_path / "a", 0, None, age=50, status="failed", exit_reason="oom")
+    make_run(tmp_path / "b", 0, {"A>A": 0.4})
+    assert collect.main([str(tmp_path)]) == 0
+    assert "missing" not in capsys.readouterr().out
+
+
+def test_jobs_with_different_suites_are_not_each_others_holes(tmp_path: Path, capsys) -> None:
+    make_run(tmp_path / "a", 0, {"A>A": 0.4}, overrides=["suite=one"])
+    make_run(tmp_path / "b", 0, {"A>B": 0.4}, overrides=["suite=two"])
+    assert collect.main([str(tmp_path)]) == 0
+    assert "missing" not in capsys.readouterr().out
+
+
+def test_a_run_with_parts_is_its_parts(tmp_path: Path, capsys) -> None:
+    """The folder above them has no rows and is no hole; nothing below it is counted twice."""
+    parts, line = ["tramer/table1", "tramer/table8"], ["paper=tramer/all", "scale=quick"]
+    for status, top in (("done", tmp_path / "all"), ("interrupted", tmp_path / "stopped")):
+        make_run(top, 0, None, experiment="tramer/all", parts=parts, overrides=line, status=status)
+        (top / "claims.csv").write_text("claim\n")
+    for name, error in (("table1", 0.4), ("table8", 0.6)):
+        make_run(tmp_path / "all" / name, 0, {"A>A": error}, experiment=f"tramer/{name}", overrides=line)
+    assert collect.main([str(tmp_path), "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "missing" not in text and "tramer/all" not in text and "hole" not in text
+    rows = pd.read_csv(tmp_path / "collected.csv")
+    assert list(rows["run"]) == ["all/table1"] * 2 + ["all/table8"] * 2
+    assert lines(text)[2:] == [
+        ["tramer/table1", "-", "clean", "0", "1.0"],
+        ["tramer/table1", "A", "fgsm", "8/255", "40.0"],
+        ["tramer/table8", "-", "clean", "0", "1.0"],
+        ["tramer/table8", "A", "fgsm", "8/255", "60.0"],
+    ]
+
+
+def test_a_part_that_failed_is_named_once(tmp_path: Path, capsys) -> None:
+    parts = {"experiment": "tramer/all", "parts": ["tramer/table1", "tramer/table8"]}
+    make_run(tmp_path / "all", 0, None, status="failed", exit_reason="oom", **parts)
+    make_run(tmp_path / "all" / "table1", 0, {"A>A": 0.4}, experiment="tramer/table1")
+    make_run(tmp_path / "all" / "table8", 0, None, experiment="tramer/table8", status="failed", exit_reason="oom")
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "1 of 2 runs missing: all/table8: failed: oom\n" in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [("", "cannot be read"), ("source,target\nA,B\n", "lacks the columns dataset"), ("cut", "truncated: 2 whole rows")],
+)
+def test_damaged_results_are_named_and_passed_over(tmp_path: Path, capsys, damage: str, says: str) -> None:
+    make_run(tmp_path / "good", 0, {"A>A": 0.4, "A>B": 0.2})
+    bad = make_run(tmp_path / "bad", 1, {"A>A": 0.4, "A>B": 0.2}) / "results.csv"
+    bad.write_text(bad.read_text()[:-12] if damage == "cut" else damage)
+    (make_run(tmp_path / "worse", 2, {"A>A": 0.4}) / "run.json").write_text("{")
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "bad/results.csv" in text and says in text
+    assert "worse: run.json cannot be read" in text
+
+
+def test_as_a_process(grid: Path, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, SCRIPT, grid / "1", grid / "2"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "± sd over seeds" in done.stdout
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run([sys.executable, SCRIPT, tmp_path / "empty"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("\n"), done.stderr) == (1, 1, "")
+    assert done.stdout.startswith("nothing to tabulate under ")
+
+
+# ---- interrupted runs
+
+
+@pytest.mark.parametrize("hashes", [("one", "one"), ("before", "after"), (None, None)], ids=["same", "edited", "older"])
+def test_a_finished_run_beats_an_interrupted_one_that_is_newer(
+    tmp_path: Path, capsys, hashes: tuple[str | None, str | None]
+) -> None:
+    make_run(tmp_path / "done", 0, {"A>A": 0.2}, age=50, config_hash=hashes[0])
+    make_run(tmp_path / "stopped", 0, {"A>A": 0.6, "A>B": 0.4}, status="interrupted", config_hash=hashes[1])
+    assert collect.main([str(tmp_path)]) == 0
+    cells = {tuple(line[:3]): line[3:] for line in lines(capsys.readouterr().out)[2:]}
+    counted = ["20.0", "40.0"] if hashes[0] == hashes[1] else ["20.0"]  # of one config, each cell from the better run
+    assert cells["A", "fgsm", "8/255"] == counted
+
+
+def test_of_two_finished_runs_the_newer_counts(tmp_path: Path, capsys) -> None:
+    make_run(tmp_path / "a", 0, {"A>A": 0.2})
+    make_run(tmp_path / "b", 0, {"A>A": 0.6}, age=50)
+    assert collect.main([str(tmp_path)]) == 0
+    assert lines(capsys.readouterr().out)[3] == ["A", "fgsm", "8/255", "20.0"]
+
+
+def test_a_run_of_several_seeds_is_not_replaced_by_a_run_of_one(tmp_path: Path) -> None:
+    both = make_run(tmp_path / "a", 0, {"A>A": 0.2}, age=50, seeds=[0, 1], config_hash="both")
+    rows = pd.read_csv(both / "results.csv")
+    pd.concat([rows, rows.assign(seed=1)]).to_csv(both / "results.csv", index=False)
+    os.utime(both / "results.csv", (1e9 - 50, 1e9 - 50))
+    make_run(tmp_path / "b", 0, {"A>A": 0.4}, config_hash="one")
+    assert collect.main([str(tmp_path)]) == 0
+    rows = pd.read_csv(tmp_path / "collected.csv")
+    assert sorted(zip(rows["run"], rows["seed"], rows["error_top1"], strict=True)) == [
+        *(("a", 1, 0.01), ("a", 1, 0.2), ("b", 0, 0.01), ("b", 0, 0.4)),
+    ]
+
+
+# ---- what a run's record says of itself
+
+PLAIN = {"scale": "quick", "arch": "mnist_a", "trainer": "madry", "trainer.epochs": 5, "trainer.optimizer": "adam"}
+
+
+def recorded(cells: list[list[Any]] | None = None, **settings: object) -> dict[str, Any]:
+    """The record of a run that says its settings and its cells."""
+    changed = {key.replace("__", "."): value for key, value in settings.items()}
+    return {"settings": PLAIN | changed, **({} if cells is None else {"cells": cells})}
+
+
+def cell(source: str, target: str, measurement: str = "transfer_matrix") -> list[Any]:
+    clean = measurement == "clean"
+    return ["digits", measurement, source, target, "clean" if clean else "fgsm", 0.0 if clean else 8 / 255]
+
+
+def test_jobs_are_named_by_their_settings_whatever_was_typed(tmp_path: Path) -> None:
+    """A default that is typed out makes no other job, and a machine's paths and threads are no settings."""
+    make_run(tmp_path / "a", 0, {"A>A": 0.2}, **recorded(), overrides=["device=cpu"])
+    make_run(tmp_path / "b", 1, {"A>A": 0.4}, **recorded(), overrides=["trainer=madry", "seed=1"])
+    make_run(tmp_path / "c", 0, {"A>A": 0.6}, **recorded(trainer="standard", trainer__epochs=3), overrides=["x=y"])
+    assert collect.main([str(tmp_path), "--format", "csv"]) == 0
+    table = pd.read_csv(tmp_path / "collected_table.csv")
+    assert table["job"].tolist() == ["trainer=madry"] * 2 + ["trainer=standard"] * 2
+    assert table["seeds"].tolist() == [2, 2, 1, 1] and set(table["seeds_expected"]) == {2}
+
+
+KEYS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
+    "the same": ([PLAIN, PLAIN], []),
+    "a group": ([PLAIN, PLAIN | {"trainer": "standard", "trainer.epochs": 3}], ["trainer"]),
+    "a field": ([PLAIN, PLAIN | {"trainer.epochs": 3}], ["trainer.epochs"]),
+    "a field of one group": (
+        [PLAIN, PLAIN | {"trainer.epochs": 3}, PLAIN | {"trainer": "standard"}],
+        ["trainer", "trainer.epochs"],
+    ),
+    "groups that go together": ([PLAIN, PLAIN | {"trainer": "x", "arch": "y"}], ["arch", "trainer"]),
+    "a deeper field that follows": (
+        [PLAIN | {"models.t.trainer.epochs": 5}, PLAIN | {"trainer.epochs": 3, "models.t.trainer.epochs": 3}],
+        ["trainer.epochs"],
+    ),
+    "a field that is new": ([PLAIN, PLAIN | {"trainer.clip": 1.0}], []),
+    "numbers and lists": ([PLAIN | {"targets": None}, PLAIN | {"targets": ["A"]}], ["targets"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", KEYS)
+def test_the_keys_that_tell_jobs_apart(case: str) -> None:
+    settings, keys = KEYS[case]
+    assert telling_keys(settings) == keys
+
+
+def test_older_runs_beside_newer_ones_are_named_by_their_overrides(tmp_path: Path, capsys) -> None:
+    make_run(tmp_path / "a", 0, {"A>A": 0.2}, **recorded())
+    make_run(tmp_path / "b", 0, {"A>A": 0.6}, trainer="standard")
+    assert collect.main([str(tmp_path)]) == 0
+    assert [line[0] for line in lines(capsys.readouterr().out)[3::2]] == ["trainer=madry", "trainer=standard"]
+
+
+def test_holes_are_cells_of_the_runs_own_record(tmp_path: Path, capsys) -> None:
+    """Not those that another job has, and also those that no run has."""
+    matrix = [cell("A", "A", "clean"), cell("A", "A"), cell("A", "B")]
+    make_run(tmp_path / "a", 0, {"A>A": 0.2}, **recorded(matrix))
+    make_run(tmp_path / "b", 0, {"B>C": 0.6}, **recorded([cell("A", "A", "clean"), cell("B", "C")], arch="mnist_b"))
+    make_run(tmp_path / "c", 0, None, **recorded(matrix, arch="mnist_c"), status="failed", exit_reason="oom")
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    holes = [line.strip() for line in text.splitlines() if line.startswith("  ")]
+    assert holes == [
+        "digits arch=mnist_a seed=0: A -> B fgsm eps 8/255",
+        "digits arch=mnist_c seed=0: everything (3 cells)",
+    ]
+
+
+def test_a_failed_run_of_several_seeds_lacks_each(tmp_path: Path, capsys) -> None:
+    make_run(tmp_path / "a", 0, {"A>A": 0.2}, **recorded())
+    make_run(tmp_path / "b", 3, None, **recorded([cell("A", "A")], arch="x"), status="failed", seeds=[3, 4])
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "digits arch=x seed=3: everything" in text and "digits arch=x seed=4: everything" in text
+
+
+# ---- measurements
+
+
+def add_column(run: Path, **columns: object) -> None:
+    rows = pd.read_csv(run / "results.csv")
+    rows.assign(**columns).to_csv(run / "results.csv", index=False)
+
+
+def test_older_rows_are_those_of_the_measurement_they_had(tmp_path: Path) -> None:
+    """A cell measured before rows named their measurement is the same cell."""
+    make_run(tmp_path / "old", 0, {"A>A": 0.2}, age=50)
+    add_column(make_run(tmp_path / "new", 0, {"A>A": 0.6}), measurement=["clean", "transfer_matrix"])
+    assert collect.main([str(tmp_path)]) == 0
+    rows = pd.read_csv(tmp_path / "collected.csv")
+    assert rows["run"].tolist() == ["new", "new"]
+    assert rows["measurement"].tolist() == ["clean", "transfer_matrix"]
+
+
+def test_two_measurements_of_one_cell_have_a_line_each(tmp_path: Path, capsys) -> None:
+    run = make_run(tmp_path / "a", 0, {"A>A": 0.2, "B>B": 0.6})
+    add_column(run, target="A", source="A", measurement=["clean", "transfer_matrix", "again"])
+    assert collect.main([str(tmp_path)]) == 0
+    heading, _, *body = lines(capsys.readouterr().out)
+    assert heading == ["measurement", "source", "attack", "eps", "A"]
+    assert body == [
+        ["clean", "-", "clean", "0", "1.0"],
+        ["transfer_matrix", "A", "fgsm", "8/255", "20.0"],
+        ["again", "A", "fgsm", "8/255", "60.0"],
+    ]
+
+
+def test_rows_without_an_error_are_collected_and_stand_in_no_table(tmp_path: Path, capsys) -> None:
+    run = make_run(tmp_path / "a", 0, {"A>A": 0.2, "B>B": 0.6})
+    add_column(run, error_top1=[0.01, 0.2, float("nan")], measurement=["clean", "transfer_matrix", "surface"], e1=0.1)
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert len(lines(text)) == 4 and "truncated" not in text and "missing" not in text
+    assert len(pd.read_csv(tmp_path / "collected.csv")) == 3

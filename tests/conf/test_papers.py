@@ -1,0 +1,194 @@
+"""Files of papers: they measure what their tables and claims ask, and their numbers are the paper's."""
+
+import csv
+from collections.abc import Callable
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from configs import CONF, SCALES, Compose, Config, options, text_of
+from conftest import ROOT
+from linear import linear
+from torch import nn
+from torch.nn import functional as F
+
+from epsball.build import ConfigError, construct
+from epsball.data.images import Split
+from epsball.experiment.prepare import Experiment, prepare_experiment
+from epsball.experiment.run import measure, set_up
+from epsball.paper.expressions import measured_value
+from epsball.paper.tables import Table
+from epsball.runtime.progress import Stop
+from epsball.runtime.store import Store
+from epsball.training.spec import BuildCache
+from epsball.training.trained import TrainedModels
+
+BASES = ("tramer",)
+"""what the parts of a paper share: files beside config.yaml"""
+
+# ---- what a paper's files measure: on the digits, with a linear model in place of every network
+
+
+def resized(node: Any) -> Any:
+    """Return the config with few images: sizes are checked by the dataset's own tests."""
+    if isinstance(node, dict):
+        small = {"train_size": 100, "test_size": 40} if "train_size" in node else {}
+        return {key: resized(value) for key, value in node.items()} | small
+    return [resized(item) for item in node] if isinstance(node, list) else node
+
+
+def fitted(train: Split) -> nn.Module:
+    """Return a linear model that gets most images right and that FGSM fools: least squares on the classes."""
+    x, y = train.take(torch.arange(len(train)))
+    weight = torch.linalg.lstsq(x.flatten(1), F.one_hot(y, 10) - 0.1, driver="gelsd").solution.T
+    return linear(10 * weight).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def cache() -> BuildCache:
+    """What the experiments here have in common, built once."""
+    return BuildCache()
+
+
+@pytest.fixture
+def rows_of(tmp_path: Path) -> Callable[[Experiment], list[Config]]:
+    """`rows_of(experiment)`: the rows of results that its measurements give, of linear models."""
+
+    def rows(experiment: Experiment) -> list[Config]:
+        models = TrainedModels(Store(tmp_path, lambda: None), Stop(), [experiment.specs])
+        networks = dict.fromkeys(experiment.specs, fitted(experiment.data.train))
+        return measure(experiment, set_up(experiment, networks, models))["results"]
+
+    return rows
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", options("paper"))
+def test_a_paper_file_measures_what_its_tables_and_claims_ask_about(
+    compose: Compose, rows_of: Callable[[Experiment], list[Config]], cache: BuildCache, name: str, scale: str
+) -> None:
+    """A misspelt attack, eps or model in a table would be a row of dashes, hours later."""
+    config = compose(f"paper={name}", f"scale={scale}", "dataset=digits", "device=cpu")
+    assert config["scale"]["name"] == scale and config["experiment"] == name
+    experiment = prepare_experiment(resized(config), cache)
+    assert experiment.sources and experiment.targets
+    rows = rows_of(experiment)
+    for quantity in experiment.asked:
+        assert not isnan(measured_value(quantity, rows).value), quantity
+    key = ("measurement", "source", "target", "attack", "eps", "e1", "e2")
+    assert len({tuple(row.get(column) for column in key) for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("name", [name for name in options("diagnostic") if name != "none"])
+def test_a_diagnostic_measures_what_its_tables_and_claims_ask_about(
+    compose: Compose, rows_of: Callable[[Experiment], list[Config]], cache: BuildCache, name: str
+) -> None:
+    experiment = prepare_experiment(resized(compose(f"diagnostic={name}", "device=cpu")), cache)
+    rows = rows_of(experiment)
+    assert experiment.asked
+    for quantity in experiment.asked:
+        assert not isnan(measured_value(quantity, rows).value), quantity
+
+
+def test_a_misspelt_cell_is_noticed(compose: Compose, rows_of: Callable[[Experiment], list[Config]]) -> None:
+    """The test above can fail: for an attack, an eps and a metric that the paper's own run does not have."""
+    config = resized(compose("paper=tramer/text", "dataset=digits", "device=cpu"))
+    table = {**config["tables"]["eps_1"], "paper": None, "unit": "value", "best": "none"}
+
+    def asking(cell: str) -> Experiment:
+        return prepare_experiment({**config, "tables": {"wrong": {**table, "columns": {"wrong": cell}}}, "claims": {}})
+
+    for wrong in ("error(A | A, fgms)", "error(A | A, fgsm, eps=0.2)", "gradient_l2_mean(A)", "transfer_rate(A)"):
+        experiment = asking(wrong)
+        assert isnan(measured_value(experiment.asked[0], rows_of(experiment)).value), wrong
+    with pytest.raises(ConfigError, match=r"^tables\.wrong asks about 'A_avd' \(did you mean 'A_adv'\?\)"):
+        asking("error(A_avd)")
+    with pytest.raises(ConfigError, match=r"fgsm without saying which eps: one of eps=0\.25, eps=0\.3, eps=1$"):
+        asking("error(A | A, fgsm)")
+
+
+def test_all_of_a_paper_is_each_of_its_files(compose: Compose) -> None:
+    lists = {scale: compose("paper=tramer/all", f"scale={scale}")["parts"] for scale in SCALES}
+    assert lists["smoke"] == lists["quick"] == lists["paper"]
+    parts = lists["paper"]
+    assert sorted(parts) == [name for name in options("paper") if name.startswith("tramer/") and name != "tramer/all"]
+    assert not any("\nparts:" in (CONF / "paper" / f"{part}.yaml").read_text() for part in parts)
+
+
+@pytest.mark.parametrize("name", options("paper"))
+def test_a_paper_file_says_which_models_and_attacks_it_is_about(name: str) -> None:
+    """What a paper file leaves to the defaults, a change of the defaults would change."""
+    text = text_of(name)
+    text += "".join(text_of(base, folder="") for base in BASES if f"\n  - /{base}\n" in text)
+    wanted = ("dataset",) if "\nparts:" in text else ("dataset", "models", "suite", "attack")
+    for group in wanted:
+        assert f"\n  - override /{group}: " in text, group
+
+
+# ---- the papers' numbers, as files beside the project have them
+
+Key = tuple[str, str, str, str, float | None]  # metric, target, source, attack, eps
+METRIC = {"error": "error_top1", "grad_l2_mean": "gradient_l2_mean", "grad_l2_std": "gradient_l2_sd"}
+MODEL = {"random_forest_100": "forest", "cnn": "A"}
+FILES = {**{n: (f"tramer/table{n}", f"table_{n}") for n in "12478"}, "app-C": ("tramer/appendix_c", "appendix_c")}
+FILES["text-3.3"] = ("tramer/text", "eps_1")
+
+
+def reference_key(line: dict[str, str]) -> Key:
+    """Return what a line of reference.csv is about, in the words of conf/."""
+    after = "_12" if line["setting"] == "epochs=12" else ""
+    target = MODEL.get(line["target"], line["target"]) + after
+    source = target if line["source"] in ("", line["target"]) else MODEL.get(line["source"], line["source"])
+    metric = METRIC[line["metric"]]
+    if line["table"] == "app-C" and line["attack"] == "fgsm":
+        metric = "transfer_rate_top1"  # "transfer at a rate of 99%"
+    if line["attack"] in ("clean", "none"):
+        return metric, target, target, "clean", None
+    return metric, target, source, line["attack"], float(line["eps"])
+
+
+def published(config: Config, table: Table) -> dict[Key, float]:
+    """Return the numbers that a table in conf/ says the paper has."""
+    found = {}
+    for row in table.rows:
+        for column in table.columns:
+            cell, number = table.cell(row, column), table.published(row, column)
+            eps = None
+            if cell.attack != "clean":
+                eps = dict(cell.conditions).get("eps") or config["suite"][cell.attack]["eps"]
+            if number is not None:
+                found[cell.metric, cell.target, cell.source, cell.attack, eps] = number
+    return found
+
+
+def test_the_papers_numbers_are_those_of_the_paper(compose: Compose) -> None:
+    path = ROOT.parent / "shared" / "papers" / "reference.csv"
+    if not path.is_file():
+        pytest.skip(f"the numbers as read from the papers are not here: {path}")
+    with path.open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if (line["paper"], line["dataset"]) == ("tramer", "mnist")]
+    assert {line["table"] for line in lines} == set(FILES) and len(lines) == 51
+    expected: dict[str, dict[Key, float]] = {name: {} for name in FILES}
+    for line in lines:
+        expected[line["table"]][reference_key(line)] = float(line["value"])
+    assert sum(map(len, expected.values())) == len(lines)
+    for name, (paper, table) in FILES.items():
+        config = compose(f"paper={paper}", "scale=paper")
+        assert published(config, construct(Table, config["tables"][table], where=table)) == expected[name], name
+    anywhere = {(key, value) for values in expected.values() for key, value in values.items()}
+    for paper in compose("paper=tramer/all")["parts"]:  # a number that stands in two files is the same in both
+        config = compose(f"paper={paper}", "scale=paper")
+        for name, spec in config["tables"].items():
+            assert set(published(config, construct(Table, spec, where=name)).items()) <= anywhere, (paper, name)
+
+
+@pytest.mark.parametrize("name", options("paper"))
+def test_a_paper_file_says_what_when_and_how_long(name: str) -> None:
+    text = (CONF / "paper" / f"{name}.yaml").read_text()
+    head = [line for line in text.splitlines() if line.startswith("# ") and not line.startswith("# @")]
+    for word in ("Reproduces:", "Command:", "Time:", "Paper:"):
+        assert any(word in line for line in head), word
+    assert f"paper={name}" in "".join(head)
+    assert "hydra.mode" not in text and text.startswith("# @package _global_\n")

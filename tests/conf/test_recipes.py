@@ -1,0 +1,108 @@
+"""Recipes have the values that a paper or its code states: every one is pinned in tests/stated.py with its source."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from math import isclose
+from typing import Any
+
+import pytest
+from configs import Compose, Config, options
+from conftest import ROOT
+from stated import ALL, PARTS, PINNED, RECIPE
+
+from epsball.attacks import ATTACKS
+from epsball.attacks.gradient import GradientAttack
+from epsball.build import build
+
+GROUPS = ("optimizer", "attack", "arch", "trainer", "suite", "model")
+NOT_RECIPES = ("dataset", "seed", "precision", "sources")  # a run's own; sources are models of their own
+
+
+@pytest.fixture(scope="session")
+def found(compose: Compose) -> Callable[[str], Config]:
+    """`found(overrides)`: the config that they compose; of ALL, every option of GROUPS."""
+
+    def everything() -> Config:
+        groups: Config = {}
+        for group in GROUPS:  # one by one: Hydra's time grows with the square of the number of overrides
+            chosen = [f"+{group}@all.{group}.{option}={option}" for option in options(group)]
+            own = ["+all.trainer.arch=own"] if group == "trainer" else []
+            groups |= compose("dataset=mnist", "scale=paper", "models=none", "suite=none", *own, *chosen)["all"]
+        return groups
+
+    return cache(lambda overrides: everything() if overrides == ALL else compose(*overrides.split()))
+
+
+def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield every value below `path` with its own path; an empty mapping is a value."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}.{key}")
+    else:
+        yield path, value
+
+
+def at(config: Config, path: str) -> Any:
+    for key in path.split("."):
+        config = config.get(key) or {}
+    return config
+
+
+def same(value: Any, stated: Any) -> bool:
+    """Whether a config's value is the one stated: floats up to rounding, true and 1 apart."""
+    if isinstance(stated, list):
+        return isinstance(value, list) and len(value) == len(stated) and all(map(same, value, stated))
+    if isinstance(stated, float):
+        return isinstance(value, float) and isclose(value, stated, rel_tol=1e-12)
+    return type(value) is type(stated) and bool(value == stated)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path", "value", "source"), PINNED, ids=[f"{o}-{path}" for o, path, *_ in PINNED]
+)
+def test_what_a_paper_or_its_code_states(
+    found: Callable[[str], Config], overrides: str, path: str, value: Any, source: str
+) -> None:
+    is_there = dict(leaves(at(found(overrides), path), path))
+    for where, stated in leaves(value, path):
+        assert same(is_there[where], stated), f"{where} is {is_there[where]!r}, not {stated!r}: {source}"
+
+
+def test_every_value_of_a_recipe_is_pinned(found: Callable[[str], Config]) -> None:
+    """A new file, or a new field, has to say where its value comes from."""
+    pinned = {leaf for overrides, path, value, _ in PINNED if overrides == ALL for leaf, _ in leaves(value, path)}
+    kept = set()
+    for group in ("optimizer", "attack", "arch", "trainer", "suite"):
+        for option in options(group):
+            for leaf, value in leaves(found(ALL)[group].get(option, {}), f"{group}.{option}"):
+                own = any(key in leaf.split(".") for key in NOT_RECIPES) or leaf == f"trainer.{option}.name"
+                kept |= set() if own or value == {} else {leaf}
+    assert kept - pinned == set()
+    assert pinned - kept == set()
+
+
+@pytest.mark.parametrize("name", RECIPE)
+def test_a_model_is_its_arch_trained_by_its_trainer(found: Callable[[str], Config], name: str) -> None:
+    arch, trainer, epochs = RECIPE[name]
+    everything = found(ALL)
+    model = everything["model"][name]
+    assert model["arch"] == everything["arch"][arch]
+    assert model["trainer"] == {**everything["trainer"][trainer], "epochs": epochs}
+    assert set(RECIPE) | {"random_forest"} == set(options("model"))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_of_a_paper_is_about_its_models(found: Callable[[str], Config], part: str) -> None:
+    models = found(f"paper=tramer/{part} scale=paper")["models"]
+    assert models == {name: found(ALL)["model"][file] for name, file in PARTS[part][0].items()}
+    assert list(models) == list(PARTS[part][0])
+    assert set(PARTS) | {"all"} == {path.stem for path in (ROOT / "conf/paper/tramer").glob("*.yaml")}
+
+
+@pytest.mark.parametrize(("levels", "steps"), [(1, 1), (2, 2), (3, 3), (4, 5), (6, 7), (8, 10), (10, 12), (16, 20)])
+@pytest.mark.parametrize("name", ["iter_basic", "iter_ll"])
+def test_kurakins_number_of_steps_is_cut(found: Callable[[str], Config], name: str, levels: int, steps: int) -> None:
+    """min(eps + 4, 1.25 eps) iterations (Kurakin 2.2), 3.75 of them being 3 and 7.5 being 7: ours, it is not said."""
+    spec = {**found(ALL)["attack"][name], "eps": levels / 255}
+    attack = build(ATTACKS, spec, where=name)
+    assert isinstance(attack, GradientAttack) and attack.number_of_steps == steps

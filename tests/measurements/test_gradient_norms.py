@@ -1,0 +1,130 @@
+"""Norms of the input gradient on linear models, whose gradients are known."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from linear import NoFloat64, linear, softmax_gradient
+from squares import CLASSES, PIXELS, WEIGHTS, frames, make_setup, whole
+from torch import Tensor, nn
+
+from epsball.attacks.losses import input_gradient
+from epsball.data.images import Split
+from epsball.measurements.gradient_norms import GradientNorms, gradient_norms, gradient_statistics
+from epsball.measurements.measurement import Measurement, Rows, Setup
+from epsball.runtime.progress import Interrupted, Stop
+
+Measure = Callable[[Measurement, Setup], Rows]
+
+
+@pytest.fixture
+def known() -> tuple[Tensor, Split]:
+    """Weights of a linear model of three classes, and 11 images with labels."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randint(256, (11, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    return torch.randn(3, 16, generator=generator), Split(x, torch.randint(3, (11,), generator=generator))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 100])
+def test_they_are_those_of_each_images_own_loss(known: tuple[Tensor, Split], batch_size: int) -> None:
+    """Not of the batch's mean loss, whose gradient is as many times smaller."""
+    weight, test = known
+    x, y = test.take(torch.arange(11))
+    expected = softmax_gradient(weight, x, y)
+    model = linear(weight).requires_grad_(False)
+    assert torch.allclose(input_gradient(model, x, y), expected, atol=1e-6)
+    norms = gradient_norms(model, test, batch_size, Stop())
+    assert norms.shape == (11,) and torch.allclose(norms, expected.flatten(1).norm(dim=1), rtol=1e-5)
+    assert not x.requires_grad and not norms.requires_grad
+
+
+def test_a_row_is_mean_sd_and_share_of_zeros() -> None:
+    row = gradient_statistics(torch.tensor([0.0, 1.0, 2.0, 0.0, 7.0]))
+    assert row == {
+        "gradient_l2_mean": 2.0,
+        "gradient_l2_sd": pytest.approx((34 / 4) ** 0.5),
+        "gradient_zero_share": pytest.approx(0.4),
+    }
+    assert {type(value) for value in row.values()} == {float}
+
+
+def test_each_target_has_a_row_of_its_own_gradients(measured: Measure, tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    x, y = whole(setup.test)
+    rows = measured(GradientNorms(), setup)["results"]
+    assert [(row["measurement"], row["source"], row["target"], row["attack"], row["eps"]) for row in rows] == [
+        *(("clean", name, name, "clean", 0.0) for name in "AB"),
+        *(("mine", name, name, "clean", 0.0) for name in "AB"),
+    ]
+    assert all("gradient_l2_mean" not in row for row in rows[:2])
+    for row in rows[2:]:
+        norms = softmax_gradient(WEIGHTS[row["target"]], x, y).flatten(1).norm(dim=1).double()
+        assert row["gradient_l2_mean"] == pytest.approx(float(norms.mean()), rel=1e-4)
+        assert row["gradient_l2_sd"] == pytest.approx(float(norms.std()), rel=1e-4)
+        assert row["gradient_zero_share"] == 0 and row["n"] == len(y)
+    assert rows[2]["gradient_l2_mean"] != pytest.approx(rows[3]["gradient_l2_mean"], rel=0.01)
+
+
+def test_a_gradient_that_is_zero_is_counted(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, models={"A": linear(torch.zeros(CLASSES, PIXELS))})
+    (row,) = GradientNorms().measure(setup)["results"]
+    assert (row["gradient_l2_mean"], row["gradient_l2_sd"], row["gradient_zero_share"]) == (0, 0, 1)
+
+
+class Brightness(nn.Module):
+    """A target without gradients: class 1 where the image is bright."""
+
+    differentiable = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x.flatten(1).mean(1, keepdim=True) > 0.5
+        return torch.cat([~bright, bright, torch.zeros_like(bright)], 1).float()
+
+
+def test_a_target_without_gradients_has_a_clean_row_alone(measured: Measure, tmp_path: Path) -> None:
+    models = {"A": linear(WEIGHTS["A"]), "forest": Brightness()}
+    rows = measured(GradientNorms(), make_setup(tmp_path, models=models, sources=["A"]))["results"]
+    assert [(row["measurement"], row["target"]) for row in rows] == [("clean", "A"), ("clean", "forest"), ("mine", "A")]
+
+
+def test_they_are_shown_as_means_over_the_seeds(measured: Measure, tmp_path: Path) -> None:
+    rows = measured(GradientNorms(), make_setup(tmp_path))["results"]
+    doubled = [{**row, "seed": 1} for row in rows]
+    for row in doubled[2:]:
+        row["gradient_l2_mean"] *= 2
+    shown = {"results": pd.DataFrame([*rows, *doubled])}
+    (section,) = GradientNorms().present(shown, tmp_path)
+    assert section.table is not None and list(section.table["target"]) == ["A", "B"]
+    means = [1.5 * row["gradient_l2_mean"] for row in rows[2:]]
+    assert list(section.table["mean"].astype(float)) == pytest.approx(means, abs=1e-4)
+    spread = rows[2]["gradient_l2_sd"]
+    assert GradientNorms().say(shown).startswith(f"A: gradient norm {means[0]:.4f}, sd {spread:.4f}, 0.00% zero\nB: ")
+
+
+def test_without_a_model_that_has_gradients_there_is_no_section(measured: Measure, tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, models={"forest": Brightness()}, sources=[])
+    shown = frames(measured(GradientNorms(), setup))
+    assert GradientNorms().present(shown, tmp_path) == [] and GradientNorms().say(shown) == ""
+
+
+def test_they_stop_before_the_next_batch(known: tuple[Tensor, Split]) -> None:
+    weight, test = known
+    stop = Stop()
+    model = linear(weight)
+    model.register_forward_hook(lambda *_: setattr(stop, "signum", 15))
+    with pytest.raises(Interrupted):
+        gradient_norms(model, test, 4, stop)
+
+
+def test_no_norm_is_computed_in_float64_on_the_device(known: tuple[Tensor, Split]) -> None:
+    weight, test = known
+    with NoFloat64("cpu"):
+        assert gradient_norms(linear(weight), test, 4, Stop()).shape == (11,)
+
+
+def test_norms_leave_the_device_before_they_become_float64() -> None:
+    """The copy from the meta device fails, as it must; nothing became float64 on it before."""
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"), NoFloat64("meta"):
+        gradient_statistics(torch.rand(5, device="meta"))

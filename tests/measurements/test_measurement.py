@@ -1,0 +1,400 @@
+"""What all measurements share: what they work with, rows that are kept, contracts; and that a new one is one class."""
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from linear import linear
+from squares import FGSM, WEIGHTS, assert_same, cells, errors, make_setup, whole
+
+from epsball.attacks import NamedAttack
+from epsball.attacks.noise import NoiseAttack
+from epsball.build import ConfigError
+from epsball.data.images import Split
+from epsball.experiment.prepare import Experiment, check_measurements, prepare_experiment
+from epsball.experiment.run import as_frames, measure, of_measurement, run_experiments, set_up
+from epsball.measurements import MEASUREMENTS
+from epsball.measurements.gradient_norms import GradientNorms
+from epsball.measurements.gradient_pictures import GradientPictures
+from epsball.measurements.loss_surface import LossSurface
+from epsball.measurements.measurement import Cell, Measurement, Rows, Scope, Setup, clean_rates, clean_row
+from epsball.measurements.transfer_matrix import TransferMatrix
+from epsball.measurements.worst_case import WorstCase
+from epsball.models.predictions import Mistakes
+from epsball.output.pages import Section
+from epsball.runtime.progress import Interrupted, Stop
+from epsball.runtime.store import Store
+from epsball.training.trained import TrainedModels
+
+Config = dict[str, Any]
+Measure = Callable[[Measurement, Setup], Rows]
+
+SURFACE = LossSurface("A", "B", extent=0.2, zoom=0.02, grid=4, points=2, averaged=5, clip=False)
+EVERY: dict[str, Measurement] = {
+    "transfer_matrix": TransferMatrix(cells="all"),
+    "worst_case": WorstCase(),
+    "gradient_norms": GradientNorms(),
+    "gradient_pictures": GradientPictures(images=1),
+    "loss_surface": SURFACE,
+}
+KEPT = ("transfer_matrix", "worst_case", "gradient_norms")  # whose rows are kept for later runs
+
+
+# ---- identities, pinned: see tests/experiment/test_identities.py for what to do when one of these changes
+
+
+def test_a_rows_key_and_an_attacks_random_numbers_are_pinned(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    (attack,) = setup.attacks
+    assert setup.row_key(attack.identity, "A", "B") == "76bdf15661b9"
+    assert setup.row_key("clean", "A", "A") == "d99279fb4d76"
+    assert setup.generator(attack, "A").initial_seed() == 8863095960725126997
+
+
+def test_the_name_of_an_attack_is_in_neither(tmp_path: Path) -> None:
+    setup, other = make_setup(tmp_path), make_setup(tmp_path, NamedAttack("mine", FGSM))
+    one, two = setup.attacks[0], other.attacks[0]
+    assert setup.row_key(one.identity, "A", "B") == other.row_key(two.identity, "A", "B")
+    assert setup.generator(one, "A").initial_seed() == other.generator(two, "A").initial_seed()
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "test_checksum": {"test_checksum": "60 squares"},
+    "seed": {"seed": 1},
+    "batch_size": {"batch_size": 17},
+    "device": {"test": Split(torch.empty(1, 1, 2, 2, device="meta"), torch.empty(1, device="meta"))},
+    "tf32": {"tf32": True},
+    "source": {"keys": {"A": "c" * 12, "B": "b" * 12}},
+    "target": {"keys": {"A": "a" * 12, "B": "c" * 12}},
+    "source and target": {"keys": {"A": "b" * 12, "B": "a" * 12}},
+}
+
+
+def test_whatever_numbers_depend_on_changes_the_rows_key(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    what = setup.attacks[0].identity
+    keys = {name: replace(setup, **change).row_key(what, "A", "B") for name, change in CHANGES.items()}
+    assert len({setup.row_key(what, "A", "B"), *keys.values()}) == len(CHANGES) + 1, keys
+    others = {"dataset": "circles", "cuda_graphs": True, "reuse": False, "targets": ["B"], "sources": ["A"]}
+    for field, value in others.items():  # which change no number
+        assert replace(setup, **{field: value}).row_key(what, "A", "B") == setup.row_key(what, "A", "B"), field
+
+
+UNIFORM = replace(FGSM, start="uniform", start_share=1.0)
+ATTACK_CHANGES: dict[str, Any] = {
+    "eps": replace(FGSM, eps=0.25),
+    "steps": replace(FGSM, steps=2),
+    "step_size": replace(FGSM, step_size=0.2),
+    "step": replace(FGSM, step="l2"),
+    "loss": replace(FGSM, loss="margin"),
+    "kappa": replace(FGSM, kappa=1.0),
+    "label": replace(FGSM, label="predicted"),
+    "start": UNIFORM,
+    "start_share": replace(UNIFORM, start_share=0.5),
+    "clip_start": replace(FGSM, clip_start=False),
+    "momentum": replace(FGSM, momentum=1.0),
+    "restarts": replace(UNIFORM, restarts=2),
+    "keep": replace(FGSM, keep="best"),
+}
+
+
+def test_every_setting_of_an_attack_changes_the_rows_key_and_the_random_numbers(tmp_path: Path) -> None:
+    assert ATTACK_CHANGES.keys() == {field.name for field in fields(FGSM)}
+    noise = [NoiseAttack(0.2, "sign"), NoiseAttack(0.2, "truncated_normal"), NoiseAttack(0.1, "sign")]
+    attacks = [NamedAttack("fgsm", attack) for attack in [FGSM, *ATTACK_CHANGES.values(), *noise]]
+    setup = make_setup(tmp_path)
+    assert len({setup.row_key(attack.identity, "A", "B") for attack in attacks}) == len(attacks)
+    assert len({setup.generator(attack, "A").initial_seed() for attack in attacks}) == len(attacks)
+
+
+def test_no_two_attacks_sources_or_seeds_share_random_numbers(tmp_path: Path) -> None:
+    attacks = [NamedAttack("noise", NoiseAttack(eps, "sign")) for eps in (0.1, 0.2)]
+    setups = [make_setup(tmp_path, *attacks, seed=seed) for seed in (0, 1)]
+    drawn = [torch.rand(4, generator=s.generator(a, m)).tolist() for s in setups for a in attacks for m in "AB"]
+    assert len({tuple(numbers) for numbers in drawn}) == 2 * 2 * 2
+    again = [torch.rand(4, generator=s.generator(a, m)).tolist() for s in setups for a in attacks for m in "AB"]
+    assert again == drawn  # each from its beginning, whatever was drawn before
+
+
+def test_random_numbers_depend_on_nothing_else(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    (attack,) = setup.attacks
+    other = replace(setup, batch_size=7, test_checksum="60 squares", dataset="circles", targets=["B"], tf32=True)
+    assert other.generator(attack, "A").initial_seed() == setup.generator(attack, "A").initial_seed()
+
+
+# ---- rows that are kept
+
+
+def test_kept_numbers_are_found_by_a_later_run_at_their_place_alone(tmp_path: Path) -> None:
+    setup, numbers = make_setup(tmp_path), {"n": 3, "error_top1": 1 / 3, "seconds": 0.1}
+    assert setup.find("clean", "A", "B") is None
+    assert setup.keep("clean", "A", "B", numbers) == numbers
+    later = make_setup(tmp_path)
+    assert later.find("clean", "A", "B") == numbers
+    assert [later.find("clean", *pair) for pair in ("AA", "BA", "BB")] == [None] * 3
+    assert later.find("gradients", "A", "B") is None and replace(later, seed=1).find("clean", "A", "B") is None
+    assert make_setup(tmp_path / "elsewhere").find("clean", "A", "B") is None
+
+
+def test_without_reuse_nothing_is_found_and_all_is_kept(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, reuse=False)
+    setup.keep("clean", "A", "A", {"n": 1})
+    assert setup.find("clean", "A", "A") is None and replace(setup, reuse=True).find("clean", "A", "A") == {"n": 1}
+
+
+def test_a_row_says_where_it_stands_before_its_numbers(tmp_path: Path) -> None:
+    row = make_setup(tmp_path, seed=3).row({"n": 5, "error_top1": 0.5}, "A", "B", "fgsm", 0.2)
+    assert list(row.items()) == [
+        *(("dataset", "squares"), ("seed", 3), ("source", "A"), ("target", "B")),
+        *(("attack", "fgsm"), ("eps", 0.2), ("n", 5), ("error_top1", 0.5)),
+    ]
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_kept_is_not_measured_again(
+    name: str, measured: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = measured(EVERY[name], make_setup(tmp_path))
+    works = ("transfer_matrix.transfer", "gradient_norms.gradient_norms", "worst_case.find_fooled")
+    for work in (*works, "measurement.find_mistakes"):
+        monkeypatch.setattr(f"epsball.measurements.{work}", lambda *_, work=work, **__: pytest.fail(f"{work} called"))
+    assert_same(measured(EVERY[name], make_setup(tmp_path))["results"], first["results"])
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_each_row_is_kept_once(name: str, measured: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kept: list[str] = []
+    keep_row = Store.keep_row
+    monkeypatch.setattr(Store, "keep_row", lambda store, key, row: (kept.append(key), keep_row(store, key, row)))
+    rows = measured(EVERY[name], make_setup(tmp_path))["results"]
+    assert len(kept) == len(set(kept)) == len(rows)
+
+
+# ---- clean images
+
+
+def marked(top1: str, top5: str | None = None) -> Mistakes:
+    """`x` is wrong, `.` is right."""
+    five = None if top5 is None else torch.tensor([c == "x" for c in top5])
+    return Mistakes(torch.tensor([c == "x" for c in top1]), five, 2.5)
+
+
+def test_clean_rates_by_hand() -> None:
+    assert clean_rates(marked("x..x.", "....x")) == {
+        "n": 5,
+        "error_top1": 0.4,
+        "error_top5": 0.2,
+        "clean_error_top1": 0.4,
+        "max_perturbation": 0.0,
+        "seconds": 2.5,
+    }
+
+
+def test_the_clean_row_is_the_models_own(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    x, y = whole(setup.test)
+    rows = [clean_row(setup, name) for name in "AB"]
+    assert cells(rows) == [("clean", "A", "A"), ("clean", "B", "B")] and [row["eps"] for row in rows] == [0.0, 0.0]
+    assert [row["error_top1"] for row in rows] == [float(errors(name, x, y).double().mean()) for name in "AB"]
+    assert rows[0]["error_top1"] != rows[1]["error_top1"]
+
+
+def test_clean_mistakes_are_those_of_a_fingerprint_whatever_the_models_name(tmp_path: Path) -> None:
+    """Seeds and parts of a run share them: the same name may be another model, another name the same."""
+    setup = make_setup(tmp_path)
+    x, y = whole(setup.test)
+    assert torch.equal(setup.clean_mistakes("A").top1, errors("A", x, y))
+    models = {"B": linear(WEIGHTS["A"]), "A": linear(WEIGHTS["B"])}
+    swapped = make_setup(tmp_path, models=models, keys={"B": setup.keys["A"], "A": "d" * 12}, clean=setup.clean)
+    assert swapped.clean_mistakes("B") is setup.clean_mistakes("A")
+    assert torch.equal(swapped.clean_mistakes("A").top1, errors("B", x, y))
+
+
+# ---- any measurement
+
+
+def test_every_measurement_is_tested_here() -> None:
+    assert {name: type(measurement) for name, measurement in EVERY.items()} == dict(MEASUREMENTS)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_it_stops_when_asked_to_and_leaves_models_as_they_were(name: str, tmp_path: Path) -> None:
+    setup = make_setup(tmp_path / "measured")
+    before = {model: own.state_dict() for model, own in setup.models.items()}
+    before = {model: {key: value.clone() for key, value in state.items()} for model, state in before.items()}
+    rows = EVERY[name].measure(setup)
+    assert "results" in rows
+    for model, own in setup.models.items():
+        assert all(torch.equal(value, before[model][key]) for key, value in own.state_dict().items())
+        assert all(parameter.grad is None for parameter in own.parameters()) and not own.training
+    stopped = make_setup(tmp_path / "stopped")
+    stopped.stop.signum = 15
+    with pytest.raises(Interrupted):
+        EVERY[name].measure(stopped)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_measurement_that_can_be_done_is_not_refused(name: str) -> None:
+    EVERY[name].check(["A", "B"], ["A", "B"], ["fgsm"])
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_cells_that_it_promises_are_those_it_measures(name: str, tmp_path: Path) -> None:
+    attacks = [NamedAttack("fgsm", FGSM), NamedAttack("fgsm", replace(FGSM, eps=0.1)), NamedAttack("other", FGSM)]
+    setup = make_setup(tmp_path, *attacks[: 1 if name == "loss_surface" else 3], sources=["A", "B"], targets=["B"])
+    rows = [row for row in EVERY[name].measure(setup)["results"] if "error_top1" in row]
+    found = [(row["source"], row["target"], row["attack"], row["eps"]) for row in rows]
+    assert list(EVERY[name].error_cells(setup)) == found
+    assert bool(found) == (name in ("transfer_matrix", "worst_case"))
+
+
+def test_one_that_cannot_be_done_is_refused_where_the_config_names_it() -> None:
+    arguments = {"mine": SURFACE}, ["A"], ["A", "B"], [NamedAttack("fgsm", FGSM)]
+    places = {"measurement": {}, "measurements.mine": {"measurements": {"mine": {"name": "loss_surface"}}}}
+    for where, config in places.items():
+        with pytest.raises(ConfigError) as caught:
+            check_measurements(arguments[0], config, *arguments[1:])
+        assert str(caught.value) == f"{where}.other names 'B': the sources are A"
+
+
+# ---- shown from rows alone: those of a finished run, read from its files, without a model
+
+
+SHOWN: dict[str, Config] = {
+    "transfer_matrix": {"cells": "all"},
+    "worst_case": {},
+    "gradient_norms": {},
+    "gradient_pictures": {"images": 1},
+    "loss_surface": {
+        **{"model": "target", "other": "target", "extent": 0.3, "zoom": 0.03, "grid": 3},
+        **{"points": 1, "averaged": 2, "clip": True},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One root for the model that all runs here share."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+def run(config: Config, outputs: Path, folder: Path) -> Experiment:
+    """Run a config, its files in `folder`."""
+    experiment = prepare_experiment({**config, "outputs": str(outputs)})
+    run_experiments("mine", [[experiment]], folder, [], Stop())
+    return experiment
+
+
+def read_rows(file: Path) -> pd.DataFrame:
+    return pd.read_csv(file)
+
+
+def rows_again(experiment: Experiment) -> Rows:
+    """Measure once more on the run's models."""
+    models = TrainedModels(Store(Path(experiment.settings.outputs), lambda: None), Stop(), [experiment.specs])
+    networks = models.train(experiment.specs, experiment.execution)
+    return measure(experiment, set_up(experiment, networks, models))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_it_is_shown_again_from_the_rows_of_a_finished_run(
+    name: str, tiny: Callable[..., Config], outputs: Path, tmp_path: Path
+) -> None:
+    finished, again = tmp_path / "finished", tmp_path / "again"
+    again.mkdir()
+    experiment = run({**tiny(), "measurement": {"name": name, **SHOWN[name]}}, outputs, finished)
+    shown = {"results": read_rows(finished / "results.csv")}
+    if name == "loss_surface":
+        shown["surface"] = read_rows(finished / "surface.csv")
+    if name == "gradient_pictures":  # which no file of a run holds
+        shown["pictures"] = pickle.loads(pickle.dumps(as_frames(rows_again(experiment))["pictures"]))
+    own = {file: of_measurement(frame, name) for file, frame in shown.items()}
+    measurement = experiment.measurements[name]
+    sections = measurement.present(own, again)
+    report, written = (finished / "report.md").read_text(), sorted(path.name for path in again.iterdir())
+    assert sections and all(f"## {section.title}\n" in report for section in sections)
+    assert {section.image.name for section in sections if section.image} <= set(written)
+    assert bool(written) == (name != "gradient_norms")
+    for file in written:
+        assert (again / file).read_bytes() == (finished / file).read_bytes(), file
+    assert measurement.say(own)
+
+
+# ---- a new measurement: one class, a line of the table, a few words of YAML
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Mean of the largest probability that each target gives a test image."""
+
+    digits: int
+    """of the numbers shown"""
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return ("clean",)
+
+    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
+        return None
+
+    def clean_models(self, scope: Scope) -> Sequence[str]:
+        return scope.targets
+
+    def error_cells(self, scope: Scope) -> Sequence[Cell]:
+        return ()
+
+    def measure(self, setup: Setup) -> Rows:
+        rows = []
+        for name in setup.targets:
+            numbers = setup.find("confidence", name, name)
+            if numbers is None:
+                found = [setup.models[name](x).softmax(1).amax(1) for x, _ in setup.test.batches(setup.batch_size)]
+                numbers = setup.keep("confidence", name, name, {"confidence": float(torch.cat(found).mean())})
+            rows.append(setup.row(numbers, name, name, "clean", 0.0))
+        return {"results": rows}
+
+    def present(self, frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Section]:
+        return [Section("Confidence", table=self.table(frames))]
+
+    def say(self, frames: Mapping[str, pd.DataFrame]) -> str:
+        return f"confidence of {len(self.table(frames))} models\n"
+
+    def table(self, frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        rows = frames["results"]
+        own = rows[rows["measurement"] != "clean"]
+        return own.groupby("target", sort=False)["confidence"].mean().round(self.digits).astype(str).reset_index()
+
+
+def test_a_new_measurement_is_one_class_and_a_line_of_the_table(
+    tiny: Callable[..., Config],
+    outputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = "+measurements.sure={name: confidence, digits: 3}"
+    with pytest.raises(ConfigError, match=r"measurements\.sure"):
+        prepare_experiment(tiny(words))
+    monkeypatch.setitem(MEASUREMENTS, "confidence", Confidence)  # type: ignore[arg-type]
+    experiment = run(tiny(words), outputs, tmp_path / "run")
+    found = read_rows(tmp_path / "run" / "results.csv")
+    assert found["measurement"].tolist() == ["clean", "transfer_matrix", "sure"]
+    (plain,) = rows_again(run(tiny(), outputs, tmp_path / "plain"))["results"][1:]
+    assert found["error_top1"].tolist()[1] == plain["error_top1"]  # the matrix is what it was
+
+    models = TrainedModels(Store(outputs, lambda: None), Stop(), [experiment.specs])
+    (network,) = models.train(experiment.specs, experiment.execution).values()
+    x, _ = whole(experiment.data.test)
+    exact = float(network(x).softmax(1).amax(1).mean())
+    assert 0.1 < exact <= 1 and found["confidence"].tolist()[2] == pytest.approx(exact, rel=1e-5)
+    assert found["confidence"].isna().tolist() == [True, True, False]
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "## Confidence" in report and f"{exact:.3f}".rstrip("0") in report and "## Error, per cent" in report
+    assert "confidence of 1 models" in capsys.readouterr().out
+    assert experiment.config_hash != prepare_experiment(tiny()).config_hash

@@ -1,0 +1,110 @@
+"""Intervals against constants from the literature and numbers worked by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from epsball.results.intervals import error_estimates, normal_interval, ties_for_best, wilson, with_intervals
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1.0),
+        (1, 10, 0.0179, 0.4042),
+        (1, 1, 0.2065, 1.0),
+    ],
+)
+def test_wilson_gives_the_known_intervals(k: int, n: int, low: float, high: float) -> None:
+    assert wilson(k, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_touches_zero_and_one_exactly() -> None:
+    assert wilson(0, 7)[0] == 0.0
+    assert wilson(7, 7)[1] == 1.0
+
+
+@pytest.mark.parametrize("k", range(0, 21))
+def test_wilson_is_symmetric_contains_the_rate_and_stays_inside(k: int) -> None:
+    low, high = wilson(k, 20)
+    mirrored = wilson(20 - k, 20)
+    assert (low, high) == pytest.approx((1 - mirrored[1], 1 - mirrored[0]))
+    assert 0 <= low <= k / 20 <= high <= 1
+
+
+def test_wilson_solves_its_defining_equation() -> None:
+    """Both ends p satisfy |k/n - p| = z sqrt(p(1-p)/n)."""
+    for k, n, z in [(3, 17, 1.959964), (431, 10_000, 1.959964)]:
+        for p in wilson(k, n):
+            assert abs(k / n - p) == pytest.approx(z * math.sqrt(p * (1 - p) / n), rel=1e-5)
+
+
+def test_more_confidence_is_wider_and_more_examples_narrower() -> None:
+    def width(k: int, n: int, confidence: float) -> float:
+        low, high = wilson(k, n, confidence)
+        return high - low
+
+    assert width(30, 100, 0.9) < width(30, 100, 0.95) < width(30, 100, 0.99)
+    assert width(3000, 10_000, 0.95) < width(300, 1000, 0.95) < width(30, 100, 0.95)
+
+
+def test_normal_has_the_papers_half_width() -> None:
+    """0.43 points at 5 % error on 10,000 images."""
+    low, high = normal_interval(500, 10_000)
+    assert (high - low) / 2 == pytest.approx(0.0043, abs=5e-5)
+    assert (high + low) / 2 == pytest.approx(0.05)
+    assert normal_interval(0, 10) == (0, 0)
+
+
+@pytest.mark.parametrize("interval", [wilson, normal_interval])
+@pytest.mark.parametrize(
+    ("k", "n", "confidence"), [(0, 0, 0.95), (1, -1, 0.95), (-1, 5, 0.95), (6, 5, 0.95), (1, 5, 1.0)]
+)
+def test_impossible_counts_are_refused(interval, k: int, n: int, confidence: float) -> None:
+    with pytest.raises(ValueError, match="should"):
+        interval(k, n, confidence)
+
+
+def test_with_intervals_adds_wilson_and_leaves_gaps_as_gaps() -> None:
+    table = with_intervals(pd.DataFrame({"error_top1": [0.5, math.nan], "n": 10}))
+    assert list(table.loc[0, ["error_top1_low", "error_top1_high"]]) == pytest.approx(wilson(5, 10))
+    assert table.loc[1, ["error_top1_low", "error_top1_high"]].isna().all()
+    assert with_intervals(table[:0]).empty
+
+
+@pytest.mark.parametrize("rows", [pd.DataFrame(), pd.DataFrame({"n": [10], "loss_mean": [2.0]})])
+def test_rows_without_an_error_have_no_interval(rows: pd.DataFrame) -> None:
+    table = with_intervals(rows)
+    assert len(table) == len(rows) and list(table.columns)[-2:] == ["error_top1_low", "error_top1_high"]
+    assert table[["error_top1_low", "error_top1_high"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_error_estimates_have_a_row_per_cell_over_its_seeds(named: bool) -> None:
+    """The measurement is named where rows do not: a clean row is of clean images, any other of a transfer matrix."""
+    key = {"dataset": "digits", "source": "A", "target": "A", "n": 100}
+    rows = pd.DataFrame(
+        [
+            {**key, "seed": 0, "attack": "clean", "eps": 0.0, "error_top1": 0.1},
+            {**key, "seed": 1, "attack": "clean", "eps": 0.0, "error_top1": 0.1},
+            {**key, "seed": 0, "attack": "fgsm", "eps": 0.3, "error_top1": 0.4},
+            {**key, "seed": 0, "attack": "pgd", "eps": 0.3, "error_top1": math.nan},
+        ]
+    )
+    names = ["clean", "clean", "transfer_matrix", "transfer_matrix"]
+    found = error_estimates(rows.assign(measurement=names) if named else rows)
+    assert list(found["measurement"]) == ["clean", "transfer_matrix"]  # what has no error has no place in a matrix
+    assert list(found["error_top1"]) == pytest.approx([0.1, 0.4])
+    ends = found[["error_top1_low", "error_top1_high"]].to_numpy().tolist()
+    assert ends == [pytest.approx(wilson(10, 100)), pytest.approx(wilson(40, 100))]
+
+
+def test_ties_for_best() -> None:
+    values, lows, highs = [5.0, 5.6, 7.0, math.nan], [4.6, 5.2, 6.5, math.nan], [5.4, 6.1, 7.5, math.nan]
+    assert ties_for_best(values, lows, highs, "low") == [True, True, False, False]
+    assert ties_for_best(values, lows, highs, "high") == [False, False, True, False]
+    assert ties_for_best([math.nan], [math.nan], [math.nan], "low") == [False]
+    assert ties_for_best([], [], [], "low") == []

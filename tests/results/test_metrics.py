@@ -1,0 +1,174 @@
+"""A metric is said once: whoever reads, bounds, tabulates or draws a number asks METRICS what it is."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import nan, sqrt
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from epsball.output.curves import curves
+from epsball.output.matrix import best_in_bold
+from epsball.paper.claims import Claim, claims_summary, claims_table
+from epsball.paper.expressions import measured_value, parse_quantity
+from epsball.paper.tables import Table, compare, paper_table
+from epsball.results.intervals import estimate_cell, normal_interval, wilson, with_intervals
+from epsball.results.metrics import ERROR, METRICS, Metric, find_metric
+from epsball.results.rows import over_seeds
+
+Row = dict[str, Any]
+Z = 1.959963984540054
+COUNTS = {"n": 100, "transfer_n": 40, "transfer_n_top5": 20}
+SPREADS = {"gradient_l2_sd": 0.8, "loss_sd": 0.5}
+ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better end, interval around a half
+    "error_top1": ("percent", "low", wilson(50, 100)),
+    "error_top5": ("percent", "low", wilson(50, 100)),
+    "transfer_rate_top1": ("percent", "low", wilson(20, 40)),
+    "transfer_rate_top5": ("percent", "low", wilson(10, 20)),
+    "clean_error_top1": ("percent", "low", wilson(50, 100)),
+    "gradient_zero_share": ("percent", None, wilson(50, 100)),
+    "gradient_l2_mean": ("value", None, (0.5 - Z * 0.8 / 10, 0.5 + Z * 0.8 / 10)),
+    "loss_mean": ("value", None, (0.5 - Z * 0.5 / 10, 0.5 + Z * 0.5 / 10)),
+    "gradient_l2_sd": ("value", None, (nan, nan)),
+    "loss_sd": ("value", None, (nan, nan)),
+}
+SHARE = Metric("robust_share", "percent", "high", "robust_n", short="robust")
+MARGIN = Metric("margin", "value", "low", "margin_n", spread="margin_sd")
+
+
+def clean(model: str, seed: int = 0, **numbers: float) -> Row:
+    key = {"dataset": "digits", "seed": seed, "source": model, "target": model, "attack": "clean", "eps": 0.0}
+    return {**key, "n": 1000, **numbers}
+
+
+@pytest.fixture
+def add(monkeypatch: pytest.MonkeyPatch) -> Callable[[Metric], None]:
+    """`add(metric)`: a line more in METRICS."""
+    return lambda metric: monkeypatch.setitem(METRICS, metric.name, metric)  # type: ignore[arg-type]
+
+
+def test_every_metric_is_stated_here() -> None:
+    assert {name: (metric.unit, metric.better) for name, metric in METRICS.items()} == {
+        name: (unit, better) for name, (unit, better, _) in ENDS.items()
+    }
+    assert all(name == metric.name for name, metric in METRICS.items())
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_every_metric_has_the_interval_of_its_own_trials(name: str) -> None:
+    found = estimate_cell([{**COUNTS, **SPREADS, name: 0.5}], name)
+    assert (found.low, found.high) == pytest.approx(ENDS[name][2], nan_ok=True)
+
+
+@pytest.mark.parametrize("name", ["error", "transfer_rate"])
+def test_short_names_are_those_of_the_first_choice(name: str) -> None:
+    assert find_metric(name) is METRICS[f"{name}_top1"]
+
+
+def test_an_unknown_metric_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"^eror is no metric \(did you mean 'error'\?\): they are .*error_top5"):
+        find_metric("eror")
+
+
+# ---- one line more in METRICS is enough
+
+
+def test_an_added_rate_can_be_asked_for_by_both_its_names(add: Callable[[Metric], None]) -> None:
+    with pytest.raises(ValueError, match=r"robust in 'robust\(A\)' is no metric"):
+        parse_quantity("robust(A)")
+    add(SHARE)
+    assert parse_quantity("robust(A)") == parse_quantity("robust_share(A)")
+    assert parse_quantity("robust(A)").metric == "robust_share"
+
+
+def test_an_added_metric_has_the_interval_of_its_trials(add: Callable[[Metric], None]) -> None:
+    add(SHARE)
+    add(MARGIN)
+    rows = [clean("A", robust_share=0.25, robust_n=40, margin=2.0, margin_n=25, margin_sd=0.5)]
+    share, margin = (measured_value(parse_quantity(text), rows) for text in ("robust(A)", "margin(A)"))
+    assert (share.low, share.high) == pytest.approx(wilson(10, 40))
+    assert (margin.low, margin.high) == pytest.approx((2 - Z * 0.1, 2 + Z * 0.1))
+    normal = measured_value(parse_quantity("robust(A)"), rows, normal_interval)
+    assert (normal.low, normal.high) == pytest.approx((0.25 - Z * sqrt(0.1875 / 40), 0.25 + Z * sqrt(0.1875 / 40)))
+
+
+@pytest.mark.parametrize(("metric", "bold"), [(SHARE, "B"), (replace(SHARE, better="low"), "A")])
+def test_an_added_rate_stands_in_a_table_marked_at_its_better_end(
+    metric: Metric, bold: str, add: Callable[[Metric], None]
+) -> None:
+    add(metric)
+    table = Table("T", {"A": "A", "B": "B"}, {"Robust": "robust({row})"}, {"A": [20.0]}, "percent", "columns")
+    rows = [clean("A", robust_share=0.25, robust_n=400), clean("B", robust_share=0.75, robust_n=400)]
+    compared = compare({"t": table}, rows)
+    cells = paper_table("t", table, compared).set_index("")["Robust"]
+    assert [name for name in "AB" if "**" in cells[name]] == [bold]
+    assert [cells[name].replace("**", "") for name in "AB"] == ["25.0 (20.0)", "75.0"]
+    assert (compared["low"][0], compared["high"][0]) == pytest.approx(tuple(100 * end for end in wilson(100, 400)))
+
+
+def test_an_added_mean_stands_in_a_table_of_values_alone(add: Callable[[Metric], None]) -> None:
+    add(MARGIN)
+    fields: dict[str, Any] = {"title": "T", "rows": {"A": "A", "B": "B"}, "columns": {"Margin": "margin({row})"}}
+    with pytest.raises(ValueError, match="unit should be value: margin is no rate"):
+        Table(**fields, paper=None, unit="percent", best="none")
+    table = Table(**fields, paper=None, unit="value", best="columns")
+    rows = [clean(name, margin=value, margin_n=100, margin_sd=0.5) for name, value in (("A", 2.0), ("B", 3.0))]
+    assert list(paper_table("t", table, compare({"t": table}, rows))["Margin"]) == ["**2.00**", "3.00"]
+
+
+def test_metrics_that_call_opposite_ends_better_share_none(add: Callable[[Metric], None]) -> None:
+    add(SHARE)
+    columns = {"Error": "error({row})", "Robust": "robust({row})"}
+    with pytest.raises(ValueError, match="best should be none"):
+        Table("T", {"A": "A"}, columns, None, "percent", "columns")
+
+
+def test_a_claim_is_in_per_cent_where_its_metrics_are(add: Callable[[Metric], None]) -> None:
+    add(SHARE)
+    add(MARGIN)
+    rows = [clean("A", robust_share=0.25, margin=0.25)]
+    claims = {"rate": Claim("s", "p", ["robust(A) > 0.2"]), "mean": Claim("s", "p", ["margin(A) > 0.2"])}
+    assert list(claims_summary(claims_table(claims, rows))["ours"]) == ["25 > 20", "0.25 > 0.2"]
+
+
+def test_an_added_rate_has_a_mean_over_seeds_and_an_added_value_none(add: Callable[[Metric], None]) -> None:
+    add(SHARE)
+    add(MARGIN)
+    rows = pd.DataFrame([clean("A", seed, robust_share=share, margin=1.0) for seed, share in enumerate((0.2, 0.4))])
+    found = over_seeds(rows)
+    assert list(found["robust_share"]) == pytest.approx([0.3]) and "margin" not in found
+    assert list(found["robust_share_sd"]) == pytest.approx([0.02**0.5])
+
+
+# ---- the matrix and its figures ask the same line
+
+
+def attacked(*errors: float, eps: float = 0.1) -> pd.DataFrame:
+    """Errors of A, B, ... on FGSM examples of A, of 1000 images and of 40 others."""
+    names = "ABC"[: len(errors)]
+    cells = [clean(name, error_top1=error) for name, error in zip(names, errors, strict=True)]
+    return pd.DataFrame(cells).assign(source="A", attack="fgsm", eps=eps, others=40)
+
+
+@pytest.mark.parametrize(("better", "bold"), [("low", [True, False, False]), ("high", [False, False, True])])
+def test_the_matrix_is_marked_at_the_better_end(better: Any, bold: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("epsball.output.matrix.ERROR", replace(ERROR, better=better))
+    cells = best_in_bold(attacked(0.1, 0.5, 0.9)).loc[("A", "fgsm", 0.1)]
+    assert [cell.startswith("**") for cell in cells] == bold
+
+
+def test_matrix_and_curves_have_the_intervals_of_its_trials(add: Callable[[Metric], None]) -> None:
+    rows = pd.concat([attacked(0.1, 0.5), attacked(0.25, 0.5, eps=0.2)], ignore_index=True)
+    for trials, n in (("n", 1000), ("others", 40)):
+        add(replace(ERROR, trials=trials))
+        low, high = wilson(n / 4, n)
+        assert f"[{100 * low:.1f}, {100 * high:.1f}]" in best_in_bold(rows).loc[("A", "fgsm", 0.2), "A"]
+        line = curves(rows)["A", "A", "fgsm"]
+        assert (line["error_top1_low"].iloc[1], line["error_top1_high"].iloc[1]) == pytest.approx((low, high))
+
+
+def test_the_intervals_of_results_csv_are_of_its_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("epsball.results.intervals.ERROR", replace(ERROR, trials="others"))
+    found = with_intervals(attacked(0.25))
+    assert (found["error_top1_low"][0], found["error_top1_high"][0]) == pytest.approx(wilson(10, 40))

@@ -1,0 +1,330 @@
+"""What a paper or its code states, with its source: the values that conf/ is to have at scale=paper.
+
+Sources: arXiv texts by section; code by file (ftramer/ensemble-adv-training 819ad7c, MadryLab/mnist_challenge 3ee3643,
+MadryLab/cifar10_challenge f15682d, TF-slim). "ours" stands where neither says anything, and what was taken instead.
+"""
+
+from typing import Any
+
+Row = tuple[str, str, Any, str]
+"""overrides, key path, value (of a mapping: of these keys of it), source"""
+
+# ---- a composition of all the options of GROUPS, each as <group>.<option>; a static source has its trainer's own arch
+
+ALL = "all"
+CIFAR = "dataset=cifar10 scale=paper trainer=madry_cifar arch=wide_resnet suite=madry_cifar attack=pgd_7"
+
+# ---- attacks
+
+FGSM = {
+    **{"name": "gradient", "eps": 0.3, "steps": 1, "step_size": None, "step": "sign", "loss": "cross_entropy"},
+    **{"kappa": 0.0, "label": True, "start": "none", "start_share": 0.0, "clip_start": True, "momentum": 0.0},
+    **{"restarts": 1, "keep": "last"},
+}
+FGSM_PRED = {**FGSM, "label": "predicted"}
+STEP_LL = {**FGSM, "label": "least_likely"}
+ITER_BASIC = {**FGSM, "steps": "kurakin", "step_size": 1 / 255}
+ITER_LL = {**ITER_BASIC, "label": "least_likely"}
+RAND_FGSM = {**FGSM, "start": "sign", "start_share": 0.05 / 0.3}
+R_FGSM = {**FGSM, "start": "uniform", "start_share": 1.0}
+I_FGSM = {**FGSM, "steps": 10}
+MI_FGSM = {**I_FGSM, "momentum": 1.0}
+PGD = {**FGSM, "steps": 40, "step_size": 0.01, "start": "uniform", "start_share": 1.0}
+PGD_100 = {**PGD, "steps": 100}
+PGD_7 = {**PGD, "steps": 7, "step_size": 0.3 * 2 / 8}
+PGD_20 = {**PGD_7, "steps": 20}
+PGD_TARGETED = {**PGD, "label": "random"}
+CW = {**PGD, "loss": "margin", "kappa": 0.0}
+CW_PLUS = {**CW, "kappa": 50.0}
+PGD_CW = {**CW_PLUS, "steps": 30, "step_size": 0.03}
+SIGN_NOISE = {"name": "noise", "eps": 0.3, "distribution": "sign"}
+NORMAL_NOISE = {**SIGN_NOISE, "distribution": "truncated_normal"}
+
+ATTACKS: list[Row] = [
+    (ALL, "attack.fgsm", FGSM, "Goodfellow et al. 2015; Tramèr 2.2, eps 0.3 3.1; true label: simple_eval.py"),
+    (ALL, "attack.fgsm_pred", FGSM_PRED, "Kurakin, appendix A; Tramèr 2.3: the model's prediction; attack_utils.py"),
+    (ALL, "attack.fast_entropy", {**FGSM, "loss": "entropy"}, "Kurakin, appendix A"),
+    (ALL, "attack.fast_grad_l2", {**FGSM, "step": "l2"}, "Kurakin, appendix A: unit L2 norm times eps"),
+    (ALL, "attack.fast_grad_linf", {**FGSM, "step": "linf"}, "Kurakin, appendix A: unit L-infinity norm times eps"),
+    (ALL, "attack.step_ll", STEP_LL, "Kurakin 2.2"),
+    (ALL, "attack.step_rnd", {**FGSM, "label": "random"}, "Kurakin 2.2"),
+    (ALL, "attack.iter_basic", ITER_BASIC, "Kurakin 2.2: alpha = 1, min(eps + 4, 1.25 eps) iterations"),
+    (ALL, "attack.iter_ll", ITER_LL, "Kurakin 2.2: as the basic method"),
+    (ALL, "attack.rand_fgsm", RAND_FGSM, "Tramèr 4: alpha 0.05 of 0.3, then eps - alpha; clip: simple_eval.py"),
+    (
+        *(ALL, "attack.rand_step_ll", {**RAND_FGSM, "label": "least_likely", "start_share": 0.5, "clip_start": False}),
+        "Tramèr 4, ImageNet: alpha 8/256 of 16/256; no clip: eval_on_adversarial.py",
+    ),
+    (ALL, "attack.r_fgsm", R_FGSM, "Kariyappa 4.1: uniform in +-eps, then FGSM"),
+    (ALL, "attack.i_fgsm", I_FGSM, "Tramèr Table 4: k = 10, steps eps / k 2.2; Kariyappa 4.1: 10 steps of eps / 10"),
+    (ALL, "attack.mi_fgsm", MI_FGSM, "Kariyappa 4.1: as I-FGSM, decay 1.0; equation 5"),
+    (ALL, "attack.pgd", PGD, "Madry 5: 40 steps of 0.01, eps 0.3; mnist_challenge pgd_attack.py: start clipped"),
+    (ALL, "attack.pgd_100", PGD_100, "Madry Table 1; its step size is ours: that of 40 steps"),
+    (ALL, "attack.pgd_7", PGD_7, "Madry 5: 7 steps of 2, eps 8"),
+    (ALL, "attack.pgd_20", PGD_20, 'Madry 5: 20 steps "with the same settings"'),
+    (ALL, "attack.pgd_targeted", PGD_TARGETED, "Madry Table 1: targeted; a random target is ours"),
+    (ALL, "attack.cw", CW, "Madry Table 1: 40 steps on the Carlini-Wagner loss"),
+    (ALL, "attack.cw_plus", CW_PLUS, "Madry Table 1: kappa 50; mnist_challenge pgd_attack.py"),
+    (ALL, "attack.pgd_cw", PGD_CW, "Kariyappa 4.1: k = 50, 30 iterations; step eps / 10 is ours"),
+    (ALL, "attack.sign_noise", SIGN_NOISE, "Kurakin, appendix A"),
+    (ALL, "attack.normal_noise", NORMAL_NOISE, "Kurakin, appendix A: sd eps / 2 on [-eps, eps]; Kariyappa 4.1"),
+]
+
+BUDGETS = {"eps": [2 / 255, 4 / 255, 8 / 255, 16 / 255]}
+SUITES: list[Row] = [
+    (ALL, "suite.fgsm", {"fgsm": FGSM}, "Tramèr Table 1"),
+    (ALL, "suite.one_step", {"fgsm": FGSM, "rand_fgsm": RAND_FGSM}, "Tramèr Table 2"),
+    (ALL, "suite.tramer", {"fgsm": FGSM, "i_fgsm": I_FGSM, "rand_fgsm": RAND_FGSM}, "Tramèr Table 4"),
+    (
+        *(ALL, "suite.masking", {"rand_fgsm": RAND_FGSM, "i_fgsm": I_FGSM}),
+        "Tramèr 3 and 4: masking shows in what these add to FGSM",
+    ),
+    (
+        *(ALL, "suite.masking.fgsm", {**FGSM, "eps": [0.015, 0.03, 0.075, 0.15, 0.225, 0.3]}),
+        "Tramèr 3.3: smaller eps can be stronger; which ones is ours",
+    ),
+    (ALL, "suite.kurakin.fgsm", {**FGSM, **BUDGETS}, "Kurakin Table 1: eps 2, 4, 8, 16"),
+    (ALL, "suite.kurakin.step_ll", {**STEP_LL, **BUDGETS}, "Kurakin Table 1: eps 2, 4, 8, 16"),
+    (ALL, "suite.kurakin.iter_basic", {**ITER_BASIC, **BUDGETS}, "Kurakin Table 2: eps 2, 4, 8, 16"),
+    (ALL, "suite.kurakin.iter_ll", {**ITER_LL, **BUDGETS}, "Kurakin Table 2: eps 2, 4, 8, 16"),
+    (ALL, "suite.all_one_step", {"fgsm": FGSM, "fgsm_pred": FGSM_PRED, "step_ll": STEP_LL}, "Kurakin, appendix A"),
+    (ALL, "suite.all_one_step.fast_entropy", {**FGSM, "loss": "entropy"}, "Kurakin, appendix A"),
+    (ALL, "suite.all_one_step.fast_grad_l2", {**FGSM, "step": "l2"}, "Kurakin, appendix A"),
+    (ALL, "suite.all_one_step.fast_grad_linf", {**FGSM, "step": "linf"}, "Kurakin, appendix A"),
+    (ALL, "suite.all_one_step.step_rnd", {**FGSM, "label": "random"}, "Kurakin, appendix A"),
+    (ALL, "suite.all_one_step", {"sign_noise": SIGN_NOISE, "normal_noise": NORMAL_NOISE}, "Kurakin, appendix A"),
+    (ALL, "suite.madry", {"fgsm": FGSM, "pgd": PGD, "pgd_100": PGD_100}, "Madry Table 1"),
+    (ALL, "suite.madry", {"pgd_restarts": {**PGD, "restarts": 20}}, "Madry Table 1: 40 steps, 20 restarts"),
+    (ALL, "suite.madry", {"pgd_100_restarts": {**PGD_100, "restarts": 20}}, "Madry Table 1: 100 steps, 20 restarts"),
+    (ALL, "suite.madry", {"pgd_targeted": PGD_TARGETED, "cw": CW, "cw_plus": CW_PLUS}, "Madry Table 1"),
+    (ALL, "suite.madry_cifar", {"fgsm": FGSM, "pgd_7": PGD_7, "pgd_20": PGD_20}, "Madry Table 2"),
+    (
+        *(ALL, "suite.madry_cifar.cw", {**CW, "steps": 30, "step_size": 0.075}),
+        "Madry Table 2: CW, 30 steps; their size is ours: that of PGD",
+    ),
+    (ALL, "suite.kariyappa", {"fgsm": FGSM, "r_fgsm": R_FGSM, "i_fgsm": I_FGSM}, "Kariyappa 4.1, Table 2"),
+    (ALL, "suite.kariyappa", {"mi_fgsm": MI_FGSM, "pgd_cw": PGD_CW}, "Kariyappa 4.1, Table 2"),
+]
+
+# ---- networks; their layers are pinned by their parameter counts in test_models.py
+
+NAKED = {"normalise": {"name": "none"}}
+RELU = {"activation": {"name": "relu"}, **NAKED}
+LEAKY = {"activation": {"name": "leaky_relu", "slope": 0.1}, **NAKED}
+RESNET = {"name": "resnet", "width": 1, "shortcut": "pad", **LEAKY}
+INCEPTION = {
+    **{"name": "inception_v3", "width": 1, "stem": 299, "extra_blocks": 0, "aux": True, "aux_weight": 0.4},
+    **{"dropout": 0.2, "activation": {"name": "relu"}, "normalise": {"name": "symmetric"}},
+}
+WIDE = {"name": "wide_resnet", "activation": LEAKY["activation"], "normalise": {"name": "per_image"}}
+
+ARCHES: list[Row] = [
+    *(
+        (ALL, f"arch.mnist_{n}", {"name": f"mnist_{n}", **RELU}, "Tramèr Table 6; input [0, 1]: mnist.py")
+        for n in "abcd"
+    ),
+    (ALL, "arch.madry_mnist", {"name": "madry_mnist", "width": 1, "hidden": 1024, **RELU}, "Madry 5: 32, 64, 1024"),
+    (ALL, "arch.wide_resnet", {**WIDE, "width": 10}, "Madry 4: 160, 320, 640, per image; slope 0.1: model.py"),
+    (ALL, "arch.wide_resnet_w1", {**WIDE, "width": 1}, "Madry 4: simple; cifar10_challenge model.py"),
+    (ALL, "arch.conv3", {"name": "conv3", **LEAKY}, "Kariyappa Table 1, 4.1; slope and scaling are ours"),
+    (ALL, "arch.conv4", {"name": "conv4", **LEAKY}, "Kariyappa Table 1, 4.1; slope and scaling are ours"),
+    (ALL, "arch.resnet20", {**RESNET, "depth": 20}, "Kariyappa Table 1; He et al. 2016, 4.2, option A"),
+    (ALL, "arch.resnet26", {**RESNET, "depth": 26}, "Kariyappa 4.1; He et al. 2016, 4.2, option A"),
+    (ALL, "arch.ensemble", {"name": "ensemble", "copies": 5}, "Kariyappa 4.1: five models"),
+    (ALL, "arch.ensemble", {"members": {"member": {"name": "conv3", **LEAKY}}}, "Kariyappa 4.1: Conv-3 on MNIST"),
+    (ALL, "arch.ensemble", {"rule": "mean_probability"}, "ours, as DVERGE"),
+    (ALL, "arch.ensemble_mix", {"name": "ensemble", "copies": 1, "rule": "mean_probability"}, "as arch.ensemble"),
+    *((ALL, f"arch.ensemble_mix.members.resnet{n}", {**RESNET, "depth": n}, "Kariyappa 4.1: MIX") for n in (20, 26)),
+    (ALL, "arch.ensemble_mix.members.conv4", {"name": "conv4", **LEAKY}, "Kariyappa 4.1: MIX"),
+    (ALL, "arch.ensemble_mix.members.conv3_first", {"name": "conv3", **LEAKY}, "Kariyappa 4.1: MIX has two Conv-3"),
+    (ALL, "arch.ensemble_mix.members.conv3_second", {"name": "conv3", **LEAKY}, "Kariyappa 4.1: MIX has two Conv-3"),
+    (ALL, "arch.inception_v3", INCEPTION, "Kurakin 4, models A and B; dropout keep 0.8, auxiliary 0.4: TF-slim"),
+    (ALL, "arch.inception_v3_elu", {**INCEPTION, "activation": {"name": "elu"}}, "Kurakin 4.4: model C"),
+    (
+        *(ALL, "arch.inception_v3_32", {**INCEPTION, "stem": 32, "aux": False, "aux_weight": 0}),
+        "ours: Inception v3 on small images",
+    ),
+    (ALL, "arch.random_forest", {"name": "random_forest", "trees": 100}, "Tramèr, appendix C: 100 trees"),
+    (ALL, "arch.timm", {"name": "timm", "model": "resnet18", "pretrained": False, "checkpoint": None}, "ours: any"),
+]
+
+# ---- trainers
+
+ADAM = {"name": "adam", "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0, "decay_on": "all"}
+SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "decay_on": "all"}
+RMSPROP = {
+    **{"name": "rmsprop", "lr": 0.045, "alpha": 0.9, "momentum": 0.9, "eps": 1.0},
+    **{"weight_decay": 0.0, "decay_on": "all"},
+}
+CONSTANT = {"schedule": {"name": "constant"}}
+PLAIN = {"augment": None, "clip_norm": None}
+SHIFTED = {"augment": {"shift": 2, "crop": 0.9, "flip": False}, "clip_norm": None}
+BESIDE = {  # as many adversarial examples beside the clean ones, equal weight
+    **{"placement": "append", "count": None, "weight": 1.0, "eps_distribution": "fixed", "delay": 0},
+    **{"source_choice": "random", "label_smoothing": 0.0},
+}
+TRAMER_LOSS = {"name": "adversarial", **BESIDE, "passes": "two", "crafting_mode": "train", "include_self": True}
+MADRY_LOSS = {**TRAMER_LOSS, "placement": "only", "passes": "one"}
+STATIC = {**BESIDE, "passes": "one", "eps_distribution": "truncated_normal", "crafting_mode": "eval"}
+KURAKIN_LOSS = {
+    **{"name": "adversarial", "placement": "replace", "count": 16, "weight": 0.3, "passes": "one"},
+    **{"eps_distribution": "truncated_normal", "delay": 10000, "label_smoothing": 0.1},
+}
+TRAMER_CODE = "train.py, tf_utils.py: Adam's defaults, constant, batch 64, 6 epochs, no augmentation; paper silent"
+
+TRAINERS: list[Row] = [
+    (ALL, "optimizer.adam", ADAM, "Kingma and Ba 2014; TensorFlow's defaults: tf_utils.py"),
+    (ALL, "optimizer.sgd", SGD, "He et al. 2016, 4.2; cifar10_challenge train.py: momentum 0.9"),
+    (ALL, "optimizer.rmsprop", RMSPROP, "Szegedy et al. 2016, 8: decay 0.9, epsilon 1; rate 0.045: Kurakin 4"),
+    (ALL, "trainer.standard.objective", {"name": "standard", "label_smoothing": 0.0}, "tf_utils.py tf_train"),
+    *(
+        (ALL, f"trainer.{name}", {"optimizer": ADAM, **CONSTANT, **PLAIN, "epochs": 6, "batch_size": 64}, TRAMER_CODE)
+        for name in ("standard", "fgsm_adv", "rand_fgsm_adv", "ensemble_adv")
+    ),
+    (ALL, "trainer.fgsm_adv.objective", TRAMER_LOSS, "Tramèr 3.1: 64 and 64; two passes, dropout on: tf_utils.py"),
+    (ALL, "trainer.fgsm_adv.objective.attack", FGSM_PRED, "Tramèr 2.3, eps 0.3 3.1; attack_utils.py"),
+    (ALL, "trainer.rand_fgsm_adv.objective", TRAMER_LOSS, "Tramèr 4; as trainer.fgsm_adv"),
+    (
+        *(ALL, "trainer.rand_fgsm_adv.objective.attack", {**RAND_FGSM, "label": "predicted"}),
+        "Tramèr 4: RAND+FGSM in training; 2.3: on the model's prediction",
+    ),
+    (ALL, "trainer.ensemble_adv.objective", TRAMER_LOSS, "Tramèr 5.2: 64 and 64, at random: train_adv.py randint(4)"),
+    (ALL, "trainer.ensemble_adv.objective.attack", FGSM_PRED, "Tramèr 5.2: FGSM, eps 0.3"),
+    (ALL, "trainer.kurakin.objective", KURAKIN_LOSS, "Kurakin 3: m 32, k 16, lambda 0.3, |TN(0, eps/2)|; 4: delay 10k"),
+    (
+        *(
+            ALL,
+            "trainer.kurakin.objective",
+            {"crafting_mode": "train", "include_self": True, "source_choice": "random"},
+        ),
+        "Kurakin, algorithm 1: on the network being trained, as it trains",
+    ),
+    (ALL, "trainer.kurakin.objective.attack", STEP_LL, "Kurakin 4: step l.l."),
+    (
+        *(ALL, "trainer.kurakin.optimizer", {**RMSPROP, "weight_decay": 4e-5, "decay_on": "weights"}),
+        "Kurakin 4: RMSProp, 0.045, weight decay by default; its size: TF-slim",
+    ),
+    (
+        *(ALL, "trainer.kurakin.schedule", {"name": "exponential", "gamma": 0.94, "every": 2.0}),
+        "Tramèr 5.2, as Kurakin: 0.94 every two epochs",
+    ),
+    (ALL, "trainer.kurakin", {"epochs": 187, "batch_size": 32, **PLAIN}, "Tramèr 5.3: 187 epochs; Kurakin 3: m = 32"),
+    (ALL, "trainer.madry.objective", MADRY_LOSS, "Madry 2: the saddle point; mnist_challenge train.py: only PGD's"),
+    (ALL, "trainer.madry.objective.attack", PGD, "Madry 5: 40 steps of 0.01, eps 0.3"),
+    (ALL, "trainer.madry.optimizer", {**ADAM, "lr": 1e-4}, "mnist_challenge config.json, train.py"),
+    (
+        *(ALL, "trainer.madry", {"epochs": 100_000 / 1100, "batch_size": 50, **CONSTANT, **PLAIN}),
+        "mnist_challenge config.json: 100,000 steps of 50 of 55,000 images",
+    ),
+    (ALL, "trainer.madry_cifar.objective", MADRY_LOSS, "cifar10_challenge train.py: only PGD's, BN in train mode"),
+    (ALL, "trainer.madry_cifar.objective.attack", PGD_7, "Madry 5: 7 steps of 2, eps 8 (config.json: 10)"),
+    (
+        *(ALL, "trainer.madry_cifar.optimizer", {**SGD, "weight_decay": 2e-4, "decay_on": "weights"}),
+        "cifar10_challenge config.json: 0.1, momentum 0.9, 2e-4; model.py: on kernels",
+    ),
+    (
+        *(ALL, "trainer.madry_cifar.schedule", {"name": "step", "milestones": [0.5, 0.75], "gamma": 0.1}),
+        "cifar10_challenge config.json: 0.01 at 40,000, 0.001 at 60,000 of 80,000 steps",
+    ),
+    (
+        *(ALL, "trainer.madry_cifar", {"epochs": 80_000 / 391, "batch_size": 128, "clip_norm": None}),
+        "cifar10_challenge config.json: 80,000 steps of 128 of 50,000 images",
+    ),
+    (
+        *(ALL, "trainer.madry_cifar.augment", {"shift": 2, "crop": 1.0, "flip": True}),
+        "Madry 4: crops and flips; cifar10_input.py: 2 pixels of padding",
+    ),
+    *(
+        (ALL, f"trainer.{name}", {"optimizer": ADAM, "epochs": 10}, "Kariyappa 4.1: Adam 0.001; Conv-3 10 epochs")
+        for name in ("static_adv", "diversity", "static_adv_diversity")
+    ),
+    *(
+        (ALL, f"trainer.{name}", {"batch_size": 64, **SHIFTED, **CONSTANT}, "Kariyappa 4.1: shifts, crops; sizes ours")
+        for name in ("static_adv", "diversity", "static_adv_diversity")
+    ),
+    (
+        *(ALL, "trainer.static_adv.objective", {"name": "adversarial", **STATIC, "include_self": False}),
+        "Kariyappa 4.2: {D', D_adv}, a static model's, TN(0, eps/2)",
+    ),
+    (ALL, "trainer.static_adv.objective.attack", FGSM, "Kariyappa 4.2: FGSM"),
+    *(
+        (ALL, f"trainer.{n}.objective", {"name": "diversity", "weight": 0.5, "label_smoothing": 0.0}, "Kariyappa 4.1")
+        for n in ("diversity", "static_adv_diversity")
+    ),
+    (
+        *(ALL, "trainer.diversity.objective.data", {**STATIC, "eps_distribution": "fixed", "include_self": True}),
+        "Kariyappa 4.1: {D', D_noise}, sd eps/2 with eps 0.3",
+    ),
+    (ALL, "trainer.diversity.objective.data.attack", NORMAL_NOISE, "Kariyappa 4.1: truncated normal, eps 0.3"),
+    (
+        *(ALL, "trainer.static_adv_diversity.objective.data", {**STATIC, "include_self": False}),
+        "Kariyappa 4.2: {D', D_adv}, a static model's, TN(0, eps/2)",
+    ),
+    (ALL, "trainer.static_adv_diversity.objective.data.attack", FGSM, "Kariyappa 4.2: FGSM"),
+    (CIFAR, "trainer.objective.attack", {"eps": 8 / 255, "step_size": 2 / 255}, "Madry 5, CIFAR-10: 7 steps of 2 of 8"),
+    (CIFAR, "suite.cw", {"eps": 8 / 255, "step_size": 2 / 255, "steps": 30}, "Madry Table 2; step as PGD's"),
+    (CIFAR, "suite.pgd_20", {"eps": 8 / 255, "step_size": 2 / 255, "steps": 20}, "Madry 5, CIFAR-10: 20 steps"),
+    (CIFAR, "dataset", {"train_size": 50_000, "test_size": 10_000}, "Krizhevsky 2009: all of it"),
+]
+
+# ---- models and parts of papers
+
+RECIPE = {  # model: its arch, trainer, epochs
+    **{f"mnist_{n}": (f"mnist_{n}", "standard", 6) for n in "abcd"},
+    "mnist_a_adv": ("mnist_a", "fgsm_adv", 6),
+    "mnist_a_adv_12": ("mnist_a", "fgsm_adv", 12),
+    "mnist_a_adv_ens": ("mnist_a", "ensemble_adv", 6),
+    "mnist_a_adv_ens_12": ("mnist_a", "ensemble_adv", 12),
+    "mnist_a_rand": ("mnist_a", "rand_fgsm_adv", 6),
+}  # Tramèr 3.1, 5.2: 6 epochs; 5.3: 12; train.py: 6 for A to D
+A, A_ADV, B = {"A": "mnist_a"}, {"A_adv": "mnist_a_adv"}, {"B": "mnist_b"}
+PARTS: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {  # models, suite, source
+    "table1": (A | A_ADV | B, {"fgsm": FGSM}, "Table 1: FGSM, eps 0.3"),
+    "table2": (A | A_ADV | B, {"fgsm": FGSM, "rand_fgsm": RAND_FGSM}, "Table 2: eps 0.3, alpha 0.05"),
+    "table4": (
+        A_ADV
+        | {"A_adv_ens": "mnist_a_adv_ens", "A_adv_12": "mnist_a_adv_12", "A_adv_ens_12": "mnist_a_adv_ens_12"}
+        | B,
+        {"fgsm": FGSM, "i_fgsm": I_FGSM, "rand_fgsm": RAND_FGSM},
+        "Table 4: eps 0.3, k = 10, alpha 0.05; 6 and 12 epochs",
+    ),
+    "table7": (A | A_ADV, {}, "Table 7: gradient norms, no attack"),
+    "table8": (A | A_ADV | B, {"fgsm": FGSM, "rand_fgsm": RAND_FGSM}, "Table 8: eps 0.3, alpha 0.05"),
+    "figure1": (A | A_ADV, {"fgsm": FGSM}, "Figure 1: eps 0.3"),
+    "figure2": (A_ADV | B, {"fgsm": FGSM}, "Figure 2"),
+    "figure3": (A_ADV | B, {"fgsm": FGSM}, "Figure 3"),
+    "appendix_c": (A | {"forest": "random_forest"}, {"fgsm": FGSM}, "appendix C: FGSM, eps 0.3"),
+    "text": (
+        A | A_ADV | {"A_rand": "mnist_a_rand"} | B,
+        {"fgsm": {**FGSM, "eps": [0.25, 0.3, 1.0]}, "rand_fgsm": RAND_FGSM},
+        "3.3: eps = 1; 4: eps - alpha = 0.25",
+    ),
+}
+SURFACE = {"model": "A_adv", "other": "B"}
+PAPERS: list[Row] = [
+    *((f"paper=tramer/{part} scale=paper", "suite", suite, source) for part, (_, suite, source) in PARTS.items()),
+    *(
+        (f"paper=tramer/{part} scale=paper", "dataset", {"name": "mnist", "train_size": 60_000, "test_size": 10_000}, s)
+        for part in PARTS
+        for s in ["mnist.py: all 60,000 training images; Table 1: the full test set"]
+    ),
+    *((f"paper=tramer/{part} scale=paper", "precision", "fp32", "float32: tf_utils.py") for part in PARTS),
+    (
+        "paper=tramer/figure2 scale=paper",
+        "measurement",
+        {**SURFACE, "points": 1},
+        "Figure 2: A_adv along A_adv and B, a point",
+    ),
+    ("paper=tramer/figure3 scale=paper", "measurement", {**SURFACE, "points": 3}, "Figure 3: three more points"),
+    *(
+        (
+            f"paper=tramer/figure{n} scale=paper",
+            "measurement",
+            {"extent": 0.3, "zoom": 0.03},
+            "Figure 2: axes to 0.3; (b) to 0.03",
+        )
+        for n in (2, 3)
+    ),
+]
+
+PINNED = [*ATTACKS, *SUITES, *ARCHES, *TRAINERS, *PAPERS]

@@ -1,0 +1,303 @@
+"""The one training loop: the same bits however often it is stopped."""
+
+import copy
+import io
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_training import (
+    ADVERSARIAL,
+    BATCH,
+    IMAGES,
+    OPTIMIZERS,
+    PGD,
+    STEPS,
+    Recorder,
+    data,
+    fitted,
+    identical,
+    network,
+    plain,
+    trainer,
+)
+from torch import nn
+
+from epsball.data.images import to_unit
+from epsball.runtime.progress import Interrupted
+from epsball.training.fit import Diverged, TrainingState, batch_indices, load_optimizer, steps_per_epoch
+from epsball.training.trainer import Trainer
+
+# ---- stopped and continued
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("at", [1, 3, 4, 5, 8, 9])
+def test_a_continued_training_is_the_straight_one_bit_for_bit(optimizer: str, at: int) -> None:
+    by = trainer(optimizer=OPTIMIZERS[optimizer])
+    weights, curve, straight = fitted(by)
+    stopped = Recorder(interrupt_at=at)
+    with pytest.raises(Interrupted) as error:
+        fitted(by, recorder=stopped)
+    assert error.value.signum == 15 and stopped.last["step"] == at == len(stopped.saved)
+    again = Recorder(state=stopped.last)
+    weights_again, curve_again, _ = fitted(by, model=network(seed=99), recorder=again)
+    assert identical(weights, weights_again)
+    assert curve == curve_again
+    if at < 9:  # the optimiser's state and the generator's, one step before the end
+        assert identical(straight.last, again.last) and again.last["step"] == 9
+
+
+def test_a_training_stopped_at_every_step_is_the_straight_one() -> None:
+    by = trainer()
+    weights, curve, _ = fitted(by)
+    state: dict[str, Any] | None = None
+    for step in range(1, STEPS):
+        stopped = Recorder(state=state, interrupt_at=step)
+        with pytest.raises(Interrupted):
+            fitted(by, model=network(seed=step - 1), recorder=stopped)
+        assert len(stopped.saved) == 1
+        state = stopped.last
+    weights_again, curve_again, _ = fitted(by, recorder=Recorder(state=state))
+    assert identical(weights, weights_again) and curve == curve_again
+
+
+def test_a_stop_is_obeyed_after_the_next_step_and_saved_before() -> None:
+    recorder = Recorder()
+    recorder.control.seconds_between = math.inf
+    recorder.control.stop.signum = 2
+    with pytest.raises(Interrupted):
+        fitted(trainer(), recorder=recorder)
+    assert [recorder.last["step"], len(recorder.saved)] == [1, 1]
+
+
+def test_nothing_is_saved_before_its_time() -> None:
+    recorder = Recorder()
+    recorder.control.seconds_between = math.inf
+    fitted(trainer(), recorder=recorder)
+    assert recorder.saved == []
+
+
+# ---- from one kind of device to another
+
+
+def as_on_cuda(state: dict[str, Any]) -> dict[str, Any]:
+    """A state as a training on a card would have saved it."""
+    groups = [{**group, "capturable": True, "fused": True} for group in state["optimizer"]["param_groups"]]
+    rng = {**state["rng"], "cuda": torch.zeros(16, dtype=torch.uint8)}
+    return {**state, "rng": rng, "optimizer": {**state["optimizer"], "param_groups": groups}}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_state_of_a_card_goes_on_on_the_cpu(optimizer: str) -> None:
+    by, stopped = trainer(optimizer=OPTIMIZERS[optimizer]), Recorder(interrupt_at=3)
+    with pytest.raises(Interrupted):
+        fitted(by, recorder=stopped)
+    moved = fitted(by, recorder=Recorder(state=as_on_cuda(stopped.last)))
+    assert identical(moved[0], fitted(by)[0])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_state_of_the_cpu_is_loaded_for_a_capture(optimizer: str) -> None:
+    """The step count goes to the parameters' device, and the learning rate stays the tensor that a graph reads."""
+    by, recorder = trainer(optimizer=OPTIMIZERS[optimizer]), Recorder()
+    fitted(by, recorder=recorder)
+    there, meta = by.optimizer.make(network().to("meta")), torch.device("meta")  # any device that is not the CPU
+    for group in there.param_groups:
+        group.update({key: True for key in ("capturable", "fused") if key in group}, lr=torch.tensor(0.5, device=meta))
+    load_optimizer(there, recorder.last["optimizer"])
+    for group in there.param_groups:
+        assert group.get("capturable", True) and group.get("fused", True)
+        assert group["lr"].device == meta and group["weight_decay"] in (0.0, 1e-3, 1e-4)
+    tensors = [t for state in there.state.values() for t in state.values() if t is not None]
+    assert tensors and {t.device for t in tensors} == {meta}
+
+
+def test_a_learning_rate_that_a_graph_reads_is_written_over() -> None:
+    state = TrainingState.begin(network(), plain(optimizer=OPTIMIZERS["rmsprop"]), [], data(), 0)
+    tensors = [torch.tensor(0.005) for _ in state.optimizer.param_groups]
+    for group, tensor in zip(state.optimizer.param_groups, tensors, strict=True):
+        group["lr"] = tensor
+    for lr in (0.25, 0.25, 0.125):
+        state.set_learning_rate(lr)
+        assert [float(tensor) for tensor in tensors] == [lr, lr] and state.lr == lr
+    assert all(g["lr"] is t for g, t in zip(state.optimizer.param_groups, tensors, strict=True))
+    assert [group["lr"] for group in state.state()["optimizer"]["param_groups"]] == [0.125, 0.125]
+
+
+# ---- half precision
+
+
+@pytest.mark.parametrize(
+    "fields", [{"label": "predicted"}, {"label": "least_likely", "keep": "best"}, {"restarts": 2}], ids=str
+)
+@pytest.mark.parametrize("placement", ["append", "only"])
+def test_every_weight_has_a_gradient_in_bf16(placement: str, fields: dict[str, Any]) -> None:
+    """Crafting runs forward passes without gradients inside the step's autocast block, which keeps copies of the
+    weights: torch before 2.11 trained with those."""
+    objective = {**ADVERSARIAL, "placement": placement, "delay": 0, "attack": {**PGD, **fields}}
+    state = TrainingState.begin(network(), trainer(objective=objective, precision="bf16"), [], data(), 0)
+    state.advance(torch.arange(BATCH), 0.0)
+    assert [key for key, p in state.model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+# ---- one seed, one training
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    first, second = fitted(trainer()), fitted(trainer())
+    assert identical(first[0], second[0]) and first[1] == second[1] and first[2].saved == second[2].saved
+
+
+@pytest.mark.parametrize("by", [trainer(), plain()], ids=["random", "order alone"])
+def test_another_seed_gives_another_training(by: Trainer) -> None:
+    dropless = copy.deepcopy(network())
+    dropless[3] = nn.Identity()
+    first, second = fitted(by, 0, copy.deepcopy(dropless)), fitted(by, 1, copy.deepcopy(dropless))
+    assert not identical(first[0], second[0])
+
+
+def test_what_was_drawn_before_does_not_matter_and_nothing_is_drawn_outside() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first = fitted(trainer())
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    assert identical(first[0], fitted(trainer())[0])
+
+
+def test_scoring_the_test_images_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = fitted(trainer())
+    monkeypatch.setattr(TrainingState, "clean_error", lambda self: 0.0)
+    unscored = fitted(trainer())
+    assert identical(scored[0], unscored[0])
+    assert [row["clean_error"] for row in scored[1]] != [0.0] * 3
+
+
+def test_the_model_is_left_in_eval_mode() -> None:
+    model = network()
+    fitted(plain(), model=model)
+    assert not any(module.training for module in model.modules())
+
+
+def test_no_gradients_are_left_behind() -> None:
+    model = network()
+    fitted(plain(), model=model)
+    assert all(p.grad is None for p in model.parameters())
+
+
+# ---- the order of the images
+
+
+def test_an_epoch_is_a_permutation_and_every_epoch_another_one() -> None:
+    split = data().train
+    indices = list(batch_indices(split, BATCH, 0, 0, 12))
+    epochs = [torch.cat(indices[i : i + 4]) for i in (0, 4, 8)]
+    assert [len(index) for index in indices[:4]] == [6, 6, 6, 2]
+    assert all(sorted(epoch.tolist()) == list(range(IMAGES)) for epoch in epochs)
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 3
+
+
+@pytest.mark.parametrize("start", [1, 4, 6, 11])
+def test_the_order_is_the_same_from_any_step(start: int) -> None:
+    split = data().train
+    whole = list(batch_indices(split, BATCH, 5, 0, 12))
+    assert identical(whole[start:], list(batch_indices(split, BATCH, 5, start, 12)))
+
+
+def test_another_seed_is_another_order() -> None:
+    split = data().train
+    assert not identical(list(batch_indices(split, BATCH, 0, 0, 4)), list(batch_indices(split, BATCH, 1, 0, 4)))
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "steps"),
+    [(12, 6, 2), (13, 6, 2), (14, 6, 3), (1, 6, 1), (5, 6, 1), (3, 1, 3), (1, 1, 1), (7, 2, 3), (55000, 50, 1100)],
+)
+def test_steps_of_an_epoch(images: int, size: int, steps: int) -> None:
+    assert steps_per_epoch(images, size) == steps
+
+
+def test_a_last_batch_of_one_image_is_left_out() -> None:
+    indices = list(batch_indices(data(13).train, BATCH, 0, 0, 6))
+    assert [len(index) for index in indices] == [6] * 6
+    assert fitted(trainer(epochs=2.0), on=data(13))[1][-1]["step"] == 4  # batch norm meets no lone image
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 4), (0.5, 2), (1.3, 5), (2.6, 10), (0.01, 1)])
+def test_epochs_may_be_a_fraction(epochs: float, steps: int) -> None:
+    _, curve, _ = fitted(plain(epochs=epochs))
+    assert curve[-1]["step"] == steps and curve[-1]["epoch"] == steps / 4
+
+
+# ---- the learning curve
+
+
+def test_the_learning_curve_by_hand() -> None:
+    """With a learning rate of nearly nothing the loss of an epoch is the mean of its batches' losses."""
+    model = network()
+    model[3] = nn.Identity()
+    before, tiny = copy.deepcopy(model), {**OPTIMIZERS["sgd"], "lr": 1e-30, "weight_decay": 0.0}
+    tiny_data = data()
+    _, curve, _ = fitted(plain(optimizer=tiny), seed=3, model=model, on=tiny_data)
+    assert [(row["epoch"], row["step"]) for row in curve] == [(1.0, 4), (2.0, 8), (2.5, 10)]
+    assert [row["lr"] for row in curve] == pytest.approx([1e-30, 1e-32, 1e-32])  # steps at 1.25 and 1.875 epochs
+    losses = []
+    for index in batch_indices(tiny_data.train, BATCH, 3, 0, STEPS):
+        x, y = tiny_data.train.take(index)
+        losses.append(F.cross_entropy(before(x), y).item())
+    expected = [sum(part) / len(part) for part in (losses[:4], losses[4:8], losses[8:])]
+    assert [row["loss"] for row in curve] == pytest.approx(expected, rel=1e-5)
+    wrong = model(to_unit(tiny_data.test.x)).argmax(1) != tiny_data.test.y
+    assert curve[-1]["clean_error"] == pytest.approx(wrong.float().mean().item())
+
+
+def test_each_step_has_its_learning_rate() -> None:
+    """Plain SGD on a loss of constant gradient moves a weight by the learning rate."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    sgd = {"name": "sgd", "lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "decay_on": "all"}
+    by = plain(optimizer=sgd, schedule={"name": "exponential", "gamma": 0.5, "every": 1.0})
+    recorder = Recorder()
+    _, curve, _ = fitted(by, model=model, recorder=recorder)
+    states = [torch.load(io.BytesIO(saved), weights_only=True) for saved in recorder.saved]
+    rates = [state["optimizer"]["param_groups"][0]["lr"] for state in states]
+    assert rates == [0.5] * 4 + [0.25] * 4 + [0.125]
+    assert [row["lr"] for row in curve] == [0.5, 0.25, 0.125]
+
+
+def distance(a: nn.Module, b: nn.Module) -> float:
+    return math.sqrt(
+        sum(float((p - q).detach().square().sum()) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    )
+
+
+@pytest.mark.parametrize(("clip_norm", "bound"), [(0.01, True), (1e6, False), (None, False)])
+def test_clip_norm_bounds_a_step(clip_norm: float | None, bound: bool) -> None:
+    sgd = {"name": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, "decay_on": "all"}
+    before, model = network(), network()
+    fitted(plain(optimizer=sgd, clip_norm=clip_norm, epochs=0.25), model=model)
+    if bound:
+        assert distance(model, before) == pytest.approx(0.01, rel=1e-3)
+    else:
+        assert distance(model, before) > 0.1
+
+
+# ---- divergence
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_divergence(poison: float) -> None:
+    model = network()
+    nn.init.constant_(model[5].weight, poison)
+    with pytest.raises(Diverged, match=r"loss nan at step 4, lr 0\.01"):
+        fitted(plain(), model=model)
+
+
+def test_weights_that_are_not_finite_are_divergence() -> None:
+    """The last step's own loss is still finite, its weights are not."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    sgd = {"name": "sgd", "lr": 1e30, "momentum": 0.0, "weight_decay": 1e30, "decay_on": "all"}
+    with pytest.raises(Diverged):
+        fitted(plain(optimizer=sgd, epochs=0.25), model=model)

@@ -1,0 +1,638 @@
+"""Training losses worked out by hand on linear models, and every objective in conf/trainer."""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from linear import CONF, batch_sizes, linear, seeded, softmax_gradient, two_class
+from torch import Generator, Tensor, nn
+
+from epsball.attacks.attack import Attack
+from epsball.attacks.gradient import GradientAttack
+from epsball.attacks.noise import NoiseAttack
+from epsball.build import ConfigError, build
+from epsball.models.wrappers import Ensemble
+from epsball.training.adversarial import Adversarial, mode
+from epsball.training.diversity import Diversity, coherence, gradient_alignment_loss, members
+from epsball.training.objectives import OBJECTIVES, Objective, Standard
+
+EPS = 0.1
+WEIGHT = torch.tensor(
+    [[1.0, -2.0, 0.5, 0.2], [-0.4, 1.0, 1.5, -3.0], [2.0, 0.7, -1.0, 0.1]], dtype=torch.float64
+)  # three classes, four pixels
+X = torch.linspace(0.2, 0.8, 20, dtype=torch.float64).view(5, 1, 2, 2)[[3, 0, 4, 1, 2]]
+Y = torch.tensor([0, 1, 2, 0, 1])
+FGSM = GradientAttack(
+    eps=EPS,
+    steps=1,
+    step_size=None,
+    step="sign",
+    loss="cross_entropy",
+    kappa=0.0,
+    label="true",
+    start="none",
+    start_share=0.0,
+    clip_start=True,
+    momentum=0.0,
+    restarts=1,
+    keep="last",
+)
+RANDOM_START = replace(FGSM, start="uniform", start_share=1.0)
+
+
+def adversarial(**changes: Any) -> Adversarial:
+    """Goodfellow's, with some fields changed."""
+    plain: dict[str, Any] = {
+        "attack": FGSM,
+        "placement": "append",
+        "count": None,
+        "weight": 1.0,
+        "passes": "two",
+        "eps_distribution": "fixed",
+        "delay": 0,
+        "crafting_mode": "eval",
+        "include_self": True,
+        "source_choice": "random",
+        "label_smoothing": 0.0,
+    }
+    return Adversarial(**(plain | changes))
+
+
+def kurakin(**changes: Any) -> Adversarial:
+    return adversarial(**({"placement": "replace", "count": 2, "weight": 0.3, "passes": "one"} | changes))
+
+
+def loss_of(x: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+    """(N,) cross-entropy of the linear model, written out."""
+    log_p = x.flatten(1) @ WEIGHT.T
+    log_p = log_p - log_p.exp().sum(1, keepdim=True).log()
+    target = (1 - smoothing) * torch.eye(3, dtype=x.dtype)[y] + smoothing / 3
+    return -(target * log_p).sum(1)
+
+
+def fgsm(x: Tensor, y: Tensor) -> Tensor:
+    return (x + EPS * softmax_gradient(WEIGHT, x, y).sign()).clamp(0, 1)
+
+
+def flat_net(seed: int = 0) -> nn.Sequential:
+    """Batch norm, dropout and three classes; four pixels; in train mode."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.5), nn.Linear(6, 3))
+
+
+def recorded(shrinks: list[Tensor | None], deterministic: bool = True) -> Attack:
+    """An attack that moves nothing and keeps the shrink it was given."""
+
+    def attack(
+        model: nn.Module, x: Tensor, y: Tensor, generator: Generator | None = None, shrink: Tensor | None = None
+    ) -> Tensor:
+        shrinks.append(shrink)
+        return x
+
+    attack.deterministic, attack.eps = deterministic, EPS  # type: ignore[attr-defined]
+    return attack  # type: ignore[return-value]
+
+
+def close(value: Tensor, expected: Tensor | float) -> None:
+    torch.testing.assert_close(value.detach(), torch.as_tensor(expected, dtype=value.dtype), rtol=0, atol=1e-10)
+
+
+# ---- standard training, label smoothing
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_standard_is_the_mean_cross_entropy(smoothing: float) -> None:
+    close(Standard(smoothing)(linear(WEIGHT), X, Y, 0), loss_of(X, Y, smoothing).mean())
+
+
+def test_standard_on_an_ensemble_is_the_mean_of_its_members() -> None:
+    ensemble = Ensemble([linear(WEIGHT), linear(0 * WEIGHT)], "mean_probability")
+    close(Standard(0.0)(ensemble, X, Y, 0), (loss_of(X, Y).mean() + math.log(3)) / 2)
+
+
+# ---- which examples a batch holds, and what they weigh
+
+
+def test_kurakins_loss_by_hand_in_one_pass() -> None:
+    """k = 2 of m = 5 replaced, lambda 0.3: (three clean + 0.3 times two adversarial) / (3 + 0.6)."""
+    model = linear(WEIGHT)
+    passes = batch_sizes(model)
+    expected = (loss_of(X[2:], Y[2:]).sum() + 0.3 * loss_of(fgsm(X[:2], Y[:2]), Y[:2]).sum()) / 3.6
+    close(kurakin()(model, X, Y, 0), expected)
+    assert passes == [2, 5]  # crafting, then one mixed batch
+
+
+def test_kurakins_batch_norm_sees_one_mixed_batch() -> None:
+    norm = nn.BatchNorm1d(4, momentum=1.0, dtype=torch.float64)
+    model = nn.Sequential(nn.Flatten(), norm, *linear(WEIGHT)).train()
+    parts = kurakin().examples(copy.deepcopy(model), X, Y, 0, None)
+    kurakin()(model, X, Y, 0)
+    assert norm.num_batches_tracked == 1
+    mixed = torch.cat([X[2:], parts[1].x]).flatten(1)
+    torch.testing.assert_close(norm.running_mean, mixed.mean(0))
+    assert not torch.allclose(mixed.mean(0), X.flatten(1).mean(0))
+
+
+def test_goodfellow_is_half_and_half_in_two_passes() -> None:
+    model = linear(WEIGHT)
+    passes = batch_sizes(model)
+    expected = 0.5 * loss_of(X, Y).mean() + 0.5 * loss_of(fgsm(X, Y), Y).mean()
+    close(adversarial()(model, X, Y, 0), expected)
+    assert passes == [5, 5, 5]
+    close(adversarial(passes="one")(model, X, Y, 0), expected)
+    assert passes[3:] == [5, 10]
+
+
+def test_madry_trains_on_adversarial_examples_only() -> None:
+    model = linear(WEIGHT)
+    passes = batch_sizes(model)
+    close(adversarial(placement="only", passes="one")(model, X, Y, 0), loss_of(fgsm(X, Y), Y).mean())
+    assert passes == [5, 5]
+
+
+@pytest.mark.parametrize("passes", ["one", "two"])
+def test_delay_is_clean_training_first(passes: str) -> None:
+    model = linear(WEIGHT)
+    objective = kurakin(delay=3, passes=passes)
+    seen = batch_sizes(model)
+    close(objective(model, X, Y, 2), loss_of(X, Y).mean())
+    assert seen == [5]
+    assert objective(model, X, Y, 3).item() > loss_of(X, Y).mean().item() + 1e-3
+
+
+@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("passes", ["one", "two"])
+def test_a_short_last_batch_is_all_adversarial(count: int, passes: str) -> None:
+    objective, x, y = kurakin(count=count, passes=passes), X[:2], Y[:2]
+    close(objective(linear(WEIGHT), x, y, 0), loss_of(fgsm(x, y), y).mean())
+    assert len(objective.examples(linear(WEIGHT), x, y, 0, None)) == 1  # no empty clean part, which batch norm refuses
+
+
+def test_label_smoothing_is_the_training_losss_not_the_attacks() -> None:
+    expected = 0.5 * loss_of(X, Y, 0.1).mean() + 0.5 * loss_of(fgsm(X, Y), Y, 0.1).mean()
+    close(adversarial(label_smoothing=0.1)(linear(WEIGHT), X, Y, 0), expected)
+
+
+def test_truncated_normal_eps_per_example() -> None:
+    """|N(0, 1/2)| cut off at 1 has the mean (phi(0) - phi(2)) / (Phi(2) - Phi(-2)) = 0.3614."""
+    shrinks: list[Tensor | None] = []
+    objective = adversarial(attack=recorded(shrinks), eps_distribution="truncated_normal")
+    x, y = torch.zeros(40_000, 1, 2, 2, dtype=torch.float64), torch.zeros(40_000, dtype=torch.long)
+    torch.manual_seed(0)
+    objective.examples(linear(WEIGHT), x, y, 0, None)
+    (shrink,) = shrinks
+    assert shrink is not None and shrink.shape == y.shape
+    assert shrink.min() >= 0 and 0.99 < shrink.max() <= 1
+    assert shrink.mean() == pytest.approx(0.3614, abs=0.005)
+    assert (shrink < 0.5).double().mean() == pytest.approx(0.6827 / 0.9545, abs=0.01)
+
+
+def test_fixed_eps_gives_no_shrink() -> None:
+    shrinks: list[Tensor | None] = []
+    adversarial(attack=recorded(shrinks)).examples(linear(WEIGHT), X, Y, 0, None)
+    assert shrinks == [None]
+
+
+# ---- sources
+
+
+def crafted_on(objective: Adversarial, model: nn.Module, steps: int) -> list[int]:
+    """Which source crafted at each step; the trained model is the last one."""
+    log: list[int] = []
+    hooks = [
+        source.register_forward_hook(lambda _m, _x, _out, i=i: log.append(i))
+        for i, source in enumerate((*objective.sources, model))
+    ]
+    for step in range(steps):
+        objective.examples(model, X, Y, step, None)
+    for hook in hooks:
+        hook.remove()
+    return log
+
+
+@pytest.mark.parametrize(("include_self", "expected"), [(True, [0, 1, 2, 0, 1, 2, 0]), (False, [0, 1, 0, 1, 0, 1, 0])])
+def test_sources_in_rotation(include_self: bool, expected: list[int]) -> None:
+    model, sources = linear(WEIGHT), [linear(WEIGHT + 1), linear(WEIGHT - 1)]
+    objective = adversarial(source_choice="rotate", include_self=include_self).prepare(sources, None, 5)
+    assert crafted_on(objective, model, 7) == expected
+
+
+@pytest.mark.parametrize(("include_self", "candidates"), [(True, {0, 1, 2}), (False, {0, 1})])
+def test_sources_at_random(include_self: bool, candidates: set[int]) -> None:
+    model, sources = linear(WEIGHT), [linear(WEIGHT + 1), linear(WEIGHT - 1)]
+    objective = adversarial(include_self=include_self).prepare(sources, None, 5, seed=3)
+    first = crafted_on(objective, model, 60)
+    assert crafted_on(objective, model, 60) == first == [objective.route(step) for step in range(60)]
+    assert set(first) == candidates
+    assert all(first.count(i) > 60 / len(candidates) / 2 for i in candidates)
+    other = adversarial(include_self=include_self).prepare(sources, None, 5, seed=4)
+    assert crafted_on(other, model, 60) != first
+
+
+def test_examples_come_from_the_source_and_train_the_model() -> None:
+    other = WEIGHT.flip(0)
+    objective = adversarial(placement="only", include_self=False).prepare([linear(other)], None, 1)
+    x_adv = (X + EPS * softmax_gradient(other, X, Y).sign()).clamp(0, 1)
+    close(objective(linear(WEIGHT), X, Y, 0), loss_of(x_adv, Y).mean())
+
+
+@pytest.mark.parametrize("crafting_mode", ["train", "eval"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_modes_while_crafting(crafting_mode: str, frozen: bool) -> None:
+    """Dropout follows crafting_mode, a frozen source's batch norm stays in eval mode, all modes are given back."""
+    source, model = flat_net(1).eval(), flat_net(2).train()
+    model[4].eval()  # a mode of its own, to be given back
+    modes = [m.training for m in (*source.modules(), *model.modules())]
+    statistics = copy.deepcopy(source[2].state_dict())
+    objective = adversarial(crafting_mode=crafting_mode, include_self=not frozen)
+    objective = objective.prepare([source] if frozen else [], None, 1)
+    crafting = source if frozen else model
+    seen: dict[str, bool] = {}
+    for name, layer in (("norm", crafting[2]), ("dropout", crafting[4])):
+        layer.register_forward_hook(lambda m, _x, _out, name=name: seen.update({name: m.training}))
+    objective.examples(model, X.float(), Y, 0, None)
+    assert seen == {"norm": crafting_mode == "train" and not frozen, "dropout": crafting_mode == "train"}
+    assert [m.training for m in (*source.modules(), *model.modules())] == modes
+    assert all(torch.equal(value, statistics[key]) for key, value in source[2].state_dict().items())
+
+
+def test_a_training_step_gives_sources_no_gradient_and_leaves_them_as_they_are() -> None:
+    source, model = flat_net(1).eval(), flat_net(2).train()
+    before = copy.deepcopy(source.state_dict())
+    objective = adversarial(crafting_mode="train", include_self=False).prepare([source], None, 1)
+    objective(model, X.float(), Y, 0).backward()
+    assert all(p.grad is None for p in source.parameters())
+    assert all(p.grad is not None for p in model.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in source.state_dict().items())
+
+
+def test_crafting_gives_the_model_no_gradient() -> None:
+    model = flat_net()
+    adversarial(crafting_mode="train").examples(model, X.float(), Y, 0, None)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_modes_are_given_back_after_an_error() -> None:
+    model = flat_net()
+    with pytest.raises(RuntimeError, match="stop"), mode(model, training=False, frozen=False):
+        assert not any(m.training for m in model.modules())
+        raise RuntimeError("stop")
+    assert all(m.training for m in model.modules())
+
+
+# ---- examples of frozen sources, crafted once
+
+
+def train_batches() -> Iterator[tuple[Tensor, Tensor]]:
+    yield from ((X[:2], Y[:2]), (X[2:4], Y[2:4]), (X[4:], Y[4:]))
+
+
+def test_cached_examples_are_the_freshly_crafted_ones_by_index() -> None:
+    sources = [linear(WEIGHT), linear(WEIGHT.flip(0))]
+    settings = adversarial(placement="only", source_choice="rotate", include_self=False)
+    cached = settings.prepare(sources, train_batches, epochs=3)
+    fresh = settings.prepare(sources, None, epochs=3)
+    assert len(cached.cached) == 2 and fresh.cached == ()
+    index = torch.tensor([4, 1, 3])
+    for step in range(4):
+        expected = fresh.examples(linear(WEIGHT), X[index], Y[index], step, index)[0].x
+        passes = [batch_sizes(source) for source in sources]
+        found = cached.examples(linear(WEIGHT), X[index], Y[index], step, index)[0].x
+        assert passes == [[], []]
+        assert torch.equal(found, expected)
+
+
+def test_cached_examples_of_a_partly_replaced_batch() -> None:
+    source = linear(WEIGHT)
+    settings = kurakin(include_self=False)
+    cached, fresh = settings.prepare([source], train_batches, epochs=3), settings.prepare([source], None, epochs=3)
+    index = torch.tensor([4, 1, 3, 0])
+    model = linear(WEIGHT + 0.1)
+    close(cached(model, X[index], Y[index], 0, index), fresh(model, X[index], Y[index], 0, index))
+
+
+def test_the_trained_model_is_never_cached() -> None:
+    settings = adversarial(source_choice="rotate").prepare([linear(WEIGHT)], train_batches, epochs=5)
+    model = linear(WEIGHT.flip(0))
+    x_adv = settings.examples(model, X, Y, 1, torch.arange(5))[1].x
+    assert torch.equal(x_adv, FGSM(model, X, Y))
+
+
+NOT_CACHED: dict[str, tuple[dict[str, Any], bool, float]] = {
+    "train mode": ({"crafting_mode": "train"}, True, 5),
+    "random start": ({"attack": RANDOM_START}, True, 5),
+    "random label": ({"attack": replace(FGSM, label="random")}, True, 5),
+    "noise": ({"attack": NoiseAttack(EPS, "sign")}, True, 5),
+    "random eps": ({"eps_distribution": "truncated_normal"}, True, 5),
+    "augmented": ({}, False, 5),
+    "used once": ({}, True, 1),
+    "used once each on average": ({"include_self": True}, True, 2),
+}
+
+
+@pytest.mark.parametrize("case", NOT_CACHED)
+def test_not_cached(case: str) -> None:
+    changes, repeatable, epochs = NOT_CACHED[case]
+    settings = adversarial(**({"include_self": False} | changes))
+    assert settings.prepare([linear(WEIGHT)], train_batches if repeatable else None, epochs).cached == ()
+
+
+def test_cached_from_more_than_one_use_on() -> None:
+    settings = adversarial(include_self=False)
+    assert len(settings.prepare([linear(WEIGHT)], train_batches, 1.5).cached) == 1
+    assert len(settings.prepare([linear(WEIGHT)] * 2, train_batches, 2).cached) == 0
+    assert settings.prepare([], train_batches, 5).cached == ()
+
+
+def test_caching_crafts_in_eval_mode_and_gives_the_mode_back() -> None:
+    source = flat_net().train()
+    statistics = copy.deepcopy(source[2].state_dict())
+    objective = adversarial(include_self=False).prepare(
+        [source], lambda: ((x.float(), y) for x, y in train_batches()), epochs=5
+    )
+    assert all(m.training for m in source.modules())
+    assert all(torch.equal(value, statistics[key]) for key, value in source[2].state_dict().items())
+    with mode(source, training=False, frozen=True):
+        torch.testing.assert_close(objective.cached[0], FGSM(source, X.float(), Y))
+
+
+# ---- gradient alignment loss
+
+
+def simplex(corners: int) -> Tensor:
+    """(corners, 1, corners) directions as far apart as can be: every cosine is -1 / (corners - 1)."""
+    return (torch.eye(corners, dtype=torch.float64) - 1 / corners)[:, None]
+
+
+@pytest.mark.parametrize(("n", "lowest", "highest"), [(2, -1.0, 1.0), (3, 0.599, 2.099), (5, 2.053, 3.303)])
+def test_bounds_of_gal(n: int, lowest: float, highest: float) -> None:
+    assert gradient_alignment_loss(simplex(n)).item() == pytest.approx(lowest, abs=6e-4)
+    assert gradient_alignment_loss(torch.ones(n, 1, 7)).item() == pytest.approx(highest, abs=6e-4)
+    random = gradient_alignment_loss(torch.randn(n, 500, 3, generator=seeded()))
+    assert lowest - 6e-4 <= random.min() and random.max() <= highest + 6e-4
+
+
+def test_gal_and_coherence_by_hand() -> None:
+    gradients = torch.tensor([[[2.0, 0.0]], [[3.0, 4.0]], [[0.0, -0.1]]], dtype=torch.float64)  # cosines 0.6, 0, -0.8
+    close(gradient_alignment_loss(gradients), [math.log(math.exp(0.6) + 1 + math.exp(-0.8))])
+    close(coherence(gradients), [0.6])
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e-12, 1e25])
+def test_gal_does_not_depend_on_the_gradients_size(size: float) -> None:
+    gradients = torch.randn(4, 6, 10, generator=seeded())
+    scale = torch.tensor([1.0, size, 1.0, size]).view(4, 1, 1)
+    torch.testing.assert_close(gradient_alignment_loss(gradients * scale), gradient_alignment_loss(gradients))
+    torch.testing.assert_close(coherence(gradients * scale), coherence(gradients))
+
+
+def test_gal_is_per_example() -> None:
+    gradients = torch.randn(3, 4, 10, generator=seeded())
+    alone = torch.cat([gradient_alignment_loss(gradients[:, i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(gradient_alignment_loss(gradients), alone)
+
+
+@pytest.mark.parametrize("zero", [[0], [0, 1], [0, 1, 2]])
+def test_a_zero_gradient_has_no_direction(zero: list[int]) -> None:
+    gradients = torch.randn(3, 2, 5, generator=seeded())
+    gradients[zero, 0] = 0.0
+    gradients.requires_grad_()
+    loss = gradient_alignment_loss(gradients)
+    (slope,) = torch.autograd.grad(loss.sum(), gradients)
+    assert loss.isfinite().all() and slope.isfinite().all()
+    if len(zero) >= 2:  # no cosine is left
+        assert loss[0].item() == pytest.approx(math.log(3))
+
+
+# ---- diversity training
+
+
+def pair(a: list[float], b: list[float]) -> Ensemble:
+    return Ensemble([two_class(torch.tensor(w, dtype=torch.float64)) for w in (a, b)], "mean_probability")
+
+
+def test_a_two_member_linear_ensemble_by_hand() -> None:
+    """A member's input gradient points along its weights, whatever the image: GAL is their cosine, 0.6."""
+    model, y = pair([1.0, 0.0, 0.0, 0.0], [3.0, 4.0, 0.0, 0.0]), torch.zeros(5, dtype=torch.long)
+    flat = X.flatten(1)
+    cross_entropy = (F.softplus(flat[:, 0]) + F.softplus(3 * flat[:, 0] + 4 * flat[:, 1])) / 2
+    close(Diversity(0.5, None, 0.0)(model, X, y, 0), cross_entropy.mean() + 0.5 * 0.6)
+
+
+def test_diversity_runs_each_member_once() -> None:
+    model = pair([1.0, 0.0, 0.0, 0.0], [3.0, 4.0, 0.0, 0.0])
+    passes = [batch_sizes(member) for member in model.members]
+    Diversity(0.5, None, 0.0)(model, X, Y.clamp(max=1), 0).backward()
+    assert passes == [[5], [5]]
+
+
+def smooth_ensemble(dtype: torch.dtype = torch.float64, n: int = 3) -> Ensemble:
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)) for _ in range(n)]
+    return Ensemble(list(nets), "mean_probability").to(dtype)
+
+
+def test_diversitys_parameter_gradient_against_finite_differences() -> None:
+    model, objective = smooth_ensemble(), Diversity(2.0, None, 0.1)
+    objective(model, X, Y, 0).backward()
+    for parameter in model.parameters():
+        flat, slope = parameter.data.view(-1), parameter.grad
+        assert slope is not None
+        for i in range(0, len(flat), 3):
+            at = flat[i].item()
+            sides = []
+            for h in (1e-5, -1e-5):
+                flat[i] = at + h
+                sides.append(objective(model, X, Y, 0).item())
+            flat[i] = at
+            assert slope.view(-1)[i].item() == pytest.approx((sides[0] - sides[1]) / 2e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("dead", ["relu", "saturated"])
+def test_a_member_without_input_gradient_does_not_spoil_training(dead: str) -> None:
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)) for _ in range(3)]
+    with torch.no_grad():
+        if dead == "relu":
+            nets[0][1].bias.fill_(-100.0)
+        else:  # certain of class 0: its loss is 0 in float32, and so is its slope
+            nets[0][3].bias.copy_(torch.tensor([500.0, 0.0, 0.0]))
+    model, y = Ensemble(list(nets), "mean_probability"), torch.zeros(5, dtype=torch.long)
+    loss = Diversity(0.5, None, 0.0)(model, X.float(), y, 0)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_noisy_data_joins_the_clean_images() -> None:
+    data = adversarial(attack=NoiseAttack(0.3, "truncated_normal"), passes="one")
+    model = smooth_ensemble()
+    passes = [batch_sizes(member) for member in model.members]
+    torch.manual_seed(0)
+    noisy = Diversity(0.5, data, 0.0)(model, X, Y, 0)
+    assert passes == [[10]] * 3  # clean and noisy in one pass; noise needs none
+    torch.manual_seed(0)
+    clean_part, noisy_part = data.examples(model, X, Y, 0, None)
+    both = Diversity(0.5, None, 0.0)(model, torch.cat([clean_part.x, noisy_part.x]), torch.cat([Y, Y]), 0)
+    close(noisy, both.detach())
+    assert not torch.equal(clean_part.x, noisy_part.x)
+
+
+def test_adversarial_data_of_a_static_source_composes() -> None:
+    """Ens+Div: weights apply to cross-entropy and GAL alike."""
+    data = adversarial(passes="one", include_self=False, weight=0.3)
+    source, model = linear(WEIGHT), smooth_ensemble()
+    objective = Diversity(0.5, data, 0.0).prepare([source], train_batches, epochs=3)
+    assert objective.data is not None and len(objective.data.cached) == 1
+    losses = [Diversity(0.5, None, 0.0)(model, x, Y, 0) for x in (X, fgsm(X, Y))]
+    close(objective(model, X, Y, 0, torch.arange(5)), (losses[0] + 0.3 * losses[1]).detach() / 1.3)
+
+
+def test_diversity_data_may_be_delayed() -> None:
+    objective = Diversity(0.5, adversarial(delay=2), 0.0)
+    model = smooth_ensemble()
+    close(objective(model, X, Y, 1), Diversity(0.5, None, 0.0)(model, X, Y, 1).detach())
+
+
+def test_weight_0_is_standard_training() -> None:
+    model = smooth_ensemble()
+    close(Diversity(0.0, None, 0.1)(model, X, Y, 0), Standard(0.1)(model, X, Y, 0).detach())
+
+
+def test_members() -> None:
+    model = smooth_ensemble()
+    assert members(model) == list(model.members)
+    assert members(model.members[0]) == [model.members[0]]
+
+
+# ---- what cannot be trained
+
+CHECKS: list[tuple[Objective, Callable[[], nn.Module], int, str]] = [
+    (Diversity(0.5, None, 0.0), flat_net, 0, "ensemble of at least two members"),
+    (Diversity(0.5, None, 0.0), lambda: smooth_ensemble(n=1), 0, "ensemble of at least two members"),
+    (Diversity(0.5, None, 0.0), smooth_ensemble, 1, "sources should be empty"),
+    (Diversity(0.5, adversarial(include_self=False), 0.0), smooth_ensemble, 0, "^include_self should be true"),
+    (Standard(0.0), flat_net, 2, "sources should be empty"),
+    (adversarial(include_self=False), flat_net, 0, "^include_self should be true"),
+]
+
+
+@pytest.mark.parametrize(("objective", "model", "sources", "text"), CHECKS)
+def test_check_refuses(objective: Objective, model: Callable[[], nn.Module], sources: int, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        objective.check(model(), sources)
+
+
+def test_check_accepts() -> None:
+    Standard(0.0).check(flat_net(), 0)
+    adversarial().check(flat_net(), 0)
+    adversarial(include_self=False).check(flat_net(), 1)
+    Diversity(0.5, None, 0.0).check(smooth_ensemble(), 0)
+    Diversity(0.5, adversarial(include_self=False), 0.0).check(smooth_ensemble(), 1)
+
+
+BAD: list[tuple[Callable[[], object], str]] = [
+    (lambda: Standard(1.0), "label_smoothing"),
+    (lambda: Standard(-0.1), "label_smoothing"),
+    (lambda: adversarial(label_smoothing=1.0), "label_smoothing"),
+    (lambda: adversarial(count=3), "count"),
+    (lambda: adversarial(placement="replace"), "count"),
+    (lambda: kurakin(count=0), "count"),
+    (lambda: adversarial(weight=0.0), "weight"),
+    (lambda: adversarial(delay=-1), "delay"),
+    (lambda: Diversity(-0.5, None, 0.0), "weight"),
+    (lambda: Diversity(0.5, None, 1.0), "label_smoothing"),
+]
+
+
+@pytest.mark.parametrize(("make", "field"), BAD)
+def test_bad_settings_name_their_field(make: Callable[[], object], field: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field} should be "):
+        make()
+
+
+# ---- every file in conf/trainer
+
+Compose = Callable[..., dict[str, Any]]
+
+TRAINERS = sorted(p.stem for p in (CONF / "trainer").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_trainers_objective_gives_a_finite_loss_with_gradients(name: str, compose: Compose) -> None:
+    trainer = compose(f"trainer={name}", "scale=smoke")["trainer"]
+    spec, sources = trainer["objective"], trainer["sources"]
+    objective = build(OBJECTIVES, spec, where="trainer.objective")
+    model = smooth_ensemble(torch.float32) if spec["name"] == "diversity" else flat_net()
+    objective.check(model, len(sources))
+    ready = objective.prepare([flat_net(i).eval() for i, _ in enumerate(sources)], None, 3)
+    torch.manual_seed(0)
+    x, y = torch.rand(40, 1, 2, 2), torch.arange(40) % 3
+    for step in (0, 10_000):  # before and after every delay
+        model.zero_grad()
+        loss = ready(model, x, y, step, torch.arange(40))
+        loss.backward()
+        assert loss.shape == () and loss.isfinite()
+        slopes = [p.grad for p in model.parameters()]
+        assert all(g is not None and g.isfinite().all() for g in slopes) and any(g.any() for g in slopes)
+
+
+PLANNED: dict[str, tuple[str, ...]] = {  # file: name, placement, passes, weight, attack's label or distribution
+    "standard": ("standard",),
+    "fgsm_adv": ("adversarial", "append", "two", "1.0", "predicted"),
+    "rand_fgsm_adv": ("adversarial", "append", "two", "1.0", "predicted"),
+    "ensemble_adv": ("adversarial", "append", "two", "1.0", "predicted"),
+    "kurakin": ("adversarial", "replace", "one", "0.3", "least_likely"),
+    "madry": ("adversarial", "only", "one", "1.0", "true"),
+    "madry_cifar": ("adversarial", "only", "one", "1.0", "true"),
+    "static_adv": ("adversarial", "append", "one", "1.0", "true"),
+    "diversity": ("diversity", "append", "one", "1.0", "truncated_normal"),
+    "static_adv_diversity": ("diversity", "append", "one", "1.0", "true"),
+}
+
+
+def test_every_trainer_has_an_entry_here() -> None:
+    assert sorted(PLANNED) == TRAINERS
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_trainer_says_what_the_paper_says(name: str, compose: Compose) -> None:
+    spec = compose(f"trainer={name}")["trainer"]["objective"]
+    objective = build(OBJECTIVES, spec, where="trainer.objective")
+    found = [spec["name"]]
+    part = objective.data if isinstance(objective, Diversity) else objective
+    if isinstance(part, Adversarial):
+        attack = part.attack
+        kind = attack.label if isinstance(attack, GradientAttack) else attack.distribution  # type: ignore[attr-defined]
+        found += [part.placement, part.passes, str(part.weight), kind]
+    assert tuple(found) == PLANNED[name]
+
+
+def test_ensemble_adversarial_training_has_models_a_c_d(compose: Compose) -> None:
+    sources = compose("trainer=ensemble_adv")["trainer"]["sources"]
+    assert {name: source["arch"]["name"] for name, source in sources.items()} == {
+        "A": "mnist_a",
+        "C": "mnist_c",
+        "D": "mnist_d",
+    }
+
+
+@pytest.mark.parametrize("name", ["static_adv", "static_adv_diversity"])
+def test_a_static_source_has_the_models_own_architecture_and_another_seed(name: str, compose: Compose) -> None:
+    config = compose(f"trainer={name}", "arch=conv3")
+    static = config["trainer"]["sources"]["static"]
+    assert static["arch"] == config["arch"] and static["seed"] == config["seed"] + 2000
+    assert static["trainer"]["objective"]["name"] == "standard"
+
+
+@pytest.mark.parametrize(("key", "value"), [*itertools.product(["weight", "label_smoothing"], ["1/2", True, None])])
+def test_a_wrong_type_names_the_full_key(key: str, value: object, compose: Compose) -> None:
+    spec = compose("trainer=kurakin")["trainer"]["objective"]
+    with pytest.raises(ConfigError, match=rf"^trainer\.objective\.{key} should be a float, is {value!r}"):
+        build(OBJECTIVES, spec | {key: value}, where="trainer.objective")
