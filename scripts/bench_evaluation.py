@@ -30,7 +30,7 @@ EPS = "eps=0.1"
 LIGHT_PGD = (
     EPS,
     "trainer.objective.attack.steps=7",
-    "trainer.objective.attack.step_size=0.03",
+    "trainer.objective.attack.step_share=0.3",
     "trainer.optimizer.lr=0.001",
 )
 

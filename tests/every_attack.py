@@ -25,6 +25,7 @@ def gradient(**changes: Any) -> GradientAttack:
         "eps": EPS,
         "steps": 1,
         "step_size": None,
+        "step_share": None,
         "step": "sign",
         "loss": "cross_entropy",
         "kappa": 0.0,
@@ -41,7 +42,7 @@ def gradient(**changes: Any) -> GradientAttack:
 
 def pgd(steps: int, size: float, **changes: Any) -> GradientAttack:
     """A uniform start in the whole ball, then `steps` of `size` * eps."""
-    return gradient(**({"steps": steps, "step_size": EPS * size, "start": "uniform", "start_share": 1.0} | changes))
+    return gradient(**({"steps": steps, "step_share": size, "start": "uniform", "start_share": 1.0} | changes))
 
 
 SETTINGS: dict[str, Attack | None] = {  # by file name, as the papers have them

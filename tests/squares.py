@@ -18,7 +18,15 @@ from epsball.runtime.store import Store
 
 EPS, BATCH, PIXELS, CLASSES = 0.2, 16, 4, 3
 FGSM = GradientAttack(
-    **{"eps": EPS, "steps": 1, "step_size": None, "step": "sign", "loss": "cross_entropy", "kappa": 0.0},
+    **{
+        "eps": EPS,
+        "steps": 1,
+        "step_size": None,
+        "step_share": None,
+        "step": "sign",
+        "loss": "cross_entropy",
+        "kappa": 0.0,
+    },
     **{"label": "true", "start": "none", "start_share": 0.0, "clip_start": True, "momentum": 0.0},
     **{"restarts": 1, "keep": "last"},
 )

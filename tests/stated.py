@@ -17,8 +17,16 @@ CIFAR = "dataset=cifar10 scale=paper trainer=madry_cifar arch=wide_resnet suite=
 # ---- attacks
 
 FGSM = {
-    **{"name": "gradient", "eps": 0.3, "steps": 1, "step_size": None, "step": "sign", "loss": "cross_entropy"},
-    **{"kappa": 0.0, "label": True, "start": "none", "start_share": 0.0, "clip_start": True, "momentum": 0.0},
+    **{"name": "gradient", "eps": 0.3, "steps": 1, "step_size": None, "step_share": None, "step": "sign"},
+    **{
+        "loss": "cross_entropy",
+        "kappa": 0.0,
+        "label": True,
+        "start": "none",
+        "start_share": 0.0,
+        "clip_start": True,
+        "momentum": 0.0,
+    },
     **{"restarts": 1, "keep": "last"},
 }
 FGSM_PRED = {**FGSM, "label": "predicted"}
@@ -29,14 +37,14 @@ RAND_FGSM = {**FGSM, "start": "sign", "start_share": 0.05 / 0.3}
 R_FGSM = {**FGSM, "start": "uniform", "start_share": 1.0}
 I_FGSM = {**FGSM, "steps": 10}
 MI_FGSM = {**I_FGSM, "momentum": 1.0}
-PGD = {**FGSM, "steps": 40, "step_size": 0.01, "start": "uniform", "start_share": 1.0}
+PGD = {**FGSM, "steps": 40, "step_share": 1 / 30, "start": "uniform", "start_share": 1.0}
 PGD_100 = {**PGD, "steps": 100}
-PGD_7 = {**PGD, "steps": 7, "step_size": 0.3 * 2 / 8}
+PGD_7 = {**PGD, "steps": 7, "step_share": 2 / 8}
 PGD_20 = {**PGD_7, "steps": 20}
 PGD_TARGETED = {**PGD, "label": "random"}
 CW = {**PGD, "loss": "margin", "kappa": 0.0}
 CW_PLUS = {**CW, "kappa": 50.0}
-PGD_CW = {**CW_PLUS, "steps": 30, "step_size": 0.03}
+PGD_CW = {**CW_PLUS, "steps": 30, "step_share": 0.1}
 SIGN_NOISE = {"name": "noise", "eps": 0.3, "distribution": "sign"}
 NORMAL_NOISE = {**SIGN_NOISE, "distribution": "truncated_normal"}
 
@@ -99,7 +107,7 @@ SUITES: list[Row] = [
     (ALL, "suite.madry", {"pgd_targeted": PGD_TARGETED, "cw": CW, "cw_plus": CW_PLUS}, "Madry Table 1"),
     (ALL, "suite.madry_cifar", {"fgsm": FGSM, "pgd_7": PGD_7, "pgd_20": PGD_20}, "Madry Table 2"),
     (
-        *(ALL, "suite.madry_cifar.cw", {**CW, "steps": 30, "step_size": 0.075}),
+        *(ALL, "suite.madry_cifar.cw", {**CW, "steps": 30, "step_share": 2 / 8}),
         "Madry Table 2: CW, 30 steps; their size is ours: that of PGD",
     ),
     (ALL, "suite.kariyappa", {"fgsm": FGSM, "r_fgsm": R_FGSM, "i_fgsm": I_FGSM}, "Kariyappa 4.1, Table 2"),
@@ -163,9 +171,23 @@ BESIDE = {  # as many adversarial examples beside the clean ones, equal weight
     **{"placement": "append", "count": None, "weight": 1.0, "eps_distribution": "fixed", "delay": 0},
     **{"source_choice": "random", "label_smoothing": 0.0},
 }
-TRAMER_LOSS = {"name": "adversarial", **BESIDE, "passes": "two", "crafting_mode": "train", "include_self": True}
+TRAMER_LOSS = {
+    "name": "adversarial",
+    **BESIDE,
+    "passes": "two",
+    "crafting_mode": "train",
+    "include_self": True,
+    "crafting_statistics": "kept",
+}
 MADRY_LOSS = {**TRAMER_LOSS, "placement": "only", "passes": "one"}
-STATIC = {**BESIDE, "passes": "one", "eps_distribution": "truncated_normal", "crafting_mode": "eval"}
+MADRY_CIFAR_LOSS = {**MADRY_LOSS, "crafting_statistics": "updated"}
+STATIC = {
+    **BESIDE,
+    "passes": "one",
+    "eps_distribution": "truncated_normal",
+    "crafting_mode": "eval",
+    "crafting_statistics": "kept",
+}
 KURAKIN_LOSS = {
     **{"name": "adversarial", "placement": "replace", "count": 16, "weight": 0.3, "passes": "one"},
     **{"eps_distribution": "truncated_normal", "delay": 10000, "label_smoothing": 0.1},
@@ -195,7 +217,7 @@ TRAINERS: list[Row] = [
         *(
             ALL,
             "trainer.kurakin.objective",
-            {"crafting_mode": "train", "include_self": True, "source_choice": "random"},
+            {"crafting_mode": "train", "crafting_statistics": "kept", "include_self": True, "source_choice": "random"},
         ),
         "Kurakin, algorithm 1: on the network being trained, as it trains",
     ),
@@ -216,7 +238,7 @@ TRAINERS: list[Row] = [
         *(ALL, "trainer.madry", {"epochs": 100_000 / 1100, "batch_size": 50, **CONSTANT, **PLAIN}),
         "mnist_challenge config.json: 100,000 steps of 50 of 55,000 images",
     ),
-    (ALL, "trainer.madry_cifar.objective", MADRY_LOSS, "cifar10_challenge train.py: only PGD's, BN in train mode"),
+    (ALL, "trainer.madry_cifar.objective", MADRY_CIFAR_LOSS, "cifar10_challenge train.py: BN in train mode, updated"),
     (ALL, "trainer.madry_cifar.objective.attack", PGD_7, "Madry 5: 7 steps of 2, eps 8 (config.json: 10)"),
     (
         *(ALL, "trainer.madry_cifar.optimizer", {**SGD, "weight_decay": 2e-4, "decay_on": "weights"}),
@@ -261,9 +283,9 @@ TRAINERS: list[Row] = [
         "Kariyappa 4.2: {D', D_adv}, a static model's, TN(0, eps/2)",
     ),
     (ALL, "trainer.static_adv_diversity.objective.data.attack", FGSM, "Kariyappa 4.2: FGSM"),
-    (CIFAR, "trainer.objective.attack", {"eps": 8 / 255, "step_size": 2 / 255}, "Madry 5, CIFAR-10: 7 steps of 2 of 8"),
-    (CIFAR, "suite.cw", {"eps": 8 / 255, "step_size": 2 / 255, "steps": 30}, "Madry Table 2; step as PGD's"),
-    (CIFAR, "suite.pgd_20", {"eps": 8 / 255, "step_size": 2 / 255, "steps": 20}, "Madry 5, CIFAR-10: 20 steps"),
+    (CIFAR, "trainer.objective.attack", {"eps": 8 / 255, "step_share": 2 / 8}, "Madry 5, CIFAR-10: 7 steps of 2 of 8"),
+    (CIFAR, "suite.cw", {"eps": 8 / 255, "step_share": 2 / 8, "steps": 30}, "Madry Table 2; step as PGD's"),
+    (CIFAR, "suite.pgd_20", {"eps": 8 / 255, "step_share": 2 / 8, "steps": 20}, "Madry 5, CIFAR-10: 20 steps"),
     (CIFAR, "dataset", {"train_size": 50_000, "test_size": 10_000}, "Krizhevsky 2009: all of it"),
 ]
 

@@ -24,13 +24,27 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     },
 }
 PGD = {
-    **{"name": "gradient", "eps": 0.1, "steps": 2, "step_size": 0.05, "step": "sign", "loss": "cross_entropy"},
+    **{
+        "name": "gradient",
+        "eps": 0.1,
+        "steps": 2,
+        "step_size": 0.05,
+        "step_share": None,
+        "step": "sign",
+        "loss": "cross_entropy",
+    },
     **{"kappa": 0.0, "label": "true", "start": "uniform", "start_share": 1.0, "clip_start": True},
     **{"momentum": 0.0, "restarts": 1, "keep": "last"},
 }
 ADVERSARIAL = {
     **{"name": "adversarial", "attack": PGD, "placement": "append", "count": None, "weight": 1.0, "passes": "one"},
-    **{"eps_distribution": "truncated_normal", "delay": 2, "crafting_mode": "train", "include_self": True},
+    **{
+        "eps_distribution": "truncated_normal",
+        "delay": 2,
+        "crafting_mode": "train",
+        "crafting_statistics": "kept",
+        "include_self": True,
+    },
     **{"source_choice": "random", "label_smoothing": 0.1},
 }
 STANDARD = {"name": "standard", "label_smoothing": 0.0}

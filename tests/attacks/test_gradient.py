@@ -323,7 +323,16 @@ def test_keep_best_judges_the_images_it_returns() -> None:
     assert (model(best)[:, 1] >= model(last)[:, 1] - 1e-12).all()
 
 
-HILLS = pgd(10, 0.1, eps=0.4, step_size=0.04)  # fooled on the right hill only; a third of the starts lie left
+@pytest.mark.parametrize("eps", [0.1, 0.3])
+def test_a_share_is_of_the_attacks_own_eps(eps: float) -> None:
+    """The same bits as the size in pixels; a suite's attack at several eps steps in proportion to each."""
+    net, (x, y) = small_net(), small_batch()
+    shared, sized = gradient(eps=eps, steps=3, step_share=0.25), gradient(eps=eps, steps=3, step_size=0.25 * eps)
+    assert torch.equal(shared(net, x, y), sized(net, x, y))
+    assert not torch.equal(shared(net, x, y), gradient(eps=eps, steps=3, step_share=0.3)(net, x, y))
+
+
+HILLS = pgd(10, 0.1, eps=0.4)  # fooled on the right hill only; a third of the starts lie left
 
 
 def hills(x: Tensor) -> Tensor:
@@ -396,7 +405,7 @@ def test_a_device_that_keeps_the_fooled_in_the_batch_gives_the_same_examples(
     name: str, shrunk: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, y = torch.rand(40, 1, 4, 4, generator=seeded(2), dtype=torch.float64), torch.arange(40) % 3
-    net, attack = copy.deepcopy(small_net()).double(), replace(EVERY[name], eps=0.05, step_size=0.02)
+    net, attack = copy.deepcopy(small_net()).double(), replace(EVERY[name], eps=0.05, step_size=0.02, step_share=None)
     shrink = torch.linspace(0.5, 1, 40, dtype=torch.float64) if shrunk else None
     dropped = attack(net, x, y, seeded(), shrink=shrink)
     seen = batch_sizes(net)
@@ -411,7 +420,7 @@ def test_a_device_that_keeps_the_fooled_in_the_batch_gives_the_same_examples(
 
 @pytest.mark.parametrize("seed", range(4))
 def test_one_examples_result_does_not_depend_on_the_others_fate(seed: int) -> None:
-    attack, y = replace(HILLS, restarts=6, eps=0.04, start_share=1.0, step_size=0.004), torch.zeros(8, dtype=torch.long)
+    attack, y = replace(HILLS, restarts=6, eps=0.04, start_share=1.0), torch.zeros(8, dtype=torch.long)
     results = []
     for others in (0.0, 0.5, 1.0):  # never fooled, perhaps, always
         model, x = fates(0.5, others)
@@ -502,6 +511,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"steps": 0}, "steps"),
     ({"steps": -3}, "steps"),
     ({"step_size": -0.1}, "step_size"),
+    ({"step_size": None, "step_share": 0.0}, "step_share"),
+    ({"step_size": 0.1, "step_share": 0.5}, "step_share"),
     ({"step_size": float("nan")}, "step_size"),
     ({"start_share": 0.5}, "start_share"),
     ({"start": "uniform"}, "start_share"),

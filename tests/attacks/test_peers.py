@@ -68,6 +68,7 @@ def ours(**changes: Any) -> Tensor:
         "eps": EPS,
         "steps": STEPS,
         "step_size": SIZE,
+        "step_share": None,
         "step": "sign",
         "loss": "cross_entropy",
         "kappa": 0.0,

@@ -82,3 +82,13 @@ def test_the_numbers_of_a_tiny_experiment(tiny: Callable[..., Config], tmp_path:
     column = lines[0].index("error_top1")
     errors = [float(line[column]) for line in lines[1:]]
     assert errors == pytest.approx(TINY_ERRORS, abs=1 / 40 + 1e-9)
+
+
+def test_a_field_that_came_later_is_in_no_identity_while_it_says_nothing(tiny: Callable[..., Config]) -> None:
+    """Models and rows of before it are found: `step_share: null` is how attacks were."""
+    config = tiny("trainer=fgsm_adv")
+    attack = config["models"]["target"]["trainer"]["objective"]["attack"]
+    assert attack["step_share"] is None
+    key = spec_of(config).key
+    attack["step_share"] = 0.5
+    assert spec_of(config).key != key

@@ -37,7 +37,15 @@ Config = dict[str, Any]
 Compose = Callable[..., Config]
 
 PGD = {
-    **{"name": "gradient", "eps": 0.2, "steps": 2, "step_size": 0.1, "step": "sign", "loss": "cross_entropy"},
+    **{
+        "name": "gradient",
+        "eps": 0.2,
+        "steps": 2,
+        "step_size": 0.1,
+        "step_share": None,
+        "step": "sign",
+        "loss": "cross_entropy",
+    },
     **{"kappa": 0.0, "label": "true", "start": "uniform", "start_share": 1.0, "clip_start": True},
     **{"momentum": 0.0, "restarts": 1, "keep": "last"},
 }

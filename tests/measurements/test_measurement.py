@@ -90,6 +90,7 @@ ATTACK_CHANGES: dict[str, Any] = {
     "eps": replace(FGSM, eps=0.25),
     "steps": replace(FGSM, steps=2),
     "step_size": replace(FGSM, step_size=0.2),
+    "step_share": replace(FGSM, step_share=0.7),
     "step": replace(FGSM, step="l2"),
     "loss": replace(FGSM, loss="margin"),
     "kappa": replace(FGSM, kappa=1.0),

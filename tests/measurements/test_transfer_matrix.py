@@ -280,6 +280,7 @@ def test_a_deterministic_attack_does_not_depend_on_the_batch_size(steps: int) ->
             "eps": REACH,
             "steps": steps,
             "step_size": None,
+            "step_share": None,
             "step": "sign",
             "loss": "cross_entropy",
         },
@@ -320,7 +321,15 @@ def test_rows_hold_plain_numbers() -> None:
 def test_no_rate_is_computed_in_float64_on_the_device() -> None:
     source, target, test, stop = random_network(0), random_network(1), random_images(), Stop()
     spec = {
-        **{"name": "gradient", "eps": REACH, "steps": 3, "step_size": None, "step": "sign", "loss": "cross_entropy"},
+        **{
+            "name": "gradient",
+            "eps": REACH,
+            "steps": 3,
+            "step_size": None,
+            "step_share": None,
+            "step": "sign",
+            "loss": "cross_entropy",
+        },
         **{"kappa": 0.0, "label": "random", "start": "uniform", "start_share": 1.0, "clip_start": True},
         **{"momentum": 1.0, "restarts": 3, "keep": "best"},
     }

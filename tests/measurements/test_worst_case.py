@@ -25,6 +25,7 @@ PGD = GradientAttack(
     eps=0.3,
     steps=20,
     step_size=0.03,
+    step_share=None,
     step="sign",
     loss="cross_entropy",
     kappa=0.0,

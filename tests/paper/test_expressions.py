@@ -431,7 +431,15 @@ def test_a_claim_has_checks_that_can_be_read() -> None:
 
 def fgsm(*eps: float) -> list[NamedAttack]:
     attack = GradientAttack(
-        **{"eps": 0.3, "steps": 1, "step_size": None, "step": "sign", "loss": "cross_entropy", "kappa": 0.0},
+        **{
+            "eps": 0.3,
+            "steps": 1,
+            "step_size": None,
+            "step_share": None,
+            "step": "sign",
+            "loss": "cross_entropy",
+            "kappa": 0.0,
+        },
         **{"label": "true", "start": "none", "start_share": 0.0, "clip_start": True, "momentum": 0.0},
         **{"restarts": 1, "keep": "last"},
     )

@@ -12,7 +12,7 @@ from epsball.output.curves import curves
 from epsball.output.matrix import best_in_bold
 from epsball.paper.claims import Claim, claims_summary, claims_table
 from epsball.paper.expressions import measured_value, parse_quantity
-from epsball.paper.tables import Table, compare, paper_table
+from epsball.paper.tables import Table, compare, paper_table, with_paper_values
 from epsball.results.intervals import estimate_cell, normal_interval, wilson, with_intervals
 from epsball.results.metrics import ERROR, METRICS, Metric, find_metric
 from epsball.results.rows import over_seeds
@@ -24,6 +24,8 @@ SPREADS = {"gradient_l2_sd": 0.8, "loss_sd": 0.5}
 ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better end, interval around a half
     "error_top1": ("percent", "low", wilson(50, 100)),
     "error_top5": ("percent", "low", wilson(50, 100)),
+    "accuracy_top1": ("percent", "high", wilson(50, 100)),
+    "accuracy_top5": ("percent", "high", wilson(50, 100)),
     "transfer_rate_top1": ("percent", "low", wilson(20, 40)),
     "transfer_rate_top5": ("percent", "low", wilson(10, 20)),
     "clean_error_top1": ("percent", "low", wilson(50, 100)),
@@ -57,11 +59,29 @@ def test_every_metric_is_stated_here() -> None:
 
 @pytest.mark.parametrize("name", ENDS)
 def test_every_metric_has_the_interval_of_its_own_trials(name: str) -> None:
-    found = estimate_cell([{**COUNTS, **SPREADS, name: 0.5}], name)
+    found = estimate_cell([{**COUNTS, **SPREADS, METRICS[name].complement or name: 0.5}], name)
     assert (found.low, found.high) == pytest.approx(ENDS[name][2], nan_ok=True)
 
 
-@pytest.mark.parametrize("name", ["error", "transfer_rate"])
+def test_an_accuracy_is_one_minus_the_error_with_its_interval_mirrored() -> None:
+    """In a table with the higher end marked, in a claim, and beside the paper's number."""
+    rows = [clean("A", error_top1=0.125), clean("B", error_top1=0.5)]
+    a, error = (estimate_cell(rows[:1], name) for name in ("accuracy", "error"))
+    assert (a.value, a.low, a.high) == pytest.approx((0.875, 1 - error.high, 1 - error.low))
+    columns = {"clean": "accuracy({row})"}
+    table = Table("t", {"A": "A", "B": "B"}, columns, {"A": [87.0], "B": [60.0]}, "percent", "columns")
+    compared = compare({"t": table}, rows)
+    assert list(compared["ours"]) == pytest.approx([87.5, 50.0])
+    assert list(compared["difference"]) == pytest.approx([0.5, -10.0])
+    assert list(paper_table("t", table, compared)["clean"]) == ["**87.5** (87.0)", "50.0 (60.0)"]
+    judged = claims_table({"c": Claim("says", "paper", ["accuracy(A) > accuracy(B)"])}, rows)
+    assert list(judged["check_verdict"]) == ["confirmed"]
+    beside = with_paper_values(pd.DataFrame(rows), {"t": table})
+    assert list(beside["difference"]) == pytest.approx([0.005, -0.1])
+    assert set(beside["paper_metric"]) == {"accuracy_top1"}
+
+
+@pytest.mark.parametrize("name", ["error", "accuracy", "transfer_rate"])
 def test_short_names_are_those_of_the_first_choice(name: str) -> None:
     assert find_metric(name) is METRICS[f"{name}_top1"]
 

@@ -212,6 +212,8 @@ def attack(compose: Compose) -> Callable[..., GradientAttack]:
 
     def made(name: str, **fields: Any) -> GradientAttack:
         found: GradientAttack = build(ATTACKS, composed(name), where="attack")
+        if "step_size" in fields:
+            found = replace(found, step_share=None)
         return replace(found, **{"steps": 6, **fields})
 
     return made

@@ -32,6 +32,7 @@ FGSM = GradientAttack(
     eps=EPS,
     steps=1,
     step_size=None,
+    step_share=None,
     step="sign",
     loss="cross_entropy",
     kappa=0.0,
@@ -57,6 +58,7 @@ def adversarial(**changes: Any) -> Adversarial:
         "eps_distribution": "fixed",
         "delay": 0,
         "crafting_mode": "eval",
+        "crafting_statistics": "kept",
         "include_self": True,
         "source_choice": "random",
         "label_smoothing": 0.0,
@@ -262,6 +264,33 @@ def test_modes_while_crafting(crafting_mode: str, frozen: bool) -> None:
     assert all(torch.equal(value, statistics[key]) for key, value in source[2].state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("statistics", "steps", "passes", "updates"),
+    [
+        ("kept", 1, "one", 1),
+        ("kept", 3, "one", 1),
+        ("kept", 3, "two", 2),
+        ("updated", 1, "one", 2),
+        ("updated", 3, "two", 5),
+    ],
+)
+def test_how_often_a_step_updates_the_running_statistics(
+    statistics: str, steps: int, passes: str, updates: int
+) -> None:
+    """Crafting normalises by the batch's own statistics either way: the examples are the same bits."""
+    model, attack = flat_net().train(), replace(FGSM, steps=steps, label="true")
+    objective = adversarial(crafting_mode="train", crafting_statistics=statistics, passes=passes, attack=attack)
+    other = adversarial(crafting_mode="train", crafting_statistics="updated", attack=attack)
+    examples = []
+    for one in (objective, other):
+        torch.manual_seed(0)  # dropout draws the same
+        examples.append(one.examples(copy.deepcopy(model), X.float(), Y, 0, None)[-1].x)
+    assert torch.equal(*examples)
+    objective(model, X.float(), Y, 0)
+    assert int(model[2].num_batches_tracked) == updates
+    assert model[2].track_running_stats and model[2].training
+
+
 def test_a_training_step_gives_sources_no_gradient_and_leaves_them_as_they_are() -> None:
     source, model = flat_net(1).eval(), flat_net(2).train()
     before = copy.deepcopy(source.state_dict())
@@ -280,7 +309,7 @@ def test_crafting_gives_the_model_no_gradient() -> None:
 
 def test_modes_are_given_back_after_an_error() -> None:
     model = flat_net()
-    with pytest.raises(RuntimeError, match="stop"), mode(model, training=False, frozen=False):
+    with pytest.raises(RuntimeError, match="stop"), mode(model, training=False, frozen=False, updated=False):
         assert not any(m.training for m in model.modules())
         raise RuntimeError("stop")
     assert all(m.training for m in model.modules())
@@ -358,7 +387,7 @@ def test_caching_crafts_in_eval_mode_and_gives_the_mode_back() -> None:
     )
     assert all(m.training for m in source.modules())
     assert all(torch.equal(value, statistics[key]) for key, value in source[2].state_dict().items())
-    with mode(source, training=False, frozen=True):
+    with mode(source, training=False, frozen=True, updated=False):
         torch.testing.assert_close(objective.cached[0], FGSM(source, X.float(), Y))
 
 

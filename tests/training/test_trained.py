@@ -45,6 +45,7 @@ def three_models(tmp_path: Path, tiny: Callable[..., dict[str, Any]]) -> Callabl
             "eps_distribution": "fixed",
             "delay": 0,
             "crafting_mode": "eval",
+            "crafting_statistics": "kept",
             "include_self": True,
             "source_choice": "random",
             "label_smoothing": 0.0,

@@ -31,7 +31,9 @@ class GradientAttack:
     steps: int | Literal["kurakin"]
     """kurakin: min(e + 4, 1.25 e) rounded down, e = 255 eps (Kurakin et al. 2017, section 2.2)"""
     step_size: float | None
-    """in pixel units; null spends evenly what a sign start leaves of eps"""
+    """in pixel units; null for a share of eps"""
+    step_share: float | None
+    """of this attack's own eps; null beside a null step_size spends evenly what a sign start leaves of eps"""
     step: Literal["sign", "l2", "linf"]
     """the gradient g becomes sign(g), g / |g|_2 or g / |g|_inf, per example"""
     loss: Literal["cross_entropy", "margin", "entropy"]
@@ -91,7 +93,8 @@ class GradientAttack:
         low, high = (x - self.eps * scale).clamp(min=0), (x + self.eps * scale).clamp(max=1)
         spent = self.start_share if self.start == "sign" else 0.0
         even = (1 - spent) * self.eps / self.number_of_steps
-        size = (even if self.step_size is None else self.step_size) * scale
+        share = even if self.step_share is None else self.step_share * self.eps
+        size = (share if self.step_size is None else self.step_size) * scale
         return AttackState(start, low, high, size, label, torch.zeros((), device=x.device), None)
 
     def advance(self, model: nn.Module, state: "AttackState", steps: int) -> None:
@@ -225,6 +228,8 @@ class GradientAttack:
             self.step_size is None or self.step_size > 0 or self.step_size == self.eps == 0,
             f"step_size should be positive, is {self.step_size}",
         )
+        require(self.step_share is None or self.step_share > 0, f"step_share should be positive, is {self.step_share}")
+        require(self.step_size is None or self.step_share is None, "step_share should be null beside a step_size")
         require(0 <= self.start_share <= 1, f"start_share should be in [0, 1], is {self.start_share}")
         require(
             (self.start == "none") == (self.start_share == 0),

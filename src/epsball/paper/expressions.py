@@ -5,7 +5,8 @@
     error(A_adv | A_adv, fgsm, eps=1)           the same at one of several eps; any other column can be named so
     2 * error(S | B, fgsm) <= error(T | B, fgsm)    sums and multiples on both sides; a < b < c is two comparisons
 
-The first word is a metric (results/metrics.py; `error` is short for error_top1). Rates and constants are fractions.
+The first word is a metric (results/metrics.py; `error` is short for error_top1, `accuracy` is 1 - error). Rates and
+constants are fractions.
 The language is Python's own syntax, parsed by `ast` and never run.
 """
 
@@ -19,7 +20,7 @@ from math import hypot, isclose, isnan, nan
 from epsball.build import require
 from epsball.results.intervals import Estimate, Interval, estimate_cell, wilson
 from epsball.results.metrics import find_metric
-from epsball.results.rows import Row, as_float
+from epsball.results.rows import Row
 
 TEXTS = ("dataset", "measurement", "source", "target", "attack", "paper_metric")  # columns that no number stands in
 OPERATORS: Mapping[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
@@ -45,7 +46,7 @@ class Quantity:
 
     def matches(self, row: Row) -> bool:
         """Whether the row has its number: other measurements' rows of the same cell lack the metric."""
-        return self.is_about(row) and not isnan(as_float(row.get(self.metric)))
+        return self.is_about(row) and not isnan(find_metric(self.metric).value_in(row))
 
     def renamed(self, names: Mapping[str, str]) -> "Quantity":
         """Return the same of models under other names."""

@@ -10,7 +10,7 @@ from epsball.output.pages import Section
 from epsball.paper.expressions import Quantity, measured_value, naming_field, parse_quantity
 from epsball.results.intervals import normal_interval, ties_for_best, wilson
 from epsball.results.metrics import METRICS, Better, Unit
-from epsball.results.rows import Row, as_dicts, as_float
+from epsball.results.rows import Row, as_dicts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +151,7 @@ def with_paper_values(rows: "pd.DataFrame", tables: Mapping[str, Table]) -> "pd.
         value, metric = (round(found[1], 6), found[0].metric) if found else (nan, None)
         columns["paper_value"].append(value)
         columns["paper_metric"].append(metric)
-        columns["difference"].append(as_float(row.get(metric or "")) - value)
+        columns["difference"].append(METRICS[metric].value_in(row) - value if metric else nan)
     return rows.assign(**columns) if any(columns["paper_metric"]) else rows
 
 

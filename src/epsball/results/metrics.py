@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from math import nan
+from typing import Any, Literal
 
 from epsball.build import did_you_mean, listed
 
@@ -25,6 +26,14 @@ class Metric:
     """of a mean: the column with the standard deviation over its trials"""
     short: str | None = None
     """what tables and claims may call it"""
+    complement: str | None = None
+    """the column that it is one minus; it has none of its own"""
+
+    def value_in(self, row: Mapping[str, Any]) -> float:
+        """Return its value in a row, NaN where the row has none."""
+        value = row.get(self.complement or self.name)
+        number = nan if value is None else float(str(value))
+        return 1 - number if self.complement else number
 
     @property
     def is_rate(self) -> bool:
@@ -36,6 +45,8 @@ METRICS: Mapping[str, Metric] = {
     for metric in (
         Metric("error_top1", "percent", "low", "n", short="error"),
         Metric("error_top5", "percent", "low", "n"),
+        Metric("accuracy_top1", "percent", "high", "n", short="accuracy", complement="error_top1"),
+        Metric("accuracy_top5", "percent", "high", "n", complement="error_top5"),
         Metric("transfer_rate_top1", "percent", "low", "transfer_n", short="transfer_rate"),
         Metric("transfer_rate_top5", "percent", "low", "transfer_n_top5"),
         Metric("clean_error_top1", "percent", "low", "n"),

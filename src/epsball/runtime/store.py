@@ -24,6 +24,8 @@ from torch import Tensor
 from epsball.runtime.files import write_whole
 
 FORMAT = 3  # raise it when a change of the code changes what a spec trains to (3: no labels, truncated noise)
+YOUNGER = (("step_share", None), ("crafting_statistics", "kept"))
+"""fields that came after FORMAT 3, each at the value that means what was before: in no identity, so that those stay"""
 MODEL, SPEC, CURVE, MANIFEST, LAST = "model.safetensors", "spec.json", "training.csv", "manifest.json", "last.pt"
 DIGEST = hashlib.sha256().digest_size  # bytes of last.pt before the state: its sha256
 log = logging.getLogger(__name__)
@@ -38,10 +40,15 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def younger(key: object, value: object) -> bool:
+    """Whether a field of a component is of YOUNGER, at the value that needs no mention."""
+    return any(key == name and value == before and type(value) is type(before) for name, before in YOUNGER)
+
+
 def canonical(value: Any) -> Any:
-    """Return `value` with one spelling for equal numbers."""
+    """Return `value` with one spelling for equal numbers, and without fields that say nothing new."""
     if isinstance(value, Mapping):
-        return {str(k): canonical(v) for k, v in value.items()}
+        return {str(k): canonical(v) for k, v in value.items() if not younger(k, v)}
     if isinstance(value, list | tuple):
         return [canonical(v) for v in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

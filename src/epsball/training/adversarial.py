@@ -58,6 +58,9 @@ class Adversarial:
     """steps of clean training first"""
     crafting_mode: Literal["train", "eval"]
     """mode of all models while crafting; a frozen source's batch norm stays in eval mode"""
+    crafting_statistics: Literal["kept", "updated"]
+    """what crafting in train mode does to the running statistics of the trained model's batch norm: nothing, so that
+    they are of the batches it trains on (Kurakin's one mixed batch a step), or an update in each pass (Madry's code)"""
     include_self: bool
     """whether the trained model is one of the sources"""
     source_choice: Literal["random", "rotate"]
@@ -117,7 +120,8 @@ class Adversarial:
         if i < len(self.cached) and index is not None:
             return self.cached[i][index]
         shrink = truncated_normal(y.shape, x.device).abs() if self.eps_distribution == "truncated_normal" else None
-        with mode(candidates[i], training=self.crafting_mode == "train", frozen=i < len(self.sources)):
+        frozen, updated = i < len(self.sources), self.crafting_statistics == "updated"
+        with mode(candidates[i], training=self.crafting_mode == "train", frozen=frozen, updated=updated):
             return self.attack(candidates[i], x, y, shrink=shrink)
 
     def check(self, model: nn.Module, number_of_sources: int) -> None:
@@ -136,7 +140,7 @@ class Adversarial:
 
     def craft_all(self, source: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         """Return a source's examples of all training images, in order."""
-        with mode(source, training=False, frozen=True):
+        with mode(source, training=False, frozen=True, updated=False):
             return torch.cat([self.attack(source, x, y) for x, y in batches])
 
 
@@ -159,15 +163,19 @@ def no_sources(number: int) -> None:
 
 
 @contextmanager
-def mode(model: nn.Module, training: bool, frozen: bool) -> Iterator[None]:
+def mode(model: nn.Module, training: bool, frozen: bool, updated: bool) -> Iterator[None]:
     """Set train or eval mode inside the block; afterwards every module has its own mode again.
 
-    A frozen model's batch norm never enters train mode, which would change its running statistics.
+    A frozen model's batch norm never enters train mode. Another's normalises by the batch there, and its running
+    statistics change only if they are to be `updated`.
     """
     with ExitStack() as restore:
         for module in model.modules():
-            wanted = training and not (frozen and isinstance(module, _BatchNorm))
-            if module.training != wanted:
-                restore.callback(setattr, module, "training", module.training)
-                module.training = wanted
+            norm = isinstance(module, _BatchNorm)
+            wanted = {"training": training and not (frozen and norm)}
+            if norm and training and not updated:
+                wanted["track_running_stats"] = False  # in train mode alone it then reads and writes none
+            for name, value in wanted.items():
+                restore.callback(setattr, module, name, getattr(module, name))
+                setattr(module, name, value)
         yield
