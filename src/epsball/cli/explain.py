@@ -49,8 +49,8 @@ def renamed(key: str) -> str:
 
 def refuse_old_keys(config: Mapping[str, Any]) -> None:
     """ConfigError if a config has an old key: `+task.cells=all`, and a file that says `task:`, compose."""
-    if told := next(filter(None, map(renamed, config)), ""):
-        raise ConfigError(told)
+    if answer := next(filter(None, map(renamed, config)), ""):
+        raise ConfigError(answer)
 
 
 def options_of(group: str) -> list[str]:
@@ -65,8 +65,8 @@ def no_such_option(group: str, option: str, options: list[str]) -> str:
 
 def unknown_key(key: str) -> str:
     """Say what a key that does not exist was perhaps meant to be: an old name, one beside it, or one further down."""
-    if told := renamed(key):
-        return told
+    if answer := renamed(key):
+        return answer
     parts = key.split("@")[0].split(".")
     with hydra.initialize_config_dir(str(CONF), **VERSION):
         groups = [g for g in hydra.compose("config", return_hydra_config=True).hydra.runtime.choices if "/" not in g]

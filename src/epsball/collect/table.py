@@ -58,11 +58,11 @@ def expected_cells(experiment: str, job: str, rows: "pd.DataFrame", runs: list[R
     """Return the cells that this job should have, clean first: those that the records of its runs name, and those that
     it has. Where no record names any, those that jobs with the same dataset, suite, ... have."""
     group = [run for run in runs if run.experiment == experiment]
-    told = [cell for run in group if run.job == job for cell in run.cells]
+    promised = [cell for run in group if run.job == job for cell in run.cells]
     shapes = {run.shape for run in group if run.job == job}
-    alike = {job} if told else {run.job for run in group if run.shape in shapes}
+    alike = {job} if promised else {run.job for run in group if run.shape in shapes}
     chosen = rows[(rows["experiment"] == experiment) & rows["job"].isin(alike)]
-    cells = dict.fromkeys([*told, *chosen[list(KEY)].itertuples(index=False, name=None)])
+    cells = dict.fromkeys([*promised, *chosen[list(KEY)].itertuples(index=False, name=None)])
     return sorted(cells, key=lambda cell: cell[KEY.index("attack")] != "clean")
 
 

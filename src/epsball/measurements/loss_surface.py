@@ -84,8 +84,8 @@ class LossSurface:
             self.averaged,
         )
         if len(index) == 0:
-            told = "no example of %s crafted on %s fools %s: there is no surface"
-            log.warning(told, named.name, self.other, self.model)
+            message = "no example of %s crafted on %s fools %s: there is no surface"
+            log.warning(message, named.name, self.other, self.model)
         x, y = setup.test.take(index)
         results: list[Row] = []
         surface: list[Row] = []
