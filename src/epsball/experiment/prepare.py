@@ -103,16 +103,12 @@ def prepare_experiment(config: Mapping[str, Any], cache: BuildCache | None = Non
 
 def check_unambiguous(experiment: Experiment) -> None:
     """ConfigError where a table or a claim asks about an error that two measurements have: it cannot say whose."""
+    cells = {label: each.error_cells(experiment) for label, each in experiment.measurements.items()}
     for quantity in experiment.asked:
-        found = [
-            label
-            for label, measurement in experiment.measurements.items()
-            for cell in measurement.error_cells(experiment)
-            if quantity.is_about(dict(zip(("source", "target", "attack", "eps"), cell, strict=True)))
-        ]
-        if len(set(found)) > 1:
+        found = [label for label, own in cells.items() if any(quantity.is_about(cell._asdict()) for cell in own)]
+        if len(found) > 1:
             where = f"error({quantity.target} | {quantity.source}, {quantity.attack})"
-            raise ConfigError(f"measurements: {listed(dict.fromkeys(found))} all measure {where}: keep one of them")
+            raise ConfigError(f"measurements: {listed(found)} all measure {where}: keep one of them")
 
 
 def specs_of(config: Mapping[str, Any], settings: Settings, cache: BuildCache) -> dict[str, ModelSpec]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Generator, nn
@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Rows = dict[str, list[Row]]
-Cell = tuple[str, str, str, float]  # source, target, attack, eps
+
+
+class Cell(NamedTuple):
+    """Where a row with an error stands; eps in [0, 1]."""
+
+    source: str
+    target: str
+    attack: str
+    eps: float
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,9 @@ class TransferMatrix:
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         """Return the cells attack by attack and source by source."""
         pairs = [(named, source) for named in scope.attacks for source in scope.sources]
-        every = [(source, target, named.name, named.attack.eps) for named, source in pairs for target in scope.targets]
+        every = [
+            Cell(source, target, named.name, named.attack.eps) for named, source in pairs for target in scope.targets
+        ]
         return [cell for cell in every if self.cells == "all" or is_asked(scope, cell)]
 
     def measure(self, setup: Setup) -> Rows:
@@ -73,8 +75,7 @@ class TransferMatrix:
 
 def is_asked(scope: Scope, cell: Cell) -> bool:
     """Whether a table or a claim of the config is about this cell."""
-    row = dict(zip(("source", "target", "attack", "eps"), cell, strict=True))
-    return any(quantity.is_about(row) for quantity in scope.asked)
+    return any(quantity.is_about(cell._asdict()) for quantity in scope.asked)
 
 
 def transfer_rows(setup: Setup, named: NamedAttack, source: str, targets: list[str]) -> Iterator[Row]:

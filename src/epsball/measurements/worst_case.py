@@ -44,7 +44,7 @@ class WorstCase:
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         """Return a cell of each source at each eps."""
         values = sorted({named.attack.eps for named in scope.attacks})
-        return [(source, source, "worst_case", eps) for source in scope.sources for eps in values]
+        return [Cell(source, source, "worst_case", eps) for source in scope.sources for eps in values]
 
     def measure(self, setup: Setup) -> Rows:
         return {"results": [worst_case_row(setup, source, eps) for source, _, _, eps in self.error_cells(setup)]}
