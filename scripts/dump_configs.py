@@ -14,7 +14,10 @@ from typing import Any
 from epsball.cli.compose import CONF, SCALES, composed
 from epsball.cli.explain import RENAMED, one_line
 
-ORDERED = ("models", "suite", "measurements", "tables", "rows", "columns", "paper", "claims", "sources", "members")
+ORDERED = (
+    *("models", "suite", "measurements", "tables", "rows", "columns", "paper", "claims", "sources", "members"),
+    *("figures", "lines", "panels", "values", "for"),
+)
 """keys of mappings whose order shows in results"""
 
 

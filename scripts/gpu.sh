@@ -17,7 +17,7 @@
 #             antlr4-python3-runtime==4.9.3 torchattacks`
 #   DATA      folder of MNIST/raw, gzipped will do (data)
 #   PYTHON    interpreter (python3); DEVICE (cuda); SCALE paper, quick, smoke (paper); DATASET (mnist); SEEDS (3)
-#   WORKERS   models trained side by side (4); GRAPHS: CUDA graphs in tramer, true unless the tests failed
+#   WORKERS   models trained side by side (3); GRAPHS: CUDA graphs in tramer, true unless the tests failed
 #   ONLY      cases of parity and speed whose name holds this text; TESTS: files; OVERRIDES: words for run.py
 #
 # Exit codes: 0 all done, 1 a stage failed, 2 no such stage, 3 time ran out, 130 SIGINT, 143 SIGTERM.
@@ -154,7 +154,7 @@ tramer_command() {
     [ "$dataset" = digits ] || set -- "$@" "dataset.root=${DATA:-data}"
     # shellcheck disable=SC2086 # several words
     within_time "$python" run.py paper=tramer/all "scale=$scale" "dataset=$dataset" "device=$device" precision=tf32 \
-        "workers=${WORKERS:-4}" checkpoint_seconds=20 "outputs=$work/outputs" "hydra.run.dir=$directory" "$@" \
+        "workers=${WORKERS:-3}" checkpoint_seconds=20 "outputs=$work/outputs" "hydra.run.dir=$directory" "$@" \
         ${OVERRIDES:-}
 }
 

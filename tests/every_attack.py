@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from epsball.attacks.attack import Attack
 from epsball.attacks.gradient import GradientAttack
 from epsball.attacks.noise import NoiseAttack
-from epsball.cli.compose import VERSION, register_resolvers
+from epsball.cli.compose import VERSION, register_with_hydra
 
 EPS = 0.3
 FILES = sorted(p.stem for p in (CONF / "attack").glob("*.yaml"))
@@ -86,7 +86,7 @@ GREY = torch.full((4, 1, 32, 32), 0.5, dtype=torch.float64)
 
 @cache
 def composed(name: str, eps: float) -> Any:
-    register_resolvers()
+    register_with_hydra()
     with initialize_config_dir(str(CONF), **VERSION):
         config = compose(overrides=[f"+eps={eps!r}", f"+attack={name}"])
     return OmegaConf.to_container(config, resolve=True)

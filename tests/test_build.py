@@ -91,6 +91,14 @@ REFUSED: list[tuple[Any, object, str]] = [
     (list[float], 3.0, "a.b should be a list, each a float, is 3.0"),
     (list[float], [1.0, "1/2"], "a.b[1] should be a float, is '1/2' (write ${frac:1,2})"),
     (tuple[float, ...], "ab", "a.b should be a list, each a float, is 'ab'"),
+    (list[float | None] | None, "ab", "a.b should be a list, each a float or null or null, is 'ab'"),
+    (list[float | None] | None, [None, "1/2"], "a.b[1] should be a float or null, is '1/2' (write ${frac:1,2})"),
+    (dict[str, list[float]] | None, {"c": [1, None]}, "a.b.c[1] should be a float, is None"),
+    (
+        dict[str, list[str] | dict[str, str]],
+        {"c": ["x", 1]},
+        "a.b.c should be a list, each a text or a group of names, is ['x', 1]",
+    ),
     (dict[str, float], {"c": "x"}, "a.b.c should be a float, is 'x'"),
     (dict[str, float], [1], "a.b should be a group of names, is [1]"),
     (list[dict[str, int]], [{"c": 1}, {"c": None}], "a.b[1].c should be an int, is None"),
@@ -155,6 +163,25 @@ def test_a_config_cannot_set_what_the_program_fills() -> None:
 def test_a_functions_value_error_gets_the_callers_key() -> None:
     with pytest.raises(ConfigError, match=r"^r\.over should not be 0$"):
         build({"ratio": ratio}, {"name": "ratio", "over": 0}, 3, where="r")
+
+
+@dataclass(frozen=True)
+class Loop:
+    for_: list[int]
+    """a word of Python's own: `for` in YAML"""
+    or_: int = 0
+
+
+def test_a_field_named_by_a_word_of_python_has_that_name_in_yaml() -> None:
+    assert construct(Loop, {"for": [1], "or": 2}, where="") == Loop([1], 2)
+    for fields, message in {
+        "for_": ({"for_": [1]}, "l.for_ is not a field (did you mean 'for'?): the fields are for, or"),
+        "missing": ({"or": 1}, "l.for is missing: it should be a list, each an int"),
+        "wrong": ({"for": ["x"]}, "l.for[0] should be an int, is 'x'"),
+    }.values():
+        with pytest.raises(ConfigError) as caught:
+            construct(Loop, fields, where="l")
+        assert str(caught.value) == message
 
 
 def test_other_errors_are_ours_and_pass_through() -> None:

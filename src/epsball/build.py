@@ -44,17 +44,17 @@ def construct(target: Callable[..., Any], fields: object, *context: object, wher
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     known = dataclasses.fields(target) if dataclasses.is_dataclass(target) else ()
     filled = {f.name for f in known if BOUND in f.metadata}
-    parameters = [p for p in inspect.signature(target).parameters.values() if p.name not in filled][len(context) :]
-    names = [p.name for p in parameters]
+    every = [p for p in inspect.signature(target).parameters.values() if p.name not in filled][len(context) :]
+    parameters = {p.name.removesuffix("_"): p for p in every}  # `for_` in Python, whose word `for` is, is for: in YAML
     for key in given:
-        if key not in names:
-            raise ConfigError(
-                f"{under(where, key)} is not a field{did_you_mean(key, names)}: the fields are {listed(names)}"
-            )
-    for p in parameters:
-        if p.default is p.empty and p.name not in given:
-            raise ConfigError(f"{under(where, p.name)} is missing: it should be {describe(hints[p.name])}")
-    values = {key: convert(value, hints[key], under(where, key)) for key, value in given.items()}
+        if key not in parameters:
+            near = did_you_mean(key, parameters)
+            raise ConfigError(f"{under(where, key)} is not a field{near}: the fields are {listed(parameters)}")
+    for key, p in parameters.items():
+        if p.default is p.empty and key not in given:
+            raise ConfigError(f"{under(where, key)} is missing: it should be {describe(hints[p.name])}")
+    named = {parameters[key].name: (key, value) for key, value in given.items()}
+    values = {name: convert(value, hints[name], under(where, key)) for name, (key, value) in named.items()}
     try:
         return target(*context, **values)
     except ConfigError:
@@ -100,8 +100,9 @@ def convert_union(value: object, hint: Any, where: str) -> Any:
             continue
     try:
         return convert(value, members[-1], where)
-    except ConfigError:
-        if get_origin(members[-1]) is Annotated:  # a component: its own message says more
+    except ConfigError as error:
+        inside = not str(error).startswith(f"{where} ")
+        if inside or get_origin(members[-1]) is Annotated:  # of a part, or of a component: its own message says more
             raise
         raise ConfigError(f"{where} should be {describe(hint)}, is {value!r}{fraction_hint(value)}") from None
 

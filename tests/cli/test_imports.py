@@ -46,7 +46,15 @@ def test_help_and_cfg_answer_without_torch(tmp_path: Path, arguments: list[str],
 
 
 @pytest.mark.parametrize(
-    "wrong", [["arch=nope"], ["trainer.epoch=3"], ["task=worst_case"], ["seeds=0"], ["--help", "arch=nope"]]
+    "wrong",
+    [
+        ["arch=nope"],
+        ["trainer.epoch=3"],
+        ["models.copyy=null"],
+        ["task=worst_case"],
+        ["seeds=0"],
+        ["--help", "arch=nope"],
+    ],
 )
 def test_a_misspelt_word_is_answered_without_torch(tmp_path: Path, wrong: list[str]) -> None:
     printed, errors, code, modules = run(tmp_path, *wrong)

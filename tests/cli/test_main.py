@@ -72,6 +72,7 @@ def run_jsons(outputs: Path) -> dict[Path, dict[str, Any]]:
 
 # ---- what the user got wrong
 
+WIDE = "grid.wide={model: target, values: {width: [0.5, 1]}, keys: {width: arch.width}}"
 ONE = ("models=alone", "arch=mnist_d", "trainer=standard")
 WRONG: dict[str, tuple[list[str], list[str]]] = {
     "misspelt key": (["sorces=null"], ["sorces", "'sources'"]),
@@ -79,6 +80,34 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "misspelt field, added": (["+trainer.epoch=3", *ONE], ["trainer.epoch", "'epochs'"]),
     "misspelt deep field": (["trainer.lrr=3"], ["trainer.lrr", "'trainer.optimizer.lr'"]),
     "misspelt deep field, added": (["+trainer.lrr=3", *ONE], ["trainer.lrr", "optimizer"]),
+    "misspelt model": (["models.targt.trainer.epochs=3"], ["models.targt.trainer.epochs", "'target'", "copy, natural"]),
+    "misspelt model, left out": (["models.copyy=null"], ["models.copyy is not a config key", "'copy'"]),
+    "misspelt field of a model": (["models.natural.trainer.epoch=3"], ["models.natural.trainer.epoch", "'epochs'"]),
+    "misspelt deep field of a model": (
+        ["models.natural.trainer.lr=3"],
+        ["models.natural.trainer.lr", "'models.natural.trainer.optimizer.lr'"],
+    ),
+    "misspelt part of a model": (["models.natural.trainr.epochs=3"], ["models.natural.trainr.epochs", "'trainer'"]),
+    "misspelt part of a model, added": (
+        ["+models.target.sed=3", *ONE],
+        ["models.target.sed is not a field", "'seed'"],
+    ),
+    "a field of a number": (["models.copy.seed.x=3"], ["models.copy.seed.x is not a config key"]),
+    "misspelt model of a grid": (
+        tiny_line(WIDE, "models.wide_widht_1.trainer.epochs=3"),
+        ["models.wide_widht_1.trainer.epochs", "'wide_width_1'", "target, wide_width_0_5, wide_width_1"],
+    ),
+    "misspelt field of a grid's model": (
+        tiny_line(WIDE, "models.wide_width_1.trainer.epoch=3"),
+        ["models.wide_width_1.trainer.epoch is not a config key", "'epochs'"],
+    ),
+    "misspelt key of a grid": (
+        tiny_line(WIDE, "grid.wide.keys.width=arch.widht"),
+        ["models.wide_width_0_5.arch.widht is not a field", "'width'"],
+    ),
+    "misspelt field of a grid": (tiny_line("grid.wide.valus.width=[1]"), ["grid.wide.valus", "'values'"]),
+    "misspelt grid": (tiny_line(WIDE, "sources=[wid]"), ["sources names 'wid'", "'wide'"]),
+    "misspelt grids": (["grd.wide.model=target"], ["grd.wide.model", "'grid'"]),
     "misspelt field of a suite": (["suite.fgsm.epss=0.1"], ["suite.fgsm.epss", "'eps'"]),
     "misspelt option": (["arch=mnist_z"], ["arch=mnist_z does not exist", "mnist_a, mnist_b"]),
     "null for an option": (["attack=null"], ["attack=null does not exist", "fgsm", "none"]),
@@ -126,6 +155,9 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["seed=1", "task.cells=all", "task.name=x"],
         ["task is called measurement now: measurement.cells=all measurement.name=x"],
     ),
+    "rows of no file": (tiny_line("rows=[nothing.csv]"), ["rows: nothing.csv cannot be read", "No such file"]),
+    "rows that are no rows": (tiny_line(f"rows=[{RUN}]"), [f"rows: {RUN} lacks the columns dataset, seed"]),
+    "misspelt answer to missing rows": (tiny_line("missing=skp"), ["missing should be one of measure, skip, is 'skp'"]),
     "nothing to diversify": (["models=alone", "arch=mnist_d", "trainer=diversity"], ["diversity", "ensemble"]),
 }
 
@@ -228,6 +260,44 @@ def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
     assert (model / "training.csv").read_text() == curve
 
 
+# ---- fields of models, and grids
+
+
+def test_a_field_of_a_grids_model_can_be_set(main: Callable[..., Ended], tmp_path: Path) -> None:
+    """With a prefix or without, and the record has the words as they were typed."""
+    words = ["grid.long={model: target, values: {passes: [1, 2]}, keys: {passes: trainer.epochs}}"]
+    words += ["models.long_passes_2.trainer.batch_size=16", "+models.long_passes_1.seed=5", "sources=[long]"]
+    line = tiny_line(*words, f"hydra.run.dir={tmp_path / 'run'}")
+    ended = main(*line)
+    assert ended.code == 0, ended.err
+    rows = rows_of(tmp_path / "run")
+    assert rows.groupby("target")["passes"].max().to_dict() == {"long_passes_1": 1, "long_passes_2": 2, "target": 2}
+    recorded = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert recorded["overrides"] == [*(word for word in line if "hydra" not in word), f"outputs={tmp_path / 'outputs'}"]
+    specs: dict[str, Any] = {}
+    for name, model in recorded["models"].items():
+        (path,) = (tmp_path / "outputs" / "models").glob(f"*-{model['fingerprint']}/spec.json")
+        specs[name] = json.loads(path.read_text())["spec"]
+    found = {name: (spec["trainer"]["batch_size"], spec["seed"]) for name, spec in specs.items()}
+    assert found == {"target": (8, 0), "long_passes_1": (8, 5), "long_passes_2": (16, 0)}
+
+
+def test_a_sweep_over_a_field_of_a_grids_model(main: Callable[..., Ended], tmp_path: Path) -> None:
+    grid = "grid.long={model: target, values: {passes: [1]}, keys: {passes: trainer.epochs}}"
+    line = tiny_line(
+        grid, "sources=[long]", "targets=[long]", "seeds=2", "models.long_passes_1.trainer.batch_size=8,16"
+    )
+    ended = main("-m", *line)
+    assert ended.code == 0, ended.err
+    found = [rows_of(path.parent) for path in sorted((tmp_path / "outputs").rglob("results.csv"))]
+    assert [list(rows["target"]) for rows in found] == [["long_passes_1"] * 4] * 2
+    assert not found[0].equals(found[1])
+    ended = main("-m", *line, "models.long_passes_1.trainer.batchsize=1,2")
+    errors = [line for line in ended.err.splitlines() if line.startswith("error: job ")]
+    assert ended.code == 2 and len(errors) == 4
+    assert all("models.long_passes_1.trainer.batchsize is not a config key" in line for line in errors)
+
+
 # ---- run directories
 
 
@@ -305,7 +375,7 @@ def test_parts_are_runs_of_their_own_under_one_report(
     for name in ("report.html", "report.md", "claims.csv", "comparison.csv", "run.json"):
         assert f"wrote {top / name}" in ended.out
     assert {path.name for path in top.iterdir()} == {
-        *("table7", "table2", "report.html", "report.md", "claims.csv", "comparison.csv"),
+        *("table7", "table2", "report.html", "report.md", "claims.csv", "comparison.csv", "rows.csv", "mistakes.csv"),
         *("run.json", "run.log", ".hydra"),
     }
     said = json.loads((top / "run.json").read_text())
@@ -444,11 +514,12 @@ def test_a_sweep_in_which_only_configs_are_wrong_exits_with_2(
     [
         ("arch=mnist_d,mnist_z", "mnist_z"),
         ("report=masking,none", "report is called diagnostic now: diagnostic=masking,none"),
+        ("arch=mnist_d,mnist_b trainer.epoch=3", "trainer.epoch is not a config key (did you mean 'epochs'?)"),
     ],
-    ids=["misspelt", "old"],
+    ids=["misspelt", "old", "misspelt beside"],
 )
 def test_a_wrong_word_in_a_sweep_runs_nothing(main: Callable[..., Ended], tmp_path: Path, line: str, told: str) -> None:
-    ended = main("-m", line)
+    ended = main("-m", *line.split())
     assert ended.code == 2 and told in ended.err.splitlines()[-1]
     assert not list(tmp_path.rglob("run.json"))
 

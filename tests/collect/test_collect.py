@@ -311,6 +311,25 @@ def test_older_rows_are_those_of_the_measurement_they_had(tmp_path: Path) -> Non
     assert rows["measurement"].tolist() == ["clean", "transfer_matrix"]
 
 
+def test_rows_with_values_of_a_grid_stand_beside_rows_without(tmp_path: Path, capsys) -> None:
+    make_run(tmp_path / "plain", 0, {"A>A": 0.2, "A>B": 0.1}, trainer="standard")
+    for seed, error in ((0, 0.3), (1, 0.5)):
+        made = make_run(tmp_path / f"grid{seed}", seed, {"A>A": error, "A>B": 0.6})
+        add_column(made, width=[2, 2, 4], activation=["relu", "relu", "elu"])
+    assert collect.main([str(tmp_path)]) == 0
+    assert lines(capsys.readouterr().out)[2:] == [
+        ["trainer=madry", "-", "clean", "0", "1.0 ± 0.0", "-"],
+        ["trainer=madry", "A", "fgsm", "8/255", "40.0 ± 14.1", "60.0 ± 0.0"],
+        ["trainer=standard", "-", "clean", "0", "1.0 (1 of 2 seeds)", "-"],
+        ["trainer=standard", "A", "fgsm", "8/255", "20.0 (1 of 2 seeds)", "10.0 (1 of 2 seeds)"],
+    ]
+    rows = pd.read_csv(tmp_path / "collected.csv").astype(object).fillna("none")
+    assert rows[["run", "width", "activation"]].values.tolist() == [
+        *([f"grid{seed}", *values] for seed in (0, 1) for values in ([2, "relu"], [2, "relu"], [4, "elu"])),
+        *[["plain", "none", "none"]] * 3,
+    ]
+
+
 def test_two_measurements_of_one_cell_have_a_line_each(tmp_path: Path, capsys) -> None:
     run = make_run(tmp_path / "a", 0, {"A>A": 0.2, "B>B": 0.6})
     add_column(run, target="A", source="A", measurement=["clean", "transfer_matrix", "again"])
@@ -331,3 +350,11 @@ def test_rows_without_an_error_are_collected_and_stand_in_no_table(tmp_path: Pat
     text = capsys.readouterr().out
     assert len(lines(text)) == 4 and "truncated" not in text and "missing" not in text
     assert len(pd.read_csv(tmp_path / "collected.csv")) == 3
+
+
+def test_fingerprints_that_look_like_numbers_are_collected_as_they_are(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", 0, {"A>A": 0.2})
+    add_column(run, source_model="123456789012", target_model="12e456789012", identity=["000000000001", "1e5000000000"])
+    assert collect.main([str(tmp_path)]) == 0
+    found = (tmp_path / "collected.csv").read_text()
+    assert all(f",{text}" in found for text in ("123456789012", "12e456789012", "000000000001", "1e5000000000"))

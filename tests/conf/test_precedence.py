@@ -1,11 +1,13 @@
 """Precedence: group file < paper file < scale < command line; and the command lines that the documentation shows."""
 
 import copy
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from configs import Compose, check_model
+from conftest import ROOT
 from hydra.core.global_hydra import GlobalHydra
 
 from epsball.cli.compose import composed
@@ -57,12 +59,25 @@ def test_one_field_of_one_model_can_be_set(compose: Compose) -> None:
     assert models["A"]["trainer"]["epochs"] == compose("paper=tramer/table1")["models"]["A"]["trainer"]["epochs"] != 12
 
 
+def test_a_field_of_a_group_that_models_share_is_set_for_one(compose: Compose) -> None:
+    plain, changed = compose()["models"], compose("models.copy.trainer.epochs=9")["models"]
+    assert plain["copy"]["trainer"] == plain["target"]["trainer"]
+    assert changed["copy"] == {**plain["copy"], "trainer": {**plain["copy"]["trainer"], "epochs": 9}}
+    assert {**changed, "copy": None} == {**plain, "copy": None}
+
+
+def test_a_model_can_be_left_out(compose: Compose) -> None:
+    assert compose("models.copy=null")["models"] == {**compose()["models"], "copy": None}
+
+
 @pytest.mark.parametrize(
     ("override", "keys", "value"),
     [
         ("eps=0.2", ("models", "target", "trainer", "objective", "attack", "eps"), 0.2),
         ("eps=${frac:8,255}", ("suite", "fgsm", "eps"), 8 / 255),
         ("trainer.epochs=9", ("models", "copy", "trainer", "epochs"), 9),
+        ("models.copy.trainer.epochs=9", ("models", "copy", "trainer", "epochs"), 9),
+        ("models.copy.arch.activation.name=elu", ("models", "copy", "arch", "activation", "name"), "elu"),
         ("arch=mnist_b", ("models", "natural", "arch", "name"), "mnist_b"),
         ("seed=4", ("models", "copy", "seed"), 1004),
         ("dataset.train_size=50", ("models", "holdout", "dataset", "train_size"), 50),
@@ -122,12 +137,30 @@ def test_a_config_does_not_depend_on_the_order_of_its_overrides(compose: Compose
         "trainer=diversity arch=ensemble eps=0.09 trainer.augment.flip=true",
         "arch=ensemble arch@arch.members.member=conv4 trainer=diversity",
         "dataset=mnist dataset.train_skip=5000 dataset.train_size=55000 trainer=madry",
+        "paper=tramer/table4 models.A_adv_12.seed=3 models.A_adv_ens.trainer.objective.source_choice=rotate",
     ],
 )
 def test_command_lines_of_the_documentation_compose(compose: Compose, line: str) -> None:
     config = compose(*line.split())
     for name, spec in (config.get("models") or {}).items():
         check_model(spec, f"models.{name}")
+
+
+GRID_LINE = (
+    "models=alone arch=madry_mnist arch.hidden=128 trainer=standard attack=none sources=[wide] targets=[wide] "
+    "'grid.wide={model: target, values: {width: [0.125, 0.25, 0.5]}, keys: {width: arch.width}}'"
+)
+
+
+def test_the_grid_of_the_documentation(compose: Compose) -> None:
+    """It works as typed, with the field of one model that the text sets."""
+    text = " ".join((ROOT / "README.md").read_text().replace("\\\n", " ").split())
+    assert f"python run.py {GRID_LINE}" in text and "models.wide_width_0_25.trainer.epochs=5" in text
+    experiment = prepare_experiment(compose(*shlex.split(GRID_LINE), "models.wide_width_0_25.trainer.epochs=5"))
+    names = ["wide_width_0_125", "wide_width_0_25", "wide_width_0_5"]
+    assert experiment.grid == dict(zip(names, [{"width": width} for width in (0.125, 0.25, 0.5)], strict=True))
+    assert experiment.sources == experiment.targets == list(experiment.specs) == names
+    assert [spec.epochs for spec in experiment.specs.values()] == [3, 5, 3]
 
 
 def test_composing_leaves_hydra_as_it_was() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from epsball.experiment.prepare import Experiment, prepare_experiment
-from epsball.experiment.run import run_experiments, set_up
+from epsball.experiment.run import run_experiments
+from epsball.experiment.setup import set_up
 from epsball.measurements.measurement import Setup
 from epsball.runtime.progress import Stop
 from epsball.runtime.store import Store
@@ -25,7 +26,7 @@ TINY_ERRORS = [0.425, 0.75, 1.0]  # clean, FGSM at 0.1, at 0.3
 
 def setup_of(experiment: Experiment) -> Setup:
     store = Store(Path(experiment.settings.outputs), lambda: None)
-    return set_up(experiment, {}, TrainedModels(store, Stop(), [experiment.specs]))
+    return set_up(experiment, TrainedModels(store, Stop(), [experiment.specs]))
 
 
 def spec_of(config: Config) -> ModelSpec:
@@ -36,7 +37,7 @@ def test_of_a_tiny_experiment(tiny: Callable[..., Config]) -> None:
     experiment = prepare_experiment(tiny())
     spec, setup, (attack,) = experiment.specs["target"], setup_of(experiment), experiment.attacks
     assert (spec.key, spec.trajectory, spec.model_seed) == ("279f1e459193", "060233606d53", 3981981574821367279)
-    assert setup.row_key(attack.identity, "target", "target") == "4baed349948c"
+    assert setup.identity(attack.identity, "target", "target") == "f1abf84ba984"
     assert setup.generator(attack, "target").initial_seed() == 7881621571989262255
 
 
@@ -67,7 +68,7 @@ def test_the_name_of_an_attack_is_in_no_rows_key(tiny: Callable[..., Config]) ->
     (fields,) = config["suite"].values()
     mine = prepare_experiment({**config, "suite": {"mine": fields}})
     assert mine.attacks[0].name == "mine"
-    assert setup_of(mine).row_key(mine.attacks[0].identity, "target", "target") == "4baed349948c"
+    assert setup_of(mine).identity(mine.attacks[0].identity, "target", "target") == "f1abf84ba984"
 
 
 def test_precision_is_in_the_configs_hash(tiny: Callable[..., Config]) -> None:

@@ -18,7 +18,8 @@ from epsball.build import ConfigError
 from epsball.experiment import record as experiment_record
 from epsball.experiment.prepare import Experiment, prepare_experiment
 from epsball.experiment.record import claim_directory, config_hash, git_commit
-from epsball.experiment.run import run_experiments, set_up
+from epsball.experiment.run import run_experiments
+from epsball.experiment.setup import set_up
 from epsball.measurements import gradient_norms, transfer_matrix
 from epsball.measurements.transfer_matrix import transfer
 from epsball.models import predictions
@@ -105,7 +106,7 @@ def models_of(experiment: Experiment) -> TrainedModels:
 
 
 def row_key(experiment: Experiment, what: object, source: str, target: str) -> str:
-    return set_up(experiment, {}, models_of(experiment)).row_key(what, source, target)
+    return set_up(experiment, models_of(experiment)).identity(what, source, target)
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -286,10 +287,10 @@ def test_each_example_is_crafted_once_and_judged_once_per_target(
     assert len(judged) == sources * attacks * targets and len(judged_clean) == targets  # one batch each
 
 
-def test_rows_of_another_batch_size_are_other_rows(base: Config) -> None:
-    """A random start is drawn batch by batch."""
+def test_rows_of_another_batch_size_are_the_same_rows(base: Config) -> None:
+    """So that one of a GPU counts on a CPU: batches divide the draws of a random start otherwise, no more."""
     found = [prepare_experiment({**base, "batch_size": size}) for size in (16, 8)]
-    assert len({row_key(experiment, "clean", "A", "A") for experiment in found}) == 2
+    assert len({row_key(experiment, "clean", "A", "A") for experiment in found}) == 1
 
 
 # ---- interrupted
@@ -759,9 +760,9 @@ def test_the_papers_numbers_of_an_alias_are_kept(base: Config) -> None:
     said = claim("error(B | A2, fgsm, eps=0.3) > error(A2)")
     doubled = {**base["models"], "A2": dict(spec)}
     experiment = prepare_experiment({**base, "models": doubled, "tables": {"t": own}, "claims": {"c": said}})
-    cell = Quantity("error_top1", "B", "A", "fgsm", (("eps", 0.3),))
-    assert experiment.tables["t"].cell("A2", "B") == cell and experiment.tables["t"].published("A2", "B") == 50.7
-    assert experiment.claims["c"].quantities == [cell, Quantity("error_top1", "A", "A", "clean")]
+    cell, stated = Quantity("error_top1", "B", ("A",), ("fgsm",), (("eps", 0.3),)), experiment.statements
+    assert stated.tables["t"].cell("A2", "B").alone == cell and stated.tables["t"].published("A2", "B") == 50.7
+    assert stated.claims["c"].quantities == [cell, Quantity("error_top1", "A", ("A",), ("clean",))]
 
 
 def test_ensemble_adversarial_training_shares_its_sources(
@@ -851,6 +852,7 @@ def test_the_config_hash_names_what_can_change_a_result(tiny: Compose) -> None:
         "outputs=elsewhere",
         "checkpoint_seconds=1",
         "reuse=false",
+        "missing=skip",
         "device=auto",
         "diagnostic=none",
     ):
@@ -946,6 +948,10 @@ def test_a_given_directory_is_taken_unless_it_holds_something_else(base: Config,
         ({"claims": {"c": claim("error(A | B, fgsm) < 1")}}, "claims.c asks about fgsm without saying which eps"),
         ({"claims": {"c": claim()}}, "claims.c.checks should be at least one comparison, is empty"),
         ({"models": {"A": {"arch": {}}}}, "models.A.dataset is missing"),
+        (
+            {"models": {"A": {"arch": {}, "sed": 3}}},
+            "models.A.sed is not a field (did you mean 'seed'?): the fields are",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(base: Config, change: Config, message: str) -> None:

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from epsball.attacks.losses import input_gradient
 from epsball.data.images import Split
-from epsball.measurements.gradient_norms import GradientNorms, gradient_norms, gradient_statistics
+from epsball.measurements.gradient_norms import GradientNorms, gradient_norms, gradient_rows
 from epsball.measurements.measurement import Measurement, Rows, Setup
+from epsball.results.distributions import Bins
 from epsball.runtime.progress import Interrupted, Stop
 
 Measure = Callable[[Measurement, Setup], Rows]
+NORMS = GradientNorms(bins=None)
+BINS = Bins(low=0.5, high=2.5, number=4, log=False)
 
 
 @pytest.fixture
@@ -41,19 +44,20 @@ def test_they_are_those_of_each_images_own_loss(known: tuple[Tensor, Split], bat
 
 
 def test_a_row_is_mean_sd_and_share_of_zeros() -> None:
-    row = gradient_statistics(torch.tensor([0.0, 1.0, 2.0, 0.0, 7.0]))
+    (row,) = gradient_rows(torch.tensor([0.0, 1.0, 2.0, 0.0, 7.0]), None)
     assert row == {
+        "n": 5,
         "gradient_l2_mean": 2.0,
         "gradient_l2_sd": pytest.approx((34 / 4) ** 0.5),
         "gradient_zero_share": pytest.approx(0.4),
     }
-    assert {type(value) for value in row.values()} == {float}
+    assert {type(value) for value in row.values()} == {int, float}
 
 
 def test_each_target_has_a_row_of_its_own_gradients(measured: Measure, tmp_path: Path) -> None:
     setup = make_setup(tmp_path)
     x, y = whole(setup.test)
-    rows = measured(GradientNorms(), setup)["results"]
+    rows = measured(NORMS, setup)["results"]
     assert [(row["measurement"], row["source"], row["target"], row["attack"], row["eps"]) for row in rows] == [
         *(("clean", name, name, "clean", 0.0) for name in "AB"),
         *(("mine", name, name, "clean", 0.0) for name in "AB"),
@@ -67,9 +71,24 @@ def test_each_target_has_a_row_of_its_own_gradients(measured: Measure, tmp_path:
     assert rows[2]["gradient_l2_mean"] != pytest.approx(rows[3]["gradient_l2_mean"], rel=0.01)
 
 
+def test_with_bins_a_histogram_of_the_norms_stands_below_their_mean(measured: Measure, tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    x, y = whole(setup.test)
+    rows = [row for row in measured(GradientNorms(BINS), setup)["results"][2:] if row["target"] == "B"]
+    assert [row.get("bin_low") for row in rows] == [None, 0.5, 1.0, 1.5, 2.0]
+    norms = softmax_gradient(WEIGHTS["B"], x, y).flatten(1).norm(dim=1)
+    inside = norms.clamp(0.5, 2.5)
+    for row in rows[1:]:
+        last = row["bin_high"] == 2.5
+        counted = (inside >= row["bin_low"]) & ((inside <= 2.5) if last else (inside < row["bin_high"]))
+        assert row["gradient_l2_share"] == pytest.approx(float(counted.double().mean())) and row["n"] == len(y)
+    assert len({row["identity"] for row in rows}) == 1
+    assert setup.find("gradients", "B", "B") is None  # other bins are another measurement
+
+
 def test_a_gradient_that_is_zero_is_counted(tmp_path: Path) -> None:
     setup = make_setup(tmp_path, models={"A": linear(torch.zeros(CLASSES, PIXELS))})
-    (row,) = GradientNorms().measure(setup)["results"]
+    (row,) = NORMS.measure(setup)["results"]
     assert (row["gradient_l2_mean"], row["gradient_l2_sd"], row["gradient_zero_share"]) == (0, 0, 1)
 
 
@@ -85,28 +104,28 @@ class Brightness(nn.Module):
 
 def test_a_target_without_gradients_has_a_clean_row_alone(measured: Measure, tmp_path: Path) -> None:
     models = {"A": linear(WEIGHTS["A"]), "forest": Brightness()}
-    rows = measured(GradientNorms(), make_setup(tmp_path, models=models, sources=["A"]))["results"]
+    rows = measured(NORMS, make_setup(tmp_path, models=models, sources=["A"]))["results"]
     assert [(row["measurement"], row["target"]) for row in rows] == [("clean", "A"), ("clean", "forest"), ("mine", "A")]
 
 
 def test_they_are_shown_as_means_over_the_seeds(measured: Measure, tmp_path: Path) -> None:
-    rows = measured(GradientNorms(), make_setup(tmp_path))["results"]
+    rows = measured(NORMS, make_setup(tmp_path))["results"]
     doubled = [{**row, "seed": 1} for row in rows]
     for row in doubled[2:]:
         row["gradient_l2_mean"] *= 2
     shown = {"results": pd.DataFrame([*rows, *doubled])}
-    (section,) = GradientNorms().present(shown, tmp_path)
+    (section,) = NORMS.present(shown, tmp_path)
     assert section.table is not None and list(section.table["target"]) == ["A", "B"]
     means = [1.5 * row["gradient_l2_mean"] for row in rows[2:]]
     assert list(section.table["mean"].astype(float)) == pytest.approx(means, abs=1e-4)
     spread = rows[2]["gradient_l2_sd"]
-    assert GradientNorms().say(shown).startswith(f"A: gradient norm {means[0]:.4f}, sd {spread:.4f}, 0.00% zero\nB: ")
+    assert NORMS.say(shown).startswith(f"A: gradient norm {means[0]:.4f}, sd {spread:.4f}, 0.00% zero\nB: ")
 
 
 def test_without_a_model_that_has_gradients_there_is_no_section(measured: Measure, tmp_path: Path) -> None:
     setup = make_setup(tmp_path, models={"forest": Brightness()}, sources=[])
-    shown = frames(measured(GradientNorms(), setup))
-    assert GradientNorms().present(shown, tmp_path) == [] and GradientNorms().say(shown) == ""
+    shown = frames(measured(NORMS, setup))
+    assert NORMS.present(shown, tmp_path) == [] and NORMS.say(shown) == ""
 
 
 def test_they_stop_before_the_next_batch(known: tuple[Tensor, Split]) -> None:
@@ -126,5 +145,5 @@ def test_no_norm_is_computed_in_float64_on_the_device(known: tuple[Tensor, Split
 
 def test_norms_leave_the_device_before_they_become_float64() -> None:
     """The copy from the meta device fails, as it must; nothing became float64 on it before."""
-    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"), NoFloat64("meta"):
-        gradient_statistics(torch.rand(5, device="meta"))
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"), NoFloat64("meta"):
+        gradient_rows(torch.rand(5, device="meta"), None)

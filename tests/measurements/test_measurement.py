@@ -17,16 +17,20 @@ from epsball.attacks.noise import NoiseAttack
 from epsball.build import ConfigError
 from epsball.data.images import Split
 from epsball.experiment.prepare import Experiment, check_measurements, prepare_experiment
-from epsball.experiment.run import as_frames, measure, of_measurement, run_experiments, set_up
+from epsball.experiment.run import as_frames, measure, of_measurement, run_experiments
+from epsball.experiment.setup import set_up
 from epsball.measurements import MEASUREMENTS
 from epsball.measurements.gradient_norms import GradientNorms
 from epsball.measurements.gradient_pictures import GradientPictures
 from epsball.measurements.loss_surface import LossSurface
-from epsball.measurements.measurement import Cell, Measurement, Rows, Scope, Setup, clean_rates, clean_row
+from epsball.measurements.measurement import Cell, Measurement, Rows, Scope, Setup, clean_rates, clean_rows
+from epsball.measurements.training_curves import TrainingCurves
 from epsball.measurements.transfer_matrix import TransferMatrix
 from epsball.measurements.worst_case import WorstCase
 from epsball.models.predictions import Mistakes
 from epsball.output.pages import Section
+from epsball.results.given import GivenRows
+from epsball.results.paired import packed_bits
 from epsball.runtime.progress import Interrupted, Stop
 from epsball.runtime.store import Store
 from epsball.training.trained import TrainedModels
@@ -38,36 +42,36 @@ SURFACE = LossSurface("A", "B", extent=0.2, zoom=0.02, grid=4, points=2, average
 EVERY: dict[str, Measurement] = {
     "transfer_matrix": TransferMatrix(cells="all"),
     "worst_case": WorstCase(),
-    "gradient_norms": GradientNorms(),
+    "gradient_norms": GradientNorms(bins=None),
     "gradient_pictures": GradientPictures(images=1),
     "loss_surface": SURFACE,
+    "training_curves": TrainingCurves(),
 }
-KEPT = ("transfer_matrix", "worst_case", "gradient_norms")  # whose rows are kept for later runs
+KEPT = [name for name in EVERY if name != "gradient_pictures"]  # whose rows are kept for later runs
 
 
 # ---- identities, pinned: see tests/experiment/test_identities.py for what to do when one of these changes
+# (rows': new with issue 12, when device and batch size left them, and which images were mistaken came to the rows)
 
 
 def test_a_rows_key_and_an_attacks_random_numbers_are_pinned(tmp_path: Path) -> None:
     setup = make_setup(tmp_path)
     (attack,) = setup.attacks
-    assert setup.row_key(attack.identity, "A", "B") == "76bdf15661b9"
-    assert setup.row_key("clean", "A", "A") == "d99279fb4d76"
+    assert setup.identity(attack.identity, "A", "B") == "e3502cd1d500"
+    assert setup.identity("clean", "A", "A") == "665162f7c6e8"
     assert setup.generator(attack, "A").initial_seed() == 8863095960725126997
 
 
 def test_the_name_of_an_attack_is_in_neither(tmp_path: Path) -> None:
     setup, other = make_setup(tmp_path), make_setup(tmp_path, NamedAttack("mine", FGSM))
     one, two = setup.attacks[0], other.attacks[0]
-    assert setup.row_key(one.identity, "A", "B") == other.row_key(two.identity, "A", "B")
+    assert setup.identity(one.identity, "A", "B") == other.identity(two.identity, "A", "B")
     assert setup.generator(one, "A").initial_seed() == other.generator(two, "A").initial_seed()
 
 
 CHANGES: dict[str, dict[str, Any]] = {
     "test_checksum": {"test_checksum": "60 squares"},
     "seed": {"seed": 1},
-    "batch_size": {"batch_size": 17},
-    "device": {"test": Split(torch.empty(1, 1, 2, 2, device="meta"), torch.empty(1, device="meta"))},
     "tf32": {"tf32": True},
     "source": {"keys": {"A": "c" * 12, "B": "b" * 12}},
     "target": {"keys": {"A": "a" * 12, "B": "c" * 12}},
@@ -78,11 +82,13 @@ CHANGES: dict[str, dict[str, Any]] = {
 def test_whatever_numbers_depend_on_changes_the_rows_key(tmp_path: Path) -> None:
     setup = make_setup(tmp_path)
     what = setup.attacks[0].identity
-    keys = {name: replace(setup, **change).row_key(what, "A", "B") for name, change in CHANGES.items()}
-    assert len({setup.row_key(what, "A", "B"), *keys.values()}) == len(CHANGES) + 1, keys
-    others = {"dataset": "circles", "cuda_graphs": True, "reuse": False, "targets": ["B"], "sources": ["A"]}
+    keys = {name: replace(setup, **change).identity(what, "A", "B") for name, change in CHANGES.items()}
+    assert len({setup.identity(what, "A", "B"), *keys.values()}) == len(CHANGES) + 1, keys
+    others: Config = {"dataset": "circles", "cuda_graphs": True, "reuse": False, "targets": ["B"], "sources": ["A"]}
+    others |= {"batch_size": 17}  # another partition of a random start's draws, another machine: the same measurement
+    others |= {"test": Split(torch.empty(1, 1, 2, 2, device="meta"), torch.empty(1, device="meta"))}
     for field, value in others.items():  # which change no number
-        assert replace(setup, **{field: value}).row_key(what, "A", "B") == setup.row_key(what, "A", "B"), field
+        assert replace(setup, **{field: value}).identity(what, "A", "B") == setup.identity(what, "A", "B"), field
 
 
 UNIFORM = replace(FGSM, start="uniform", start_share=1.0)
@@ -109,7 +115,7 @@ def test_every_setting_of_an_attack_changes_the_rows_key_and_the_random_numbers(
     noise = [NoiseAttack(0.2, "sign"), NoiseAttack(0.2, "truncated_normal"), NoiseAttack(0.1, "sign")]
     attacks = [NamedAttack("fgsm", attack) for attack in [FGSM, *ATTACK_CHANGES.values(), *noise]]
     setup = make_setup(tmp_path)
-    assert len({setup.row_key(attack.identity, "A", "B") for attack in attacks}) == len(attacks)
+    assert len({setup.identity(attack.identity, "A", "B") for attack in attacks}) == len(attacks)
     assert len({setup.generator(attack, "A").initial_seed() for attack in attacks}) == len(attacks)
 
 
@@ -129,15 +135,40 @@ def test_random_numbers_depend_on_nothing_else(tmp_path: Path) -> None:
     assert other.generator(attack, "A").initial_seed() == setup.generator(attack, "A").initial_seed()
 
 
+# ---- columns of grids
+
+
+def test_a_row_carries_the_grid_values_of_its_target_or_else_of_its_source(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, grid_values={"A": {"width": 2, "act": "elu"}})
+    both = replace(setup, grid_values={**setup.grid_values, "B": {"width": 4}})
+
+    def columns(setup: Setup, source: str, target: str) -> dict[str, Any]:
+        row = setup.row({"n": 3}, source, target, "fgsm", 0.1)
+        known = ("dataset", "seed", "source", "target", "attack", "eps", "n", "source_model", "target_model")
+        return {column: value for column, value in row.items() if column not in known}
+
+    assert columns(setup, "B", "A") == columns(setup, "A", "B") == {"width": 2, "act": "elu"}
+    assert columns(setup, "B", "B") == {} and columns(both, "A", "B") == {"width": 4}
+
+
+def test_grid_values_are_not_in_a_rows_key(tmp_path: Path) -> None:
+    """A grid's model and the same model listed share their rows."""
+    setup = make_setup(tmp_path)
+    assert replace(setup, grid_values={"A": {"width": 2}}).identity("fgsm", "A", "B") == setup.identity(
+        "fgsm", "A", "B"
+    )
+
+
 # ---- rows that are kept
 
 
 def test_kept_numbers_are_found_by_a_later_run_at_their_place_alone(tmp_path: Path) -> None:
-    setup, numbers = make_setup(tmp_path), {"n": 3, "error_top1": 1 / 3, "seconds": 0.1}
+    setup, numbers = make_setup(tmp_path), [{"n": 3, "error_top1": 1 / 3, "seconds": 0.1}, {"n": 4}]
     assert setup.find("clean", "A", "B") is None
-    assert setup.keep("clean", "A", "B", numbers) == numbers
+    found = [{**row, "identity": setup.identity("clean", "A", "B")} for row in numbers]
+    assert setup.keep("clean", "A", "B", numbers) == found
     later = make_setup(tmp_path)
-    assert later.find("clean", "A", "B") == numbers
+    assert later.find("clean", "A", "B") == found
     assert [later.find("clean", *pair) for pair in ("AA", "BA", "BB")] == [None] * 3
     assert later.find("gradients", "A", "B") is None and replace(later, seed=1).find("clean", "A", "B") is None
     assert make_setup(tmp_path / "elsewhere").find("clean", "A", "B") is None
@@ -145,8 +176,17 @@ def test_kept_numbers_are_found_by_a_later_run_at_their_place_alone(tmp_path: Pa
 
 def test_without_reuse_nothing_is_found_and_all_is_kept(tmp_path: Path) -> None:
     setup = make_setup(tmp_path, reuse=False)
-    setup.keep("clean", "A", "A", {"n": 1})
-    assert setup.find("clean", "A", "A") is None and replace(setup, reuse=True).find("clean", "A", "A") == {"n": 1}
+    kept = setup.keep("clean", "A", "A", [{"n": 1}])
+    assert setup.find("clean", "A", "A") is None and replace(setup, reuse=True).find("clean", "A", "A") == kept
+
+
+def test_rows_that_the_user_gave_come_before_kept_ones(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    setup.keep("clean", "A", "A", [{"n": 1}])
+    identity = setup.identity("clean", "A", "A")
+    given = replace(setup, given=GivenRows(rows={identity: [{"n": 2}]}), reuse=False)
+    assert given.find("clean", "A", "A") == [{"n": 2, "identity": identity}]
+    assert given.given.asked == {identity}
 
 
 def test_a_row_says_where_it_stands_before_its_numbers(tmp_path: Path) -> None:
@@ -154,6 +194,7 @@ def test_a_row_says_where_it_stands_before_its_numbers(tmp_path: Path) -> None:
     assert list(row.items()) == [
         *(("dataset", "squares"), ("seed", 3), ("source", "A"), ("target", "B")),
         *(("attack", "fgsm"), ("eps", 0.2), ("n", 5), ("error_top1", 0.5)),
+        *(("source_model", "a" * 12), ("target_model", "b" * 12)),
     ]
 
 
@@ -163,18 +204,43 @@ def test_what_is_kept_is_not_measured_again(
 ) -> None:
     first = measured(EVERY[name], make_setup(tmp_path))
     works = ("transfer_matrix.transfer", "gradient_norms.gradient_norms", "worst_case.find_fooled")
+    works += ("loss_surface.losses_on_grid", "training_curves.epoch_row")
     for work in (*works, "measurement.find_mistakes"):
         monkeypatch.setattr(f"epsball.measurements.{work}", lambda *_, work=work, **__: pytest.fail(f"{work} called"))
     assert_same(measured(EVERY[name], make_setup(tmp_path))["results"], first["results"])
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_the_models_that_it_needs_are_those_of_unfinished_rows(name: str, measured: Measure, tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    assert set(EVERY[name].unfinished(setup)) == {"A", "B"}
+    measured(EVERY[name], setup)
+    assert set(EVERY[name].unfinished(setup)) == (set() if name in KEPT else {"A", "B"})
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_is_skipped_needs_no_model_and_makes_no_row(name: str, measured: Measure, tmp_path: Path) -> None:
+    setup = replace(make_setup(tmp_path), models={}, skips=True)
+    rows = measured(EVERY[name], setup)
+    assert rows["results"] == [] and all(found == [] for found in rows.values())
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_finished_is_shown_without_models(name: str, measured: Measure, tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    first = measured(EVERY[name], setup)
+    again = measured(EVERY[name], replace(setup, models={}, skips=True))
+    assert_same(again["results"], first["results"])
+
+
 @pytest.mark.parametrize("name", KEPT)
 def test_each_row_is_kept_once(name: str, measured: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kept: list[str] = []
-    keep_row = Store.keep_row
-    monkeypatch.setattr(Store, "keep_row", lambda store, key, row: (kept.append(key), keep_row(store, key, row)))
+    keep_rows = Store.keep_rows
+    monkeypatch.setattr(Store, "keep_rows", lambda store, key, rows: (kept.append(key), keep_rows(store, key, rows)))
     rows = measured(EVERY[name], make_setup(tmp_path))["results"]
-    assert len(kept) == len(set(kept)) == len(rows)
+    assert len(kept) == len(set(kept)) and {row["identity"] for row in rows} <= set(kept)
 
 
 # ---- clean images
@@ -183,7 +249,7 @@ def test_each_row_is_kept_once(name: str, measured: Measure, monkeypatch: pytest
 def marked(top1: str, top5: str | None = None) -> Mistakes:
     """`x` is wrong, `.` is right."""
     five = None if top5 is None else torch.tensor([c == "x" for c in top5])
-    return Mistakes(torch.tensor([c == "x" for c in top1]), five, 2.5)
+    return Mistakes(torch.tensor([c == "x" for c in top1]), five, torch.arange(len(top1)) + 1.0, 2.5)
 
 
 def test_clean_rates_by_hand() -> None:
@@ -191,6 +257,10 @@ def test_clean_rates_by_hand() -> None:
         "n": 5,
         "error_top1": 0.4,
         "error_top5": 0.2,
+        "loss_mean": 3.0,
+        "loss_sd": pytest.approx(2.5**0.5),
+        "mistakes_top1": packed_bits([True, False, False, True, False]),
+        "mistakes_top5": packed_bits([False] * 4 + [True]),
         "clean_error_top1": 0.4,
         "max_perturbation": 0.0,
         "seconds": 2.5,
@@ -200,7 +270,7 @@ def test_clean_rates_by_hand() -> None:
 def test_the_clean_row_is_the_models_own(tmp_path: Path) -> None:
     setup = make_setup(tmp_path)
     x, y = whole(setup.test)
-    rows = [clean_row(setup, name) for name in "AB"]
+    rows = clean_rows(setup, ["A", "B"])
     assert cells(rows) == [("clean", "A", "A"), ("clean", "B", "B")] and [row["eps"] for row in rows] == [0.0, 0.0]
     assert [row["error_top1"] for row in rows] == [float(errors(name, x, y).double().mean()) for name in "AB"]
     assert rows[0]["error_top1"] != rows[1]["error_top1"]
@@ -270,7 +340,8 @@ def test_one_that_cannot_be_done_is_refused_where_the_config_names_it() -> None:
 SHOWN: dict[str, Config] = {
     "transfer_matrix": {"cells": "all"},
     "worst_case": {},
-    "gradient_norms": {},
+    "gradient_norms": {"bins": None},
+    "training_curves": {},
     "gradient_pictures": {"images": 1},
     "loss_surface": {
         **{"model": "target", "other": "target", "extent": 0.3, "zoom": 0.03, "grid": 3},
@@ -300,7 +371,7 @@ def rows_again(experiment: Experiment) -> Rows:
     """Measure once more on the run's models."""
     models = TrainedModels(Store(Path(experiment.settings.outputs), lambda: None), Stop(), [experiment.specs])
     networks = models.train(experiment.specs, experiment.execution)
-    return measure(experiment, set_up(experiment, networks, models))
+    return measure(experiment, replace(set_up(experiment, models), models=networks))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -321,7 +392,7 @@ def test_it_is_shown_again_from_the_rows_of_a_finished_run(
     report, written = (finished / "report.md").read_text(), sorted(path.name for path in again.iterdir())
     assert sections and all(f"## {section.title}\n" in report for section in sections)
     assert {section.image.name for section in sections if section.image} <= set(written)
-    assert bool(written) == (name != "gradient_norms")
+    assert bool(written) == (name not in ("gradient_norms", "training_curves"))
     for file in written:
         assert (again / file).read_bytes() == (finished / file).read_bytes(), file
     assert measurement.say(own)
@@ -350,14 +421,17 @@ class Confidence:
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         return ()
 
+    def unfinished(self, setup: Setup) -> list[str]:
+        return [name for name in setup.targets if setup.find("confidence", name, name) is None]
+
     def measure(self, setup: Setup) -> Rows:
         rows = []
         for name in setup.targets:
             numbers = setup.find("confidence", name, name)
-            if numbers is None:
+            if numbers is None and not setup.skips:
                 found = [setup.models[name](x).softmax(1).amax(1) for x, _ in setup.test.batches(setup.batch_size)]
-                numbers = setup.keep("confidence", name, name, {"confidence": float(torch.cat(found).mean())})
-            rows.append(setup.row(numbers, name, name, "clean", 0.0))
+                numbers = setup.keep("confidence", name, name, [{"confidence": float(torch.cat(found).mean())}])
+            rows += [setup.row(row, name, name, "clean", 0.0) for row in numbers or ()]
         return {"results": rows}
 
     def present(self, frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Section]:

@@ -19,7 +19,8 @@ from epsball.data.images import Split
 from epsball.measurements.measurement import Measurement, Rows, Setup, clean_rates
 from epsball.measurements.transfer_matrix import TOLERANCE, TransferMatrix, Violation, transfer, transfer_rates
 from epsball.models.predictions import Mistakes, find_mistakes
-from epsball.paper.expressions import parse_quantity
+from epsball.paper.expressions import parse_expression
+from epsball.results.paired import packed_bits
 from epsball.runtime.progress import Interrupted, Stop
 
 REACH = 0.1
@@ -174,6 +175,7 @@ def marked(top1: str, top5: str | None = None) -> Mistakes:
     return Mistakes(
         torch.tensor([c == "x" for c in top1]),
         None if top5 is None else torch.tensor([c == "x" for c in top5]),
+        torch.arange(len(top1)) + 1.0,
         2.5,
     )
 
@@ -187,6 +189,10 @@ def test_the_transfer_rate_counts_what_the_source_loses() -> None:
     )
     assert row == {
         "n": 6,
+        "loss_mean": 3.5,
+        "loss_sd": pytest.approx(3.5**0.5),
+        "mistakes_top1": packed_bits([True, False, True, True, True, False]),
+        "mistakes_top5": packed_bits([True, True, True, False, False, False]),
         "error_top1": pytest.approx(4 / 6),
         "error_top5": pytest.approx(3 / 6),
         "transfer_rate_top1": pytest.approx(2 / 3),  # images 0, 1, 3; the target loses 0 and 3
@@ -314,7 +320,7 @@ def test_the_generator_decides_a_random_attack() -> None:
 def test_rows_hold_plain_numbers() -> None:
     """They go to JSON and CSV."""
     row = transfer_rates(marked(".", "."), marked("x", "x"), marked(".", "."), marked("x", "x"))
-    assert {type(value) for value in [*row.values(), *clean_rates(marked("x")).values()]} == {int, float}
+    assert {type(value) for value in [*row.values(), *clean_rates(marked("x")).values()]} == {int, float, str}
     assert TOLERANCE < 1 / 255 / 1000
 
 
@@ -376,7 +382,10 @@ def test_a_row_stands_at_its_target_whichever_was_finished_before(
 
 
 def test_only_what_is_asked_about_is_measured(measured: Measure, tmp_path: Path) -> None:
-    asked = [parse_quantity("error(A | B, fgsm)"), parse_quantity("error(B | A, fgsm, eps=0.1)")]  # the other eps
+    asked = [
+        parse_expression("error(A | B, fgsm)").quantities[0],
+        parse_expression("error(B | A, fgsm, eps=0.1)").quantities[0],
+    ]  # the other eps
     rows = measured(TransferMatrix(cells="asked"), make_setup(tmp_path / "few", asked=asked))["results"]
     assert cells(rows) == [*CLEAN, ("fgsm", "B", "A")]
     every = measured(MATRIX, make_setup(tmp_path / "all"))["results"]
@@ -386,7 +395,10 @@ def test_only_what_is_asked_about_is_measured(measured: Measure, tmp_path: Path)
 
 
 def test_what_is_asked_about_is_told_by_source_target_attack_and_eps(tmp_path: Path) -> None:
-    asked = [parse_quantity("error(A | B, fgsm)"), parse_quantity("transfer_rate(B | A, fgsm, eps=0.1)")]
+    asked = [
+        parse_expression("error(A | B, fgsm)").quantities[0],
+        parse_expression("transfer_rate(B | A, fgsm, eps=0.1)").quantities[0],
+    ]
     attacks = NamedAttack("fgsm", FGSM), NamedAttack("fgsm", replace(FGSM, eps=0.1)), NamedAttack("other", FGSM)
     promised = TransferMatrix(cells="asked").error_cells(make_setup(tmp_path, *attacks, asked=asked))
     assert promised == [("B", "A", "fgsm", EPS), ("A", "B", "fgsm", 0.1), ("B", "A", "fgsm", 0.1)]
@@ -408,7 +420,7 @@ def test_only_what_is_missing_is_measured(measured: Measure, tmp_path: Path) -> 
     models = counting_models()
     setup = make_setup(tmp_path, models=models)
     first = measured(MATRIX, setup)["results"]
-    (tmp_path / "rows" / f"{setup.row_key(setup.attacks[0].identity, 'A', 'B')}.json").unlink()
+    (tmp_path / "rows" / f"{setup.identity(setup.attacks[0].identity, 'A', 'B')}.json").unlink()
     for model in models.values():
         model.images = 0
     assert_same(measured(MATRIX, setup)["results"], first, but=["seconds"])

@@ -18,6 +18,7 @@ from epsball.data.images import Split
 from epsball.measurements.measurement import Measurement, Rows, Setup
 from epsball.measurements.worst_case import Search, WorstCase, doublings, find_fooled, packed, worst_case_rates
 from epsball.models.predictions import find_mistakes
+from epsball.results.paired import packed_bits
 from epsball.runtime.progress import Interrupted, Progress, Stop
 
 Measure = Callable[[Measurement, Setup], Rows]
@@ -155,6 +156,7 @@ def test_worst_case_over_attacks_on_the_standing() -> None:
         "error_top1": pytest.approx(together.double().mean().item()),
         "clean_error_top1": pytest.approx(clean.top1.double().mean().item()),
         "seconds": 2.5,
+        "mistakes_top1": packed_bits(together.numpy()),
     }
 
 

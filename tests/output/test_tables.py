@@ -12,10 +12,11 @@ from epsball.output.heatmap import canvas, draw_heatmap
 from epsball.output.matrix import best_in_bold, bounds, interval_texts, matrix_table
 from epsball.output.pages import Section, markdown_page
 from epsball.output.tables import latex, markdown, write_csv, write_results
-from epsball.paper.expressions import measured_value, parse_quantity
+from epsball.paper.expressions import parse_expression
 from epsball.paper.tables import Table, compare, comparison_text, paper_table, with_paper_values
+from epsball.paper.values import by_seed, estimate
 from epsball.results.intervals import error_estimates, normal_interval, wilson, with_intervals
-from epsball.results.rows import COLUMNS, PAPER, as_dicts
+from epsball.results.rows import COLUMNS, FINGERPRINTS, PAPER, as_dicts
 
 
 def measured(models: str = "AB", attacks: tuple[str, ...] = ("fgsm",), seed: int = 0) -> pd.DataFrame:
@@ -41,9 +42,10 @@ def with_measurement(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(measurement=rows["attack"].map(lambda attack: "clean" if attack == "clean" else "matrix"))
 
 
-UNNAMED = tuple(name for name in COLUMNS if name != "measurement")  # older runs' rows name no measurement
+SHOWN = tuple(name for name in COLUMNS if name not in FINGERPRINTS)  # these rows have none
+UNNAMED = tuple(name for name in SHOWN if name != "measurement")  # older runs' rows name no measurement
 OLD_AND_NEW = pytest.mark.parametrize(
-    ("rows", "columns"), [(measured(), UNNAMED), (with_measurement(measured()), COLUMNS)]
+    ("rows", "columns"), [(measured(), UNNAMED), (with_measurement(measured()), SHOWN)]
 )
 
 
@@ -52,7 +54,7 @@ def test_results_have_the_agreed_columns_and_survive_a_round_trip(
     rows: pd.DataFrame, columns: tuple[str, ...], tmp_path: Path
 ) -> None:
     rows = rows.assign(error_top1=1 / 3)
-    write_results(rows, tmp_path / "results.csv")
+    assert write_results(rows, tmp_path / "results.csv") == [tmp_path / "results.csv"]
     back = pd.read_csv(tmp_path / "results.csv")
     assert tuple(back.columns) == columns[:-3]
     assert list(back["error_top1"]) == pytest.approx([1 / 3] * 6, rel=1e-15)
@@ -60,9 +62,19 @@ def test_results_have_the_agreed_columns_and_survive_a_round_trip(
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 
 
+def test_the_images_mistaken_stand_in_a_file_beside_the_rows(tmp_path: Path) -> None:
+    rows = measured().assign(identity=list("abcdef"), mistakes_top1=[f"bits {i}" for i in range(6)])
+    kept = write_results(rows, tmp_path / "rows.csv")
+    assert kept == [tmp_path / "rows.csv", tmp_path / "mistakes.csv"]
+    assert (tmp_path / "mistakes.csv").read_text().splitlines()[:2] == ["identity,mistakes_top1", "a,bits 0"]
+    assert "bits" not in (tmp_path / "rows.csv").read_text()
+    assert tuple(pd.read_csv(tmp_path / "rows.csv").columns) == (*UNNAMED[:-3], "identity")
+
+
 @OLD_AND_NEW
 def test_paper_columns_appear_only_with_a_value(rows: pd.DataFrame, columns: tuple[str, ...], tmp_path: Path) -> None:
-    assert COLUMNS[-3:] == PAPER == ("paper_value", "paper_metric", "difference")
+    assert COLUMNS[-6:-3] == PAPER == ("paper_value", "paper_metric", "difference")
+    assert COLUMNS[-3:] == FINGERPRINTS == ("source_model", "target_model", "identity")
     assert COLUMNS[:7] == ("dataset", "seed", "measurement", "source", "target", "attack", "eps")
     for value, expected in [(0.1, columns), (math.nan, columns[:-3])]:
         write_results(beside_paper(rows, value), tmp_path / "results.csv")
@@ -232,9 +244,9 @@ def test_seeds_that_agree_add_nothing_to_the_interval_of_the_images_they_share()
 
 def test_the_matrix_and_the_claims_give_a_cell_one_interval() -> None:
     rows = pd.concat([measured(), measured(seed=1).assign(error_top1=0.2), measured(seed=2)], ignore_index=True)
-    of_claim = measured_value(parse_quantity("error(B | A, fgsm)"), as_dicts(rows))
+    of_claim = estimate(parse_expression("error(B | A, fgsm)"), by_seed(as_dicts(rows)), wilson)
     found = error_estimates(rows).set_index(["source", "target", "attack"]).loc[("A", "B", "fgsm")]
-    assert (of_claim.low, of_claim.high) == (found["error_top1_low"], found["error_top1_high"])
+    assert (of_claim.low, of_claim.high) == pytest.approx((found["error_top1_low"], found["error_top1_high"]))
     assert of_claim.sd > 0
 
 

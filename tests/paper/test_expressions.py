@@ -13,7 +13,8 @@ import pytest
 from epsball.attacks import NamedAttack
 from epsball.attacks.gradient import GradientAttack
 from epsball.build import ConfigError
-from epsball.experiment.prepare import KnownNames, prepare_experiment
+from epsball.experiment.prepare import prepare_experiment
+from epsball.experiment.statements import KnownNames
 from epsball.measurements.transfer_matrix import TransferMatrix
 from epsball.paper.claims import Claim, judge_claim
 from epsball.paper.expressions import (
@@ -21,14 +22,23 @@ from epsball.paper.expressions import (
     Quantity,
     Sum,
     parse_comparisons,
-    parse_quantity,
-    total_of_sum,
+    parse_expression,
 )
 from epsball.paper.tables import Table
+from epsball.paper.values import SeedRows, by_seed, estimate_in_seed
+from epsball.results.intervals import wilson
 from epsball.results.metrics import METRICS
 
-A, B = Quantity("error_top1", "A", "A", "clean"), Quantity("error_top1", "B", "B", "clean")
-A_ON_B = Quantity("error_top1", "A", "B", "fgsm")
+A = Quantity("error_top1", "A", ("A",), ("clean",))
+B = Quantity("error_top1", "B", ("B",), ("clean",))
+A_ON_B = Quantity("error_top1", "A", ("B",), ("fgsm",))
+
+
+def quantity(text: str) -> Quantity:
+    """The quantity that a text names, alone."""
+    found = parse_expression(text).alone
+    assert found is not None
+    return found
 
 
 def one(text: str) -> Comparison:
@@ -53,21 +63,32 @@ QUANTITIES: list[tuple[str, Quantity]] = [
     ("gradient_zero_share(A)", replace(A, metric="gradient_zero_share")),
     ("error(A | B, fgsm, eps=0.3)", replace(A_ON_B, conditions=(("eps", 0.3),))),
     ("error(A | B, fgsm, eps=1)", replace(A_ON_B, conditions=(("eps", 1.0),))),
+    ("error(A | B, fgsm, dataset=mnist)", replace(A_ON_B, conditions=(("dataset", "mnist"),))),
+    ("error(A | B, worst(fgsm, pgd))", replace(A_ON_B, attacks=("fgsm", "pgd"))),
+    ("error(A | worst(B, C), fgsm)", replace(A_ON_B, sources=("B", "C"))),
+    ("error(A | worst(B), worst(fgsm, fgsm))", A_ON_B),
     (
         "loss_mean(A_adv | B, surface, e1=0.3, e2=0)",
-        Quantity("loss_mean", "A_adv", "B", "surface", (("e1", 0.3), ("e2", 0.0))),
+        Quantity("loss_mean", "A_adv", ("B",), ("surface",), (("e1", 0.3), ("e2", 0.0))),
     ),
 ]
 
 
 @pytest.mark.parametrize(("text", "expected"), QUANTITIES, ids=[text for text, _ in QUANTITIES])
 def test_a_quantity_is_the_cell_that_it_names(text: str, expected: Quantity) -> None:
-    assert parse_quantity(text) == expected
+    assert quantity(text) == expected
+
+
+@pytest.mark.parametrize("text", ["2 * error(A)", "error(A) + 0.1", "error(A) + error(B)", "error(A) / error(B)"])
+def test_more_than_a_quantity_is_none_alone(text: str) -> None:
+    """A paper's number of it is not that of a row."""
+    assert parse_expression(text).alone is None
+    assert parse_expression("1 * error(A) + 0").alone == A
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_can_be_asked_for(metric: str) -> None:
-    assert parse_quantity(f"{metric}(A)") == replace(A, metric=metric)
+    assert quantity(f"{metric}(A)") == replace(A, metric=metric)
 
 
 def row(**fields: Any) -> dict[str, Any]:
@@ -75,11 +96,17 @@ def row(**fields: Any) -> dict[str, Any]:
     return {**key, "error_top1": 0.5, "loss_mean": 2.0, **fields}
 
 
-def test_a_quantity_matches_its_row_alone() -> None:
-    assert A_ON_B.matches(row())
+def found_in(asked: Quantity, *rows: dict[str, Any]) -> bool:
+    """Whether one of the rows has its number."""
+    return bool(SeedRows(rows).find(asked))
+
+
+def test_a_quantity_finds_its_row_alone() -> None:
+    assert found_in(A_ON_B, row())
     for other in ({"target": "B"}, {"source": "A"}, {"attack": "pgd"}):
-        assert not A_ON_B.matches(row(**other))
-    assert A.matches(row(source="A", attack="clean", eps=0.0))
+        assert not found_in(A_ON_B, row(**other)) and not A_ON_B.is_about(row(**other))
+        assert SeedRows([row(**other), row()]).find(A_ON_B) == [row()]
+    assert found_in(A, row(source="A", attack="clean", eps=0.0))
 
 
 def test_a_row_of_the_cell_that_lacks_the_number_is_another_measurements() -> None:
@@ -88,21 +115,20 @@ def test_a_row_of_the_cell_that_lacks_the_number_is_another_measurements() -> No
         row(error_top1=math.nan),
         row(measurement="loss_surface", error_top1=math.nan),
     ):
-        assert A_ON_B.is_about(lacking) and not A_ON_B.matches(lacking)
+        assert A_ON_B.is_about(lacking) and not found_in(A_ON_B, lacking)
     cell = {key: value for key, value in row().items() if key != "error_top1"}
-    assert A_ON_B.is_about(cell) and not A_ON_B.matches(cell)
-    assert A_ON_B.matches(row(measurement="transfer_matrix", error_top1=0.0))
-    assert not A_ON_B.is_about(row(target="B"))
+    assert A_ON_B.is_about(cell) and not found_in(A_ON_B, cell)
+    assert found_in(A_ON_B, row(measurement="transfer_matrix", error_top1=0.0))
 
 
 def test_conditions_hold_but_for_rounding() -> None:
-    at = parse_quantity("error(A | B, fgsm, eps=0.3)")
-    assert at.matches(row(eps=0.3)) and at.matches(row(eps=0.1 + 0.2))  # 0.30000000000000004
-    assert not at.matches(row(eps=0.25)) and not at.matches(row(eps=0.3001))
-    zero = parse_quantity("loss_mean(A | B, fgsm, e1=0, e2=0)")
-    assert zero.matches(row(e1=0.0, e2=1e-12))
-    assert not zero.matches(row(e1=0.0, e2=0.01))
-    assert not zero.matches(row(e1=0.0)) and not zero.matches(row(e1=0.0, e2=math.nan))
+    at = quantity("error(A | B, fgsm, eps=0.3)")
+    assert found_in(at, row(eps=0.3)) and found_in(at, row(eps=0.1 + 0.2))  # 0.30000000000000004
+    assert not found_in(at, row(eps=0.25)) and not found_in(at, row(eps=0.3001))
+    zero = quantity("loss_mean(A | B, fgsm, e1=0, e2=0)")
+    assert found_in(zero, row(e1=0.0, e2=1e-12))
+    assert not found_in(zero, row(e1=0.0, e2=0.01))
+    assert not found_in(zero, row(e1=0.0)) and not found_in(zero, row(e1=0.0, e2=math.nan))
 
 
 # ---- comparisons
@@ -140,6 +166,8 @@ SIDES: list[tuple[str, Sum]] = [
     ("2 * (error(A) - error(B) + 1)", Sum(2, ((2, A), (-2, B)))),
     ("(1 - 3) * (error(A) + 0.5)", Sum(-1, ((-2, A),))),
     ("1 - (2 - (3 - error(A)))", Sum(2, ((-1, A),))),
+    ("error(A) / 4", Sum(0, ((0.25, A),))),
+    ("(error(A) + 1) / 2 - 6 / 4", Sum(-1, ((0.5, A),))),
 ]
 
 
@@ -206,7 +234,7 @@ def test_a_side_equals_what_python_makes_of_its_text(seed: int) -> None:
     draw = random.Random(seed)
     rows, text = random_rows(draw), random_side(draw, depth=draw.randint(0, 5))
     side = one(f"{text} < error(A)").left
-    estimate = total_of_sum(side, rows)
+    estimate = estimate_in_seed(side, SeedRows(rows), wilson)
     assert estimate.value == pytest.approx(eval(text, reader(rows)), rel=1e-9, abs=1e-9)
     assert estimate.low <= estimate.value <= estimate.high
 
@@ -218,7 +246,7 @@ def test_a_chain_holds_where_python_says_so(seed: int) -> None:
     sides = [f"error({draw.choice(NAMES)})" if draw.random() < 0.5 else random_side(draw, 2) for _ in range(3)]
     sides[1] = f"{sides[1]} + error(B)"
     text = f"{sides[0]} {signs[0]} {sides[1]} {signs[1]} {sides[2]}"
-    checks = judge_claim(Claim("says", "paper", [text]), rows)
+    checks = judge_claim(Claim("says", "paper", [text]), by_seed(rows))
     assert all(check.holds for check in checks) == eval(text, reader(rows))
 
 
@@ -233,23 +261,32 @@ def test_the_written_comparison_says_the_same(seed: int) -> None:
 # ---- other names
 
 
-def test_renamed_changes_models_alone() -> None:
-    found = one("2 * error(A | B, fgsm, eps=1) - 0.5 < error(B)").renamed({"B": "C", "fgsm": "pgd", "eps": "n"})
-    assert found.left == Sum(-0.5, ((2, Quantity("error_top1", "A", "C", "fgsm", (("eps", 1.0),))),))
-    assert found.right == Sum(0, ((1, Quantity("error_top1", "C", "C", "clean")),))
+def test_mapped_renames_models_alone() -> None:
+    names = {"B": "C", "fgsm": "pgd", "eps": "n"}
+    found = one("2 * error(A | B, fgsm, eps=1) - 0.5 < error(B)").mapped(lambda asked: asked.renamed(names))
+    assert found.left == Sum(-0.5, ((2, Quantity("error_top1", "A", ("C",), ("fgsm",), (("eps", 1.0),))),))
+    assert found.right == Sum(0, ((1, Quantity("error_top1", "C", ("C",), ("clean",))),))
     assert found.text == "2 * error(A | B, fgsm, eps=1) - 0.5 < error(B)"
 
 
 def test_names_can_be_swapped() -> None:
-    assert A_ON_B.renamed({"A": "B", "B": "A"}) == Quantity("error_top1", "B", "A", "fgsm")
+    assert A_ON_B.renamed({"A": "B", "B": "A"}) == Quantity("error_top1", "B", ("A",), ("fgsm",))
 
 
 def test_a_claim_and_a_table_under_other_names_ask_about_those() -> None:
     claim = Claim("says", "paper", ["error(A) < error(B)", "error(A) < 0.1"])
     assert claim.quantities == [A, B, A]
-    assert claim.renamed({"A": "B"}).quantities == [B, B, B]
-    assert table().quantities == [A, A_ON_B, B, Quantity("error_top1", "B", "B", "fgsm")]
-    assert table().renamed({"B": "A"}).quantities == [A, Quantity("error_top1", "A", "A", "fgsm")] * 2
+    assert claim.mapped(lambda asked: asked.renamed({"A": "B"})).quantities == [B, B, B]
+    assert table().quantities == [A, A_ON_B, B, replace(B, attacks=("fgsm",))]
+    assert table().mapped(lambda asked: asked.renamed({"B": "A"})).quantities == [A, replace(A, attacks=("fgsm",))] * 2
+
+
+def test_other_quantities_stand_on_top_of_each_other() -> None:
+    """A part is renamed for its own run, and its run for all."""
+    claim = Claim("says", "paper", ["error(A) < 0.1"])
+    for names in ({"A": "B"}, {"B": "C"}):
+        claim = claim.mapped(lambda asked, names=names: asked.renamed(names))  # type: ignore[misc]
+    assert [asked.target for asked in claim.quantities] == ["C"]
 
 
 # ---- what is refused
@@ -279,15 +316,18 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("(lambda: error)()(A) < 1", ["is no metric"]),
     ("A < 1", ["A in 'A < 1'", "should be a number, a quantity"]),
     ("error < 1", ["error in", "should be a number, a quantity"]),
-    ("error(A) * error(B) < 1", ["error(A) * error(B)", "should be a number, a quantity, or a sum or multiple"]),
-    ("(1 + error(A)) * (1 - error(A)) < 1", ["should be a number, a quantity, or a sum or multiple"]),
-    ("error(A) / 2 < 1", ["error(A) / 2", "sum or multiple"]),
-    ("error(A) ** 2 < 1", ["error(A) ** 2", "sum or multiple"]),
+    ("error(A) * error(B) < 1", ["error(A) * error(B)", "should be a number, a quantity, or a sum, multiple or ratio"]),
+    ("(1 + error(A)) * (1 - error(A)) < 1", ["should be a number, a quantity, or a sum, multiple or ratio"]),
+    ("error(A) / 0 < 1", ["error(A) / 0 in 'error(A) / 0 < 1'", "should not divide by 0"]),
+    ("error(A) / (2 - 2) < 1", ["should not divide by 0"]),
+    ("1 / 2 < 1", ["should compare a quantity"]),
+    ("error(A) // 2 < 1", ["error(A) // 2", "sum, multiple or ratio"]),
+    ("error(A) ** 2 < 1", ["error(A) ** 2", "sum, multiple or ratio"]),
     ("error(A) if 1 else 2 < 1", ["should compare two sides by"]),
-    ("[error(A)] < 1", ["[error(A)]", "sum or multiple"]),
-    ("(x := error(A)) < 1", ["sum or multiple"]),
+    ("[error(A)] < 1", ["[error(A)]", "sum, multiple or ratio"]),
+    ("(x := error(A)) < 1", ["sum, multiple or ratio"]),
     ("'error(A)' < 1", ["'error(A)'", "should be a number"]),
-    ("f'{error}' < error(A)", ["should be a number"]),
+    ("f'{error}' < error(A)", ["{error}"]),  # in a claim a placeholder that has no value
     ("True < error(A)", ["True", "should be a number"]),
     ("None < error(A)", ["None", "should be a number"]),
     ("1j < error(A)", ["1j", "should be a number"]),
@@ -302,15 +342,26 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("error(A | B, fgsm, pgd) < 1", ["error(A | B, fgsm, pgd)", "should be metric(target) or"]),
     ("error(A | B | C, fgsm) < 1", ["should be metric(target) or"]),
     ("error(A & B, fgsm) < 1", ["should be metric(target) or"]),
-    ("error(A | B, 'fgsm') < 1", ["should be metric(target) or"]),
+    ("error(A | B, 'fgsm') < 1", ["'fgsm'", "should be a name, or worst(name, name)"]),
+    ("error(A | B, worst()) < 1", ["should be a name, or worst(name, name)"]),
+    ("error(A | B, worst(fgsm, 'pgd')) < 1", ["should be a name, or worst(name, name)"]),
+    ("error(A | B, worst(fgsm, worst(pgd, cw))) < 1", ["should be a name, or worst(name, name)"]),
+    ("error(A | B, best(fgsm, pgd)) < 1", ["best(fgsm, pgd)", "should be a name, or worst(name, name)"]),
+    ("error(A | B, worst(fgsm, pgd, eps=1)) < 1", ["should be a name, or worst(name, name)"]),
+    ("error(worst(A, B)) < 1", ["should be metric(target) or"]),
+    ("error(worst(A, B) | B, fgsm) < 1", ["should be metric(target) or"]),
+    ("loss_mean(A | B, worst(fgsm, pgd)) < 1", ["loss_mean in", "has no worst of several"]),
+    ("transfer_rate(A | worst(B, C), fgsm) < 1", ["transfer_rate_top1 in", "has no worst of several"]),
     ("error(*A) < 1", ["error(*A)", "should be metric(target) or"]),
-    ("error(A, **eps) < 1", ["**eps", "should be column=number"]),
-    ("error(A, **1) < 1", ["**1", "should be column=number"]),
+    ("error(A, **eps) < 1", ["**eps", "should be column=value"]),
+    ("error(A, **1) < 1", ["**1", "should be column=value"]),
     ("error(A, eps='1') < 1", ["'1'", "should be a number"]),
     ("error(A, eps=True) < 1", ["True", "should be a number"]),
-    ("error(A, eps=eps) < 1", ["eps", "should be a number"]),
-    ("error(A, target=1) < 1", ["target=1", "should be column=number"]),
-    ("error(A, attack=1) < 1", ["attack=1", "should be column=number"]),
+    ("error(A, eps=eps()) < 1", ["eps()", "should be a number"]),
+    ("error(A, seed=1) < 1", ["seed=1", "should be column=value"]),
+    ("error(A, paper_metric=error) < 1", ["paper_metric=error", "should be column=value"]),
+    ("error(A, target=1) < 1", ["target=1", "should be column=value"]),
+    ("error(A, attack=1) < 1", ["attack=1", "should be column=value"]),
     ("error(A, eps=1, eps=2) < 1", ["error(A, eps=1, eps=2)", "should name a column once"]),
     ("error(A) < 1\0", ["cannot be read"]),
 ]
@@ -331,9 +382,9 @@ def test_a_refusal_names_the_culprit_and_what_would_be_right(text: str, parts: l
     assert [part for part in parts if part not in message] == []
 
 
-@pytest.mark.parametrize("text", ["error(A) < 1", "2 * error(A)", "A", "0.5", "-error(A)"])
-def test_a_cell_is_one_quantity(text: str) -> None:
-    assert f"{text!r} should be one quantity, such as error(A | B, fgsm)" in refusal(lambda: parse_quantity(text))
+@pytest.mark.parametrize("text", ["error(A) < 1", "A", "0.5", "1 / 2", "[error(A)]", ""])
+def test_a_cell_is_a_sum_multiple_or_ratio_of_quantities(text: str) -> None:
+    assert repr(text) in refusal(lambda: parse_expression(text))
 
 
 DEEP = {
@@ -355,7 +406,7 @@ def test_what_is_too_deep_is_refused_and_does_not_crash(text: str) -> None:
 def test_text_is_never_run(tmp_path: Path) -> None:
     place = tmp_path / "touched"
     refusal(lambda: parse_comparisons(f"__import__('pathlib').Path({str(place)!r}).touch() < error(A)"))
-    refusal(lambda: parse_quantity(f"error(__import__('pathlib').Path({str(place)!r}).touch())"))
+    refusal(lambda: parse_expression(f"error(__import__('pathlib').Path({str(place)!r}).touch())"))
     assert not place.exists()
 
 
@@ -375,12 +426,12 @@ def table(**changes: Any) -> Table:
 
 
 def test_a_cell_is_the_column_with_the_row_in_its_place() -> None:
-    assert table().cell("first", "FGSM") == A_ON_B
-    assert table().cell("second", "Clean") == B
+    assert table().cell("first", "FGSM").alone == A_ON_B
+    assert table().cell("second", "Clean").alone == B
     whole = table(rows={"mean": "gradient_l2_mean"}, columns={"A": "{row}(A)"}, paper=None, unit="value")
-    assert whole.cell("mean", "A") == replace(A, metric="gradient_l2_mean")
+    assert whole.cell("mean", "A").alone == replace(A, metric="gradient_l2_mean")
     twice = table(rows={"self": "A"}, columns={"FGSM": "error({row} | {row}, fgsm)"}, paper=None)
-    assert twice.cell("self", "FGSM") == replace(A, attack="fgsm")
+    assert twice.cell("self", "FGSM").alone == replace(A, attacks=("fgsm",))
 
 
 def test_published_is_the_papers_number_or_none() -> None:
@@ -402,10 +453,15 @@ REFUSED_TABLES: list[tuple[dict[str, Any], list[str]]] = [
     ({"rows": {}, "paper": None}, ["rows should be at least one row"]),
     ({"columns": {}, "paper": None}, ["columns should be at least one column"]),
     ({"columns": {"Clean": "eror({row})"}, "paper": None}, ["columns.Clean", "did you mean 'error'?"]),
-    ({"columns": {"Clean": "error({row}) < 1"}, "paper": None}, ["columns.Clean", "should be one quantity"]),
-    ({"columns": {"Clean": "error({rows})"}, "paper": None}, ["columns.Clean", "should be metric(target)"]),
+    ({"columns": {"Clean": "error({row}) < 1"}, "paper": None}, ["columns.Clean", "should be a number, a quantity"]),
+    ({"columns": {"Clean": "0.5"}, "paper": None}, ["columns.Clean", "should name a quantity"]),
+    (
+        {"columns": {"Clean": "error({rows})"}, "paper": None},
+        ["columns.Clean of row first", "{rows}", "the placeholders are {row}"],
+    ),
     ({"rows": {"first": "A", "odd": "1"}}, ["columns.Clean", "odd", "error(1)"]),
-    ({"columns": {"norm": "gradient_l2_mean({row})"}, "paper": None}, ["unit should be value: gradient_l2_mean"]),
+    ({"columns": {"norm": "gradient_l2_mean({row})"}, "paper": None}, ["unit should be value: gradient_l2_mean is no"]),
+    ({"columns": {"r": "error({row}) / error(B)"}, "paper": None}, ["unit should be value: a ratio is no rate"]),
     ({"columns": {"share": "gradient_zero_share({row})"}, "paper": None, "best": "columns"}, ["best should be none"]),
     (
         {"columns": {"loss": "loss_mean({row})"}, "paper": None, "unit": "value", "best": "rows"},
@@ -447,7 +503,7 @@ def fgsm(*eps: float) -> list[NamedAttack]:
 
 
 ALIASES = {"A": "A", "A_alias": "A", "B": "B"}
-ASKED = KnownNames(list(ALIASES), ALIASES, fgsm(0.3), [TransferMatrix(cells="all")])
+ASKED = KnownNames(list(ALIASES), ALIASES, fgsm(0.3), {"transfer_matrix": TransferMatrix(cells="all")})
 TWO_EPS = replace(ASKED, attacks=fgsm(0.25, 0.3))
 
 
@@ -461,20 +517,18 @@ def table_spec(**changes: Any) -> dict[str, Any]:
 
 
 def test_components_speak_of_models_by_the_names_of_the_results() -> None:
-    claims_found = ASKED.statements(Claim, claim_spec("error(A_alias) < error(B | A_alias, fgsm)"), "claims")
-    assert claims_found["c"].quantities == [A, Quantity("error_top1", "B", "A", "fgsm")]
-    tables_found = ASKED.statements(Table, table_spec(rows={"first": "A_alias"}), "tables")
+    claims_found = ASKED.checked(Claim, claim_spec("error(A_alias) < error(B | A_alias, fgsm)"), "claims")
+    assert claims_found["c"].quantities == [A, Quantity("error_top1", "B", ("A",), ("fgsm",))]
+    tables_found = ASKED.checked(Table, table_spec(rows={"first": "A_alias"}), "tables")
     assert tables_found["t"].quantities == [A]
-    assert ASKED.statements(Claim, None, "claims") == {}
-    assert ASKED.statements(Claim, {"c": None}, "claims") == {}
+    assert ASKED.checked(Claim, None, "claims") == {}
+    assert ASKED.checked(Claim, {"c": None}, "claims") == {}
 
 
 def test_an_eps_that_is_named_is_enough() -> None:
-    found = TWO_EPS.statements(
-        Claim, claim_spec("error(A | B, fgsm, eps=0.3) < error(A | B, fgsm, eps=0.25)"), "claims"
-    )
+    found = TWO_EPS.checked(Claim, claim_spec("error(A | B, fgsm, eps=0.3) < error(A | B, fgsm, eps=0.25)"), "claims")
     assert [dict(quantity.conditions) for quantity in found["c"].quantities] == [{"eps": 0.3}, {"eps": 0.25}]
-    assert TWO_EPS.statements(Claim, claim_spec("error(A) < error(B)"), "claims")  # clean rows have one eps
+    assert TWO_EPS.checked(Claim, claim_spec("error(A) < error(B)"), "claims")  # clean rows have one eps
 
 
 REFUSED_CLAIMS: list[tuple[KnownNames, list[Any], list[str]]] = [
@@ -484,6 +538,11 @@ REFUSED_CLAIMS: list[tuple[KnownNames, list[Any], list[str]]] = [
     (ASKED, ["error(A_alas) < 1"], ["claims.c", "'A_alas' (did you mean 'A_alias'?)"]),
     (ASKED, ["error(A) < error(B | D, fgsm)"], ["claims.c", "'D'"]),
     (TWO_EPS, ["error(A | B, fgsm) < 1"], ["claims.c", "without saying which eps", "eps=0.25, eps=0.3"]),
+    (ASKED, ["error(A | B, fgsm, eps=half) < 1"], ["claims.c asks about eps=half: it should be a number"]),
+    (ASKED, ["error(A | worst(B, C), fgsm) < 1"], ["claims.c", "'C'"]),
+    (TWO_EPS, ["error(A | B, worst(fgsm, pgd)) < 1"], ["claims.c", "fgsm without saying which eps"]),
+    (ASKED, ["error(A) / error(C) < 1"], ["claims.c", "'C'"]),
+    (ASKED, ["error(A, measurement=matrix) < 1"], ["claims.c asks about measurement=matrix", "transfer_matrix"]),
     *((ASKED, ["error(A) < 1", text], ["claims.c.checks[1]", *parts]) for text, parts in REFUSED),
     (ASKED, [DEEP["negatives"]], ["claims.c.checks[0]", "nested"]),
 ]
@@ -492,7 +551,7 @@ REFUSED_CLAIMS: list[tuple[KnownNames, list[Any], list[str]]] = [
 @pytest.mark.parametrize(("asked", "checks", "parts"), REFUSED_CLAIMS)
 def test_a_wrong_claim_is_a_config_error_with_its_key(asked: KnownNames, checks: list[Any], parts: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        asked.statements(Claim, claim_spec(*checks), "claims")
+        asked.checked(Claim, claim_spec(*checks), "claims")
     message = str(caught.value)
     assert "\n" not in message and [part for part in parts if part not in message] == []
 
@@ -500,21 +559,21 @@ def test_a_wrong_claim_is_a_config_error_with_its_key(asked: KnownNames, checks:
 REFUSED_SPECS: list[tuple[dict[str, Any], list[str]]] = [
     ({"paper": {"first": [1.0, 2.0]}}, ["tables.t.paper.first should be 1 numbers"]),
     ({"paper": {"last": [1.0]}}, ["tables.t.paper.last is no row", "first"]),
-    ({"paper": {"first": ["1/2"]}}, ["tables.t.paper"]),
+    ({"paper": {"first": ["1/2"]}}, ["tables.t.paper.first[0] should be a float or null", "(write ${frac:1,2})"]),
     ({"rows": {}}, ["tables.t.rows should be at least one row"]),
     ({"columns": {"Clean": "eror({row})"}}, ["tables.t.columns.Clean", "did you mean 'error'?"]),
     ({"columns": {"Clean": "error({row} | C, fgsm)"}}, ["tables.t", "'C'"]),
     ({"columns": {"FGSM": "error({row} | B, fgsm)"}}, ["tables.t", "eps=0.25, eps=0.3"]),
     ({"unit": "points"}, ["tables.t.unit", "percent, value"]),
     ({"best": "both"}, ["tables.t.best", "none, columns, rows"]),
-    ({"names": {"A": "B"}}, ["tables.t.names is not a field"]),
+    ({"changes": []}, ["tables.t.changes is not a field"]),
 ]
 
 
 @pytest.mark.parametrize(("changes", "parts"), REFUSED_SPECS)
 def test_a_wrong_table_is_a_config_error_with_its_key(changes: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        TWO_EPS.statements(Table, table_spec(**changes), "tables")
+        TWO_EPS.checked(Table, table_spec(**changes), "tables")
     message = str(caught.value)
     assert "\n" not in message and [part for part in parts if part not in message] == []
 
@@ -535,13 +594,13 @@ def test_every_operator_means_what_it_means_in_python() -> None:
     for left, right in [(0.1, 0.2), (0.2, 0.1), (0.2, 0.2)]:
         rows = [row(source=name, target=name, attack="clean", error_top1=e) for name, e in (("A", left), ("B", right))]
         for sign, compare in signs.items():
-            check = judge_claim(Claim("says", "paper", [f"error(A) {sign} error(B)"]), rows)[0]
+            check = judge_claim(Claim("says", "paper", [f"error(A) {sign} error(B)"]), by_seed(rows))[0]
             assert check.holds == compare(left, right)
 
 
 def test_an_attack_that_the_run_does_not_have_is_told_before_training(caplog: pytest.LogCaptureFixture) -> None:
-    ASKED.statements(Claim, claim_spec("error(A | B, fgms) < 0.5"), "claims")
+    ASKED.checked(Claim, claim_spec("error(A | B, fgms) < 0.5"), "claims")
     assert "claims.c asks about attack fgms" in caplog.text and "'fgsm'" in caplog.text
     caplog.clear()
-    ASKED.statements(Claim, claim_spec("error(A | B, fgsm) < 0.5", "error(A) < 0.1"), "claims")
+    ASKED.checked(Claim, claim_spec("error(A | B, fgsm) < 0.5", "error(A) < 0.1"), "claims")
     assert not caplog.text

@@ -5,7 +5,16 @@ import math
 import pandas as pd
 import pytest
 
-from epsball.results.intervals import error_estimates, normal_interval, ties_for_best, wilson, with_intervals
+from epsball.results.intervals import (
+    Estimate,
+    Term,
+    error_estimates,
+    estimate_sum,
+    normal_interval,
+    ties_for_best,
+    wilson,
+    with_intervals,
+)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +89,63 @@ def test_rows_without_an_error_have_no_interval(rows: pd.DataFrame) -> None:
     table = with_intervals(rows)
     assert len(table) == len(rows) and list(table.columns)[-2:] == ["error_top1_low", "error_top1_high"]
     assert table[["error_top1_low", "error_top1_high"]].isna().all(axis=None)
+
+
+def test_times_keeps_the_ends_in_order() -> None:
+    turned = Estimate(0.2, 0.1, 0.4, 0.05, 3).times(-2)
+    assert (turned.value, turned.low, turned.high, turned.sd, turned.seeds) == (-0.4, -0.8, -0.2, 0.1, 3)
+    missing = Estimate(math.nan, math.nan, math.nan)
+    assert math.isnan(missing.times(-1).low) and math.isnan(missing.times(0).value)
+
+
+# ---- sums
+
+A, B, C = Estimate(0.5, 0.4, 0.7), Estimate(0.3, 0.25, 0.32), Estimate(2.0, 1.0, 2.5)
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+WITHOUT_ENDS = Estimate(0.5, math.nan, math.nan)
+WITHOUT_END = Estimate(0.5, -math.inf, math.inf)
+
+
+def summed(constant: float, *terms: tuple[float, Estimate]) -> tuple[float, float, float]:
+    found = estimate_sum(constant, [Term(weight, value) for weight, value in terms])
+    return found.value, found.low, found.high
+
+
+def test_a_sum_of_one_is_a_multiple_of_it() -> None:
+    assert summed(0.0, (1.0, A)) == pytest.approx((0.5, 0.4, 0.7))
+    assert summed(0.1, (2.0, A)) == pytest.approx((1.1, 0.9, 1.5))
+    assert summed(1.0, (-1.0, A)) == pytest.approx((0.5, 0.3, 0.6))  # one minus it has its ends mirrored
+    assert summed(0.0, (-2.0, A)) == pytest.approx((-1.0, -1.4, -0.8))
+
+
+def test_distances_add_in_quadrature_each_towards_its_own_end() -> None:
+    """By hand: A reaches 0.1 down and 0.2 up, B 0.05 and 0.02, C 1 and 0.5."""
+    assert summed(0.0, (1.0, A), (1.0, B)) == pytest.approx(
+        (0.8, 0.8 - math.hypot(0.1, 0.05), 0.8 + math.hypot(0.2, 0.02))
+    )
+    assert summed(0.0, (1.0, A), (-1.0, B)) == pytest.approx(
+        (0.2, 0.2 - math.hypot(0.1, 0.02), 0.2 + math.hypot(0.2, 0.05))
+    )
+    below, above = math.hypot(3 * 0.1, 2 * 0.02, 0.5 * 1), math.hypot(3 * 0.2, 2 * 0.05, 0.5 * 0.5)
+    assert summed(0.25, (3.0, A), (-2.0, B), (0.5, C)) == pytest.approx((2.15, 2.15 - below, 2.15 + above))
+
+
+def test_a_sum_of_nothing_is_its_constant() -> None:
+    assert summed(0.25) == (0.25, 0.25, 0.25)
+
+
+def test_what_is_not_known_of_a_term_is_not_known_of_the_sum() -> None:
+    assert all(map(math.isnan, summed(0.0, (1.0, A), (1.0, UNKNOWN))))
+    value, low, high = summed(0.0, (1.0, A), (1.0, WITHOUT_ENDS))
+    assert value == 1.0 and math.isnan(low) and math.isnan(high)
+    assert summed(0.0, (1.0, A), (-1.0, WITHOUT_END)) == (0.0, -math.inf, math.inf)
+
+
+def test_a_term_of_weight_0_counts_only_as_measured() -> None:
+    """`error(A) + error(B) < error(A) + error(C)` is not settled where A was not measured."""
+    for other in (WITHOUT_ENDS, WITHOUT_END, C):
+        assert summed(0.0, (1.0, A), (0.0, other)) == pytest.approx((0.5, 0.4, 0.7))
+    assert math.isnan(summed(0.0, (1.0, A), (0.0, UNKNOWN))[0])
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -7,15 +7,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from cells import measured
 
 from epsball.output.curves import curves
 from epsball.output.matrix import best_in_bold
 from epsball.paper.claims import Claim, claims_summary, claims_table
-from epsball.paper.expressions import measured_value, parse_quantity
+from epsball.paper.expressions import parse_expression
 from epsball.paper.tables import Table, compare, paper_table, with_paper_values
 from epsball.results.intervals import estimate_cell, normal_interval, wilson, with_intervals
 from epsball.results.metrics import ERROR, METRICS, Metric, find_metric
-from epsball.results.rows import over_seeds
+from epsball.results.rows import MISTAKES, over_seeds
 
 Row = dict[str, Any]
 Z = 1.959963984540054
@@ -34,6 +35,11 @@ ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better
     "loss_mean": ("value", None, (0.5 - Z * 0.5 / 10, 0.5 + Z * 0.5 / 10)),
     "gradient_l2_sd": ("value", None, (nan, nan)),
     "loss_sd": ("value", None, (nan, nan)),
+    "gradient_l2_share": ("percent", None, wilson(50, 100)),
+    "loss_share": ("percent", None, wilson(50, 100)),
+    "training_loss": ("value", None, (nan, nan)),
+    "training_clean_error": ("percent", "low", wilson(50, 100)),
+    "learning_rate": ("value", None, (nan, nan)),
 }
 SHARE = Metric("robust_share", "percent", "high", "robust_n", short="robust")
 MARGIN = Metric("margin", "value", "low", "margin_n", spread="margin_sd")
@@ -51,10 +57,19 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Callable[[Metric], None]:
 
 
 def test_every_metric_is_stated_here() -> None:
+    """Which end is best for robustness; of a histogram's share, a loss or a rate of learning there is none."""
     assert {name: (metric.unit, metric.better) for name, metric in METRICS.items()} == {
         name: (unit, better) for name, (unit, better, _) in ENDS.items()
     }
     assert all(name == metric.name for name, metric in METRICS.items())
+
+
+def test_images_are_kept_of_rates_of_all_images() -> None:
+    """An accuracy counts the images that its error does not; a transfer rate is of some images alone."""
+    kept = {name: metric.mistakes for name, metric in METRICS.items() if metric.mistakes}
+    top1, top5 = ({f"{name}_{top}": f"mistakes_{top}" for name in ("error", "accuracy")} for top in ("top1", "top5"))
+    assert kept == top1 | top5 and set(kept.values()) == set(MISTAKES)
+    assert all(METRICS[name].is_rate and METRICS[name].trials == "n" for name in kept)
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -95,21 +110,21 @@ def test_an_unknown_metric_is_answered_with_the_known_ones() -> None:
 
 
 def test_an_added_rate_can_be_asked_for_by_both_its_names(add: Callable[[Metric], None]) -> None:
-    with pytest.raises(ValueError, match=r"robust in 'robust\(A\)' is no metric"):
-        parse_quantity("robust(A)")
+    with pytest.raises(ValueError, match=r"robust in 'robust\(Never\)' is no metric"):
+        parse_expression("robust(Never)")  # what was read once is not read again
     add(SHARE)
-    assert parse_quantity("robust(A)") == parse_quantity("robust_share(A)")
-    assert parse_quantity("robust(A)").metric == "robust_share"
+    assert parse_expression("robust(A)") == parse_expression("robust_share(A)")
+    assert [quantity.metric for quantity in parse_expression("robust(A)").quantities] == ["robust_share"]
 
 
 def test_an_added_metric_has_the_interval_of_its_trials(add: Callable[[Metric], None]) -> None:
     add(SHARE)
     add(MARGIN)
     rows = [clean("A", robust_share=0.25, robust_n=40, margin=2.0, margin_n=25, margin_sd=0.5)]
-    share, margin = (measured_value(parse_quantity(text), rows) for text in ("robust(A)", "margin(A)"))
+    share, margin = (measured(text, rows) for text in ("robust(A)", "margin(A)"))
     assert (share.low, share.high) == pytest.approx(wilson(10, 40))
     assert (margin.low, margin.high) == pytest.approx((2 - Z * 0.1, 2 + Z * 0.1))
-    normal = measured_value(parse_quantity("robust(A)"), rows, normal_interval)
+    normal = measured("robust(A)", rows, normal_interval)
     assert (normal.low, normal.high) == pytest.approx((0.25 - Z * sqrt(0.1875 / 40), 0.25 + Z * sqrt(0.1875 / 40)))
 
 
@@ -141,7 +156,11 @@ def test_metrics_that_call_opposite_ends_better_share_none(add: Callable[[Metric
     add(SHARE)
     columns = {"Error": "error({row})", "Robust": "robust({row})"}
     with pytest.raises(ValueError, match="best should be none"):
-        Table("T", {"A": "A"}, columns, None, "percent", "columns")
+        Table("T", {"A": "A"}, columns, None, "percent", "rows")
+    table = Table("T", {"A": "A", "B": "B"}, columns, None, "percent", "columns")  # each column has its own end
+    rows = [clean(name, error_top1=rate, robust_share=rate, robust_n=400) for name, rate in (("A", 0.25), ("B", 0.75))]
+    found = paper_table("T", table, compare({"T": table}, rows))
+    assert found[["Error", "Robust"]].values.tolist() == [["**25.0**", "25.0"], ["75.0", "**75.0**"]]
 
 
 def test_a_claim_is_in_per_cent_where_its_metrics_are(add: Callable[[Metric], None]) -> None:

@@ -5,7 +5,17 @@ import math
 import pandas as pd
 import pytest
 
-from epsball.results.rows import COLUMNS, PAPER, eps_label, in_order, over_seeds, wide_matrix, with_measurement
+from epsball.results.rows import (
+    COLUMNS,
+    FINGERPRINTS,
+    PAPER,
+    eps_label,
+    in_order,
+    mistakes_of,
+    over_seeds,
+    wide_matrix,
+    with_measurement,
+)
 
 
 def rows(*cells: tuple[int, str, str, str, float, float], n: int = 100) -> pd.DataFrame:
@@ -49,12 +59,30 @@ def test_rows_without_a_measurement_get_the_one_they_were_of() -> None:
 
 def test_columns_are_in_order_and_others_follow() -> None:
     given = rows((0, "A", "B", "fgsm", 0.3, 0.2)).assign(e1=0.1)
-    unnamed = [name for name in COLUMNS if name not in ("measurement", *PAPER)]
+    unnamed = [name for name in COLUMNS if name not in ("measurement", *PAPER, *FINGERPRINTS)]
     assert list(in_order(given).columns) == [*unnamed, "e1"]
     named = in_order(given.assign(measurement="transfer_matrix", paper_value=0.3, paper_metric="error_top1"))
-    assert list(named.columns) == [*COLUMNS, "e1"] and list(named["error_top1"]) == [0.2]
+    assert list(named.columns) == [*(name for name in COLUMNS if name not in FINGERPRINTS), "e1"]
+    assert list(named["error_top1"]) == [0.2]
+    found = in_order(given.assign(identity="abc", mistakes_top1="bits", mistakes_top5="bits"))
+    assert list(found.columns) == [*unnamed, "identity", "e1"]  # which images were mistaken stands in a file beside
     assert list(in_order(given.assign(paper_value=math.nan)).columns) == [*unnamed, "e1"]
     assert list(in_order(pd.DataFrame()).columns) == unnamed
+
+
+def test_which_images_were_mistaken_stands_by_identity_once() -> None:
+    """The rows of a histogram have the identity of their whole, and none of the images."""
+    cells = rows((0, "A", "B", "fgsm", 0.3, 0.2), (0, "A", "A", "fgsm", 0.3, 0.5), (1, "A", "A", "fgsm", 0.3, 0.5))
+    known = cells.assign(identity=list("abb"), mistakes_top1=["one", "two", "two"])
+    known["mistakes_top5"] = [None, "three", None]
+    known = pd.concat([known, known.assign(identity="c", mistakes_top1=None, mistakes_top5=None)], ignore_index=True)
+    found = mistakes_of(known)
+    assert list(found.columns) == ["identity", "mistakes_top1", "mistakes_top5"]
+    assert found.astype(object).where(found.notna(), None).to_numpy().tolist() == [
+        ["a", "one", None],
+        ["b", "two", "three"],
+    ]
+    assert mistakes_of(known.drop(columns="identity")).empty and mistakes_of(cells).empty
 
 
 def test_empty_columns_have_empty_means() -> None:

@@ -446,18 +446,18 @@ def test_a_flipped_bit_never_changes_nor_breaks_a_state(tmp_path: Path, monkeypa
 
 
 def test_rows_are_kept_and_read(store: Store) -> None:
-    assert store.row(KEY) is None
-    row = {"n": 40, "error_top1": 0.1 + 0.2, "error_top5": float("nan"), "transfer_n": 0}
-    store.keep_row(KEY, row)
-    found = store.row(KEY)
-    assert found is not None and repr(found) == repr(row)
-    assert store.row("another") is None
-    store.keep_row(KEY, {"n": 1})
-    assert store.row(KEY) == {"n": 1}
+    assert store.rows(KEY) is None
+    rows = [{"n": 40, "error_top1": 0.1 + 0.2, "error_top5": float("nan"), "transfer_n": 0}, {"n": 2}]
+    store.keep_rows(KEY, rows)
+    found = store.rows(KEY)
+    assert found is not None and repr(found) == repr(rows)
+    assert store.rows("another") is None
+    store.keep_rows(KEY, [{"n": 1}])
+    assert store.rows(KEY) == [{"n": 1}]
 
 
-@pytest.mark.parametrize("content", [b"", b'{"n": 4', b"[1, 2]", b"3", b"\xff\xfe\x00"])
-def test_a_row_that_cannot_be_read_is_not_finished(store: Store, tmp_path: Path, content: bytes) -> None:
-    store.keep_row(KEY, {"n": 40})
+@pytest.mark.parametrize("content", [b"", b'[{"n": 4', b"[1, 2]", b'{"n": 4}', b"3", b"\xff\xfe\x00"])
+def test_rows_that_cannot_be_read_are_not_finished(store: Store, tmp_path: Path, content: bytes) -> None:
+    store.keep_rows(KEY, [{"n": 40}])
     (tmp_path / "rows" / f"{KEY}.json").write_bytes(content)
-    assert store.row(KEY) is None
+    assert store.rows(KEY) is None

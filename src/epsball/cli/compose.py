@@ -1,18 +1,21 @@
 """Compose the config with Hydra, as a plain dict, of each part and seed."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, convert, fraction_hint
+from epsball.cli.keys import absent_key
+from epsball.experiment.grid import expand_grids, laid_over
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 SCALES = ("paper", "quick", "smoke")
@@ -42,9 +45,18 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "times": arithmetic(operator.mul),
     "plus": arithmetic(operator.add),
 }
+OPEN = ("models", "grid")
+"""groups that take keys which no file gives: a grid's models have no names yet while Hydra composes"""
 
 
-def register_resolvers() -> None:
+def register_with_hydra() -> None:
+    """Tell Hydra the resolvers, and the node `open` of config.yaml's defaults, which opens the groups of OPEN."""
+    store = ConfigStore.instance()
+    if "open.yaml" not in store.repo:
+        node = OmegaConf.create({key: {} for key in OPEN})
+        for key in OPEN:
+            OmegaConf.set_struct(node[key], False)
+        store.store(name="open", node=node)
     register = OmegaConf.register_new_resolver if VERSION else OmegaConf.register_resolver  # renamed with Hydra 1.4
     for name, resolver in RESOLVERS.items():
         register(name, resolver, replace=True)  # type: ignore[call-arg]
@@ -58,15 +70,15 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str,
     seeds, parts = convert(plain["seeds"], int, "seeds"), convert(plain["parts"], list[str], "parts")
     if seeds < 1:
         raise ConfigError(f"seeds should be at least 1, is {seeds}")
+    found = [override for override in HydraConfig.get().overrides.hydra if override.startswith("hydra.searchpath=")]
     if seeds == 1 and not parts:
-        return [[plain]]
+        return [with_model_fields([plain], [None], [*overrides, *found])]
     named = {"seed", "seeds", *(["paper", "experiment"] if parts else [])}
-    kept = [override for override in overrides if override.split("=")[0] not in named]
-    kept += [override for override in HydraConfig.get().overrides.hydra if override.startswith("hydra.searchpath=")]
+    kept = [override for override in overrides if override.split("=")[0] not in named] + found
     kept += [f"workers={convert(plain['workers'], int, 'workers')}"]  # the run's, not a part's
-    numbers = [f"seed={plain['seed'] + i}" for i in range(seeds)]
+    numbers = [plain["seed"] + i for i in range(seeds)]
     papers = [[f"paper={part}"] for part in parts] or [[]]
-    return [[composed(*kept, *paper, number) for number in numbers] for paper in papers]
+    return [composed_seeds(numbers, *kept, *paper) for paper in papers]
 
 
 def as_plain(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
@@ -87,14 +99,51 @@ def as_plain(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
 
 def composed(*overrides: str) -> dict[str, Any]:
     """Return the config that these overrides of the command line compose, as a plain dict."""
-    register_resolvers()
+    return composed_seeds([None], *overrides)[0]
+
+
+def composed_seeds(seeds: Sequence[int | None], *overrides: str) -> list[dict[str, Any]]:
+    """Return the configs that these overrides compose with each seed, None for their own."""
+    return with_model_fields(hydra_configs(seeds, overrides), seeds, overrides)
+
+
+def hydra_configs(seeds: Sequence[int | None], overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what Hydra composes, with each seed: composed once, for that takes longer than all the rest."""
+    register_with_hydra()
     within = GlobalHydra.instance().is_initialized()  # a job that composes its parts and seeds
     with nullcontext() if within else hydra.initialize_config_dir(str(CONF), **VERSION):
         config = hydra.compose("config", list(overrides), return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
     with open_dict(config):
         del config.hydra
-    return as_plain(config, choices)
+    found = []
+    for seed in seeds:
+        if seed is not None:
+            config.seed = seed
+        found.append(as_plain(config, choices))
+    return found
+
+
+def with_model_fields(
+    composed: list[dict[str, Any]], seeds: Sequence[int | None], overrides: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Check the overrides that set a field of a model, `models.A.trainer.epochs=3`, and lay them over what is there.
+
+    `composed` is what Hydra made of them for each seed: it takes any key of a model, and puts them in place of a group
+    that is the experiment's, `trainer: ${trainer}`. Raises ConfigError for a key that no model has, nor one of a grid.
+    """
+    keys = {override: override.split("=")[0] for override in overrides if override.startswith("models.")}
+    if not keys:
+        return composed
+    without = hydra_configs(seeds, [override for override in overrides if override not in keys])
+    models = expand_grids(without[0])[0].get("models") or {}
+    for key in keys.values():
+        if answer := absent_key(key, {"models": models}):
+            raise ConfigError(answer)
+    return [
+        {**own, "models": laid_over(plain.get("models"), own["models"])}
+        for plain, own in zip(without, composed, strict=True)
+    ]
 
 
 def write_hydra(directory: Path, config: DictConfig, overrides: list[str]) -> None:

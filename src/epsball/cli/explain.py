@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
 
 from epsball.build import ConfigError, did_you_mean, listed
 from epsball.cli.compose import CONF, VERSION
+from epsball.cli.keys import absent_key
 
 RENAMED = {"task": "measurement", "report": "diagnostic"}
 """config keys and groups of older versions, as they are called now"""
@@ -67,29 +67,7 @@ def unknown_key(key: str) -> str:
     """Say what a key that does not exist was perhaps meant to be: an old name, one beside it, or one further down."""
     if answer := renamed(key):
         return answer
-    parts = key.split("@")[0].split(".")
     with hydra.initialize_config_dir(str(CONF), **VERSION):
         groups = [g for g in hydra.compose("config", return_hydra_config=True).hydra.runtime.choices if "/" not in g]
-        config = hydra.compose("config", [o for o in sys.argv[1:] if o.split("=")[0] in groups])
-    node: Any = config
-    for i, part in enumerate(parts):
-        known = [str(k) for k in node] if isinstance(node, DictConfig) else []
-        if part not in known:
-            meant = did_you_mean(part, known) or did_you_mean_below(parts[:i], node, part)
-            where = f" in {'.'.join(parts[:i])}" if i else ""
-            return f"{key} is not a config key{meant}: the keys{where} are {listed(known)}"
-        node = node[part]
-    return f"{key} cannot be set here"
-
-
-def did_you_mean_below(path: list[str], node: Any, word: str) -> str:
-    """Return the nearest name among all keys below `node`, with its whole path."""
-    if not isinstance(node, DictConfig):
-        return ""
-    below: dict[str, str] = {}
-    for key, value in OmegaConf.to_container(node).items():  # type: ignore[union-attr]
-        for deeper, inner in (value if isinstance(value, dict) else {}).items():
-            if not isinstance(inner, dict):
-                below.setdefault(deeper, ".".join([*path, str(key), deeper]))
-    near = did_you_mean(word, below)
-    return near.replace(repr(near.split("'")[1]), repr(below[near.split("'")[1]])) if near else ""
+        config = hydra.compose("config", [o.split(",")[0] for o in sys.argv[1:] if o.split("=")[0] in groups])
+    return absent_key(key, config) or f"{key} cannot be set here"

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError
-from epsball.cli.compose import CONF, VERSION, as_plain, parts_of, register_resolvers, write_hydra
+from epsball.cli.compose import CONF, VERSION, as_plain, parts_of, register_with_hydra, write_hydra
 from epsball.cli.explain import explain, one_line, refuse_old_keys
 from epsball.cli.help import asks_for_help, print_help
 from epsball.runtime.progress import Interrupted, JobFailed, Stop
@@ -38,7 +38,7 @@ class Session:
 
     def run_job(self, config: DictConfig) -> None:
         """Run one job. Raises JobFailed in a launcher's worker: only an exception tells the launcher that it failed."""
-        register_resolvers()  # a launcher's worker has not been through main()
+        register_with_hydra()  # a launcher's worker has not been through main()
         runtime = HydraConfig.get()
         overrides, folder = list(runtime.overrides.task), None
         if runtime.mode is RunMode.MULTIRUN:  # Hydra makes the subdir before the job starts: our folder lies in it
@@ -76,7 +76,7 @@ class Session:
 def main() -> int:
     """Run what the command line says and return the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us; we tell them in one line
-    register_resolvers()
+    register_with_hydra()
     session = Session()
     session.stop.listen()
 
@@ -96,21 +96,21 @@ def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Sto
     refuse_old_keys(plain)
     configs = composed_parts(plain, overrides)
 
-    from epsball.experiment.prepare import prepare_experiment  # what needs no torch is answered before it is imported
-    from epsball.training.spec import BuildCache
+    from epsball.experiment.prepare import prepare_parts  # what needs no torch is answered before it is imported
 
-    cache = BuildCache()
-    parts = [[prepare_experiment(one, cache) for one in seeds] for seeds in configs]
+    parts, joint = prepare_parts(configs, plain)
 
     from epsball.experiment.record import claim_directory  # after a wrong value, whose answer need not wait for these
     from epsball.experiment.run import run_experiments
+    from epsball.experiment.setup import check_given
 
+    check_given(parts, stop)
     given = None if folder or runtime.run.dir == "." else str(runtime.run.dir)
     directory = claim_directory(plain["experiment"], parts, given, folder)
     with log_file(directory / "run.log"):
         log.info("run directory: %s", directory)
         write_hydra(directory, config, overrides)
-        files = run_experiments(plain["experiment"], parts, directory, overrides, stop)
+        files = run_experiments(plain["experiment"], parts, directory, overrides, stop, joint)
     print("\n".join(f"wrote {path}" for path in files))
 
 

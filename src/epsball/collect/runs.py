@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epsball.results.metrics import ERROR
-from epsball.results.rows import with_measurement
+from epsball.results.rows import FINGERPRINTS, with_measurement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,8 @@ def read_rows(path: Path, shown: str, notes: list[str]) -> "pd.DataFrame | None"
     try:
         text = path.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]
-        rows = pd.read_csv(io.StringIO(whole), keep_default_na=False, na_values=["", "nan"])
+        texts = dict.fromkeys(FINGERPRINTS, str)  # 12e456789012 is no number
+        rows = pd.read_csv(io.StringIO(whole), keep_default_na=False, na_values=["", "nan"], dtype=texts)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -5,24 +5,23 @@ Whatever is misspelt or out of range raises ConfigError here, before anything is
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 from epsball.attacks import ATTACKS, NamedAttack
 from epsball.build import ConfigError, build, construct, did_you_mean, listed, mapping, under
 from epsball.data.images import Data
+from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
 from epsball.experiment.settings import ABOVE, COMPONENTS, REFERRED, Settings
+from epsball.experiment.statements import STATED, KnownNames, Statements
 from epsball.measurements import MEASUREMENTS
 from epsball.measurements.measurement import Measurement
-from epsball.paper.claims import Claim
 from epsball.paper.expressions import Quantity
-from epsball.paper.tables import Table
+from epsball.results.given import GivenRows, read_given
 from epsball.runtime.device import Execution
 from epsball.runtime.store import fingerprint
 from epsball.training.spec import BuildCache, ModelSpec, build_spec, load_data
-
-Statement = TypeVar("Statement", Claim, Table)
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +39,29 @@ class Experiment:
     data: Data
     specs: dict[str, ModelSpec]
     """its models by name, each once"""
+    aliases: dict[str, str]
+    """the names that models of the config have in the results, equal ones one name"""
     sources: list[str]
     targets: list[str]
     attacks: list[NamedAttack]
-    tables: dict[str, Table]
-    claims: dict[str, Claim]
+    statements: Statements
+    asked: list[Quantity]
+    """all quantities that its tables, claims and figures ask about, and those of the whole run about it"""
+    grid: dict[str, dict[str, Value]]
+    """of its grids' models, the values by which they differ: columns of their rows"""
+    places: dict[str, GridModel]
+    """where each of these stands in its grid"""
+    given: GivenRows
+    """finished rows that the user gave"""
 
-    @cached_property
-    def asked(self) -> list[Quantity]:
-        """All quantities that its tables and claims ask about."""
-        statements: list[Table | Claim] = [*self.tables.values(), *self.claims.values()]
-        return [quantity for statement in statements for quantity in statement.quantities]
+    @property
+    def dataset(self) -> str:
+        """Name of the data set, as rows carry it."""
+        return self.data.name
+
+    def labels(self, measurement: str) -> dict[str, str]:
+        """Return the columns that all rows of a measurement share."""
+        return {"dataset": self.data.name, "measurement": measurement}
 
     @cached_property
     def config_hash(self) -> str:
@@ -59,19 +70,22 @@ class Experiment:
         return fingerprint(
             {
                 **settings,
-                **{key: self.config.get(key) for key in ("measurement", "measurements", "tables", "claims")},
+                **{key: self.config.get(key) for key in ("measurement", "measurements", *STATED)},
                 "models": {name: spec.key for name, spec in self.specs.items()},
                 "sources": self.sources,
                 "targets": self.targets,
                 "attacks": [{"name": named.name, "attack": named.identity} for named in self.attacks],
                 "test": self.data.test_checksum,
+                **({"grid": self.grid} if self.grid else {}),
             }
         )
 
 
-def prepare_experiment(config: Mapping[str, Any], cache: BuildCache | None = None) -> Experiment:
-    """Check everything that `config` names; what is in `cache` already is not built again. What is quick to check comes
-    first: settings, attacks and measurements before models, and these before their data are read.
+def prepare_experiment(
+    config: Mapping[str, Any], cache: BuildCache | None = None, given: GivenRows | None = None
+) -> Experiment:
+    """Check everything that `config` names; what is in `cache` or `given` already is not built or read again. What is
+    quick to check comes first: settings, attacks and measurements before models, and these before their data are read.
 
     Raises ConfigError: one line, what, where, and what would be right.
     """
@@ -81,6 +95,9 @@ def prepare_experiment(config: Mapping[str, Any], cache: BuildCache | None = Non
             raise ConfigError(f"{key} is not a config key{did_you_mean(key, known)}")
     settings = construct(Settings, {k: v for k, v in config.items() if k in Settings.__dataclass_fields__}, where="")
     execution = settings.execution
+    composed, (config, places) = dict(config), expand_grids(config)
+    chosen = {key: with_members(getattr(settings, key), places) for key in ("sources", "targets")}
+    settings = replace(settings, **chosen)
     attacks = distinct([*attacks_of(config.get("suite"), "suite"), *attacks_of(config.get("attack"), "attack")])
     measurements = measurements_of(config)
     cache = BuildCache() if cache is None else cache
@@ -90,33 +107,81 @@ def prepare_experiment(config: Mapping[str, Any], cache: BuildCache | None = Non
     aliases = aliases_of(specs)
     sources, targets = roles(specs, settings, aliases)
     check_measurements(measurements, config, sources, targets, attacks)
-    asked = KnownNames(list(mapping(config.get("models"), "models")), aliases, attacks, list(measurements.values()))
-    tables = asked.statements(Table, config.get("tables"), "tables")
-    claims = asked.statements(Claim, config.get("claims"), "claims")
-    specs = {name: spec for name, spec in specs.items() if aliases[name] == name}
+    asked = KnownNames(list(mapping(config.get("models"), "models")), aliases, attacks, measurements, places)
+    statements = asked.statements_of(config)
     experiment = Experiment(
-        settings, execution, dict(config), measurements, data, specs, sources, targets, attacks, tables, claims
+        settings=settings,
+        execution=execution,
+        config=composed,
+        measurements=measurements,
+        data=data,
+        specs={name: spec for name, spec in specs.items() if aliases[name] == name},
+        aliases=aliases,
+        sources=sources,
+        targets=targets,
+        attacks=attacks,
+        statements=statements,
+        asked=statements.quantities,
+        grid=columns_of(places, aliases),
+        places=places,
+        given=read_given(settings.rows) if given is None else given,
     )
     check_unambiguous(experiment)
     return experiment
 
 
+def prepare_parts(
+    configs: Sequence[Sequence[Mapping[str, Any]]], whole: Mapping[str, Any]
+) -> tuple[list[list[Experiment]], Statements]:
+    """Check the configs of all parts and seeds, and what the `whole` run's config states of their results together.
+
+    What the latter asks about is asked of every part that has it.
+    """
+    cache, given, parts = BuildCache(), None, list[list[Experiment]]()
+    for seeds in configs:
+        parts.append([])
+        for config in seeds:
+            parts[-1].append(prepare_experiment(config, cache, given))
+            given = parts[-1][-1].given
+    if len(parts) == 1:
+        return parts, Statements()
+    joint = joint_names([part[0] for part in parts]).statements_of(whole)
+    return [[replace(one, asked=one.asked + joint.quantities) for one in part] for part in parts], joint
+
+
+def joint_names(experiments: Sequence[Experiment]) -> KnownNames:
+    """Return the names that what is stated of several experiments together may use."""
+    models = dict.fromkeys(name for one in experiments for name in one.aliases)
+    aliases = {name: listed for one in experiments for name, listed in one.aliases.items()}
+    attacks = {(named.name, named.attack.eps): named for one in experiments for named in one.attacks}
+    measurements = {label: each for one in experiments for label, each in one.measurements.items()}
+    places = {name: place for one in experiments for name, place in one.places.items()}
+    return KnownNames(list(models), aliases, list(attacks.values()), measurements, places)
+
+
 def check_unambiguous(experiment: Experiment) -> None:
-    """ConfigError where a table or a claim asks about an error that two measurements have: it cannot say whose."""
+    """ConfigError where a statement asks about an error that two measurements have, and does not say whose."""
     cells = {label: each.error_cells(experiment) for label, each in experiment.measurements.items()}
-    for quantity in experiment.asked:
-        found = [label for label, own in cells.items() if any(quantity.is_about(cell._asdict()) for cell in own)]
+    for quantity in experiment.asked if len(cells) > 1 else ():
+        found = [
+            label
+            for label, own in cells.items()
+            if any(quantity.is_about(experiment.labels(label) | cell._asdict()) for cell in own)
+        ]
         if len(found) > 1:
             where = f"error({quantity.target} | {quantity.source}, {quantity.attack})"
-            raise ConfigError(f"measurements: {listed(found)} all measure {where}: keep one of them")
+            raise ConfigError(
+                f"measurements: {listed(found)} all measure {where}: keep one of them, or say measurement={found[0]}"
+            )
 
 
 def specs_of(config: Mapping[str, Any], settings: Settings, cache: BuildCache) -> dict[str, ModelSpec]:
     """Check the models that are sources or targets, by name."""
     given = {name: spec for name, spec in mapping(config.get("models"), "models").items() if spec is not None}
+    grids = list(config.get("grid") or {})
     chosen = [
-        *known_models(settings.sources, list(given), "sources"),
-        *known_models(settings.targets, list(given), "targets"),
+        *known_models(settings.sources, list(given), grids, "sources"),
+        *known_models(settings.targets, list(given), grids, "targets"),
     ]
     specs: dict[str, ModelSpec] = {}
     for name in given:
@@ -215,51 +280,10 @@ def distinct(attacks: Sequence[NamedAttack]) -> list[NamedAttack]:
     return list(found.values())
 
 
-def known_models(names: list[str] | None, known: list[str], where: str) -> list[str]:
-    """Return the models that a list names, all of them for null."""
+def known_models(names: list[str] | None, known: list[str], grids: list[str], where: str) -> list[str]:
+    """Return the models that a list names, all of them for null; a wrong name may be meant to be a grid's."""
     for name in names or []:
         if name not in known:
-            raise ConfigError(f"{where} names {name!r}{did_you_mean(name, known)}: the models are {listed(known)}")
+            meant = did_you_mean(name, [*known, *grids])
+            raise ConfigError(f"{where} names {name!r}{meant}: the models are {listed(known)}")
     return known if names is None else names
-
-
-@dataclass(frozen=True)
-class KnownNames:
-    """Names that tables and claims may use."""
-
-    models: list[str]
-    """by the names of the config"""
-    aliases: Mapping[str, str]
-    """the names that these models have in the results"""
-    attacks: Sequence[NamedAttack]
-    measurements: Sequence[Measurement]
-
-    def statements(self, kind: type[Statement], specs: object, where: str) -> dict[str, Statement]:
-        """Check all tables or all claims of a config; their models get the names that the results have."""
-        found = {}
-        for name, spec in mapping(specs or {}, where).items():
-            if spec is not None:
-                statement = construct(kind, spec, where=under(where, name))
-                absent = {self.check(quantity, under(where, name)) for quantity in statement.quantities}
-                for what in sorted(absent - {""}):
-                    log.warning("%s asks about %s, which this run does not have", under(where, name), what)
-                found[name] = statement.renamed(self.aliases)
-        return found
-
-    def check(self, quantity: Quantity, where: str) -> str:
-        """ConfigError for an unknown model or an eps that is not clear; the attack that the run lacks, if it does."""
-        for name in (quantity.target, quantity.source):
-            if name not in self.models:
-                known = f"the models are {listed(self.models)}"
-                raise ConfigError(f"{where} asks about {name!r}{did_you_mean(name, self.models)}: {known}")
-        if any(quantity.attack in measurement.makes for measurement in self.measurements):
-            return ""
-        names, eps = [named.name for named in self.attacks], dict(quantity.conditions).get("eps")
-        values = [named.attack.eps for named in self.attacks if named.name == quantity.attack]
-        if len(values) > 1 and eps is None:
-            which = ", ".join(f"eps={value:g}" for value in values)
-            raise ConfigError(f"{where} asks about {quantity.attack} without saying which eps: one of {which}")
-        if not values:
-            return f"attack {quantity.attack}{did_you_mean(quantity.attack, names)}"
-        known_eps = eps is None or any(abs(eps - value) < 1e-9 for value in values)
-        return "" if known_eps else f"attack {quantity.attack} at eps {eps:g}"

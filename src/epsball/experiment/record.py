@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -82,7 +82,7 @@ class Record:
                 name: row
                 for part in self.parts
                 for each in part
-                for name, row in self.models.recorded(self.titled(each))
+                for name, row in self.models.recorded(self.titled(each, each.specs))
             },
             **environment(first.execution.device, first.execution.threads),
             **({} if len(self.parts) > 1 else {"settings": settings_of(first.config), "cells": expected_cells(first)}),
@@ -111,17 +111,17 @@ class Record:
             records.append(Record(name, [part], folder, self.overrides, self.models))
         return records
 
-    def titled(self, experiment: Experiment) -> dict[str, ModelSpec]:
-        """Return an experiment's models under names that tell them from those of the run's other seeds."""
+    def titled(self, experiment: Experiment, models: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
+        """Return models of an experiment under names that tell them from those of the run's other seeds."""
         several = len({each.settings.seed for part in self.parts for each in part}) > 1
         of_seed = f" of seed {experiment.settings.seed}" if several else ""
-        return {name + of_seed: spec for name, spec in experiment.specs.items()}
+        return {name + of_seed: spec for name, spec in models.items()}
 
-    def wanted(self) -> dict[str, tuple[str, Execution]]:
-        """Return name and execution of all models of the run, sources included, by fingerprint."""
+    def wanted(self, needed: Callable[[Experiment], Mapping[str, ModelSpec]]) -> dict[str, tuple[str, Execution]]:
+        """Return name and execution of the models that the run's experiments need, sources included, by fingerprint."""
         found: dict[str, tuple[str, Execution]] = {}
         for experiment in (each for part in self.parts for each in part):
-            for name, spec in with_sources(self.titled(experiment)):
+            for name, spec in with_sources(self.titled(experiment, needed(experiment))):
                 found.setdefault(spec.key, (name, experiment.execution))
         return found
 

@@ -1,23 +1,24 @@
 """A run, in the order in which things happen: train, set up, measure, judge, write; part by part and seed by seed."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, NamedTuple
 
 from epsball.experiment.prepare import Experiment
 from epsball.experiment.record import Part, Record
-from epsball.measurements.measurement import Rows, Setup, clean_row
+from epsball.experiment.setup import clean_models, set_up, unfinished_models
+from epsball.experiment.statements import Statements
+from epsball.measurements.measurement import Row, Rows, Setup, clean_rows
 from epsball.output.pages import Section, html_page, markdown_page
 from epsball.output.tables import write_csv, write_results
 from epsball.paper.claims import claims_sections, claims_summary, claims_table, console_claims
+from epsball.paper.figures import figure_points, figure_sections
 from epsball.paper.tables import compare, comparison_sections, table_sections, with_paper_values
 from epsball.results.intervals import with_intervals
-from epsball.results.rows import as_dicts
+from epsball.results.rows import MISTAKES, PAPER, as_dicts
 from epsball.runtime.device import executing
 from epsball.runtime.files import write_whole
 from epsball.runtime.progress import Stop
@@ -28,7 +29,20 @@ from epsball.training.trained import TrainedModels
 if TYPE_CHECKING:
     import pandas as pd
 
+NOTHING_STATED = Statements()
+
 log = logging.getLogger(__name__)
+
+
+class Judged(NamedTuple):
+    """What rows say of the statements of a paper."""
+
+    compared: "pd.DataFrame"
+    """every number of its tables beside the paper's"""
+    claims: "pd.DataFrame"
+    """every check of its claims"""
+    points: "pd.DataFrame"
+    """every point of its figures"""
 
 
 @dataclass(frozen=True)
@@ -38,23 +52,31 @@ class PartResult:
     files: list[Path]
     """most readable first"""
     sections: list[Section]
-    compared: "pd.DataFrame"
-    """every number of its tables beside the paper's"""
-    judged: "pd.DataFrame"
-    """every check of its claims"""
+    results: "pd.DataFrame"
+    """its rows"""
+    judged: Judged
 
 
-def run_experiments(name: str, parts: Sequence[Part], directory: Path, overrides: list[str], stop: Stop) -> list[Path]:
+def run_experiments(
+    name: str,
+    parts: Sequence[Part],
+    directory: Path,
+    overrides: list[str],
+    stop: Stop,
+    joint: Statements = NOTHING_STATED,
+) -> list[Path]:
     """Run all parts; the files written, most readable first. `run.json` says how it ended.
 
-    Several parts get a folder each, with the files of a run, and a report of all of them above.
+    Several parts get a folder each, with the files of a run, and a report of all of them above, with what is stated of
+    their rows together (`joint`).
     """
     settings, store = parts[0][0].settings, Store(Path(parts[0][0].settings.outputs), stop.check)
     models = TrainedModels(store, stop, [experiment.specs for part in parts for experiment in part])
     record = Record(name, parts, directory, overrides, models)
     with record.recording():
         if settings.workers > 1:
-            train_in_parallel(record.wanted(), models, settings.workers, settings.threads)
+            wanted = record.wanted(lambda one: unfinished_models(one, set_up(one, models)))
+            train_in_parallel(wanted, models, settings.workers, settings.threads)
         if len(parts) == 1:
             return [*run_part(parts[0], record, models).files, directory / "run.json"]
         results = {}
@@ -62,7 +84,7 @@ def run_experiments(name: str, parts: Sequence[Part], directory: Path, overrides
             log.info("%s", part_record.name)
             with part_record.recording():
                 results[part_record.name] = run_part(part, part_record, models)
-        return [*join_parts(results, record), directory / "run.json"]
+        return [*join_parts(results, record, joint), directory / "run.json"]
 
 
 def run_part(part: Part, record: Record, models: TrainedModels) -> PartResult:
@@ -70,81 +92,72 @@ def run_part(part: Part, record: Record, models: TrainedModels) -> PartResult:
     rows: Rows = {}
     for experiment in part:
         with executing(experiment.execution):
-            networks = models.train(record.titled(experiment), experiment.execution)
-            setup = set_up(experiment, dict(zip(experiment.specs, networks.values(), strict=True)), models)
+            setup = set_up(experiment, models)
+            needed = unfinished_models(experiment, setup)
+            networks = models.train(record.titled(experiment, needed), experiment.execution)
+            setup = replace(setup, models=dict(zip(needed, networks.values(), strict=True)))
             for file, found in measure(experiment, setup).items():
                 rows.setdefault(file, []).extend(found)
         models.release(experiment.specs)
     frames = as_frames(rows)
-    frames["results"] = with_paper_values(with_intervals(frames["results"]), part[0].tables)
-    write_results(frames["results"], record.directory / "results.csv")  # first: whatever else fails, these are kept
-    compared, judged = judge(part[0], frames["results"])
-    return write(part[0], frames, compared, judged, record)
-
-
-def set_up(experiment: Experiment, networks: Mapping[str, nn.Module], models: TrainedModels) -> Setup:
-    """Put together what the measurements of one seed work with."""
-    settings, execution, specs = experiment.settings, experiment.execution, experiment.specs
-    return Setup(
-        dataset=experiment.data.name,
-        models=networks,
-        keys={name: spec.key for name, spec in specs.items()},
-        sources=experiment.sources,
-        targets=experiment.targets,
-        attacks=experiment.attacks,
-        asked=experiment.asked,
-        test=models.data(experiment.data, execution.device).test,
-        test_checksum=experiment.data.test_checksum,
-        batch_size=execution.batch_size,
-        tf32=execution.precision != "fp32",
-        cuda_graphs=execution.cuda_graphs,
-        seed=settings.seed,
-        store=models.store,
-        reuse=settings.reuse,
-        stop=models.stop,
-        clean=models.known_mistakes(experiment.data, execution),
-    )
+    frames["results"] = with_paper_values(with_intervals(frames["results"]), part[0].statements.tables)
+    kept = write_results(frames["results"], record.directory / "results.csv")  # first: whatever else fails
+    judged = judge(part[0].statements, frames["results"])
+    return write(part[0], frames, judged, record, kept)
 
 
 def measure(experiment: Experiment, setup: Setup) -> Rows:
     """Return the rows of one seed by file: of clean images, then of each measurement."""
-    seed, measurements = {"seed": setup.seed}, experiment.measurements
-    names = dict.fromkeys(name for each in measurements.values() for name in each.clean_models(setup))
-    rows: Rows = {"results": [{**seed, "measurement": "clean", **clean_row(setup, name)} for name in names]}
-    for label, measurement in measurements.items():
+    rows: Rows = {"results": of_label("clean", setup, clean_rows(setup, clean_models(experiment, setup)))}
+    for label, measurement in experiment.measurements.items():
         for file, found in measurement.measure(setup).items():
-            rows.setdefault(file, []).extend({**seed, "measurement": label, **row} for row in found)
+            rows.setdefault(file, []).extend(of_label(label, setup, found))
     return rows
 
 
-def judge(experiment: Experiment, results: "pd.DataFrame") -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """Return the paper's tables with our numbers beside them, and its claims, check by check."""
+def of_label(label: str, setup: Setup, rows: Iterable[Row]) -> list[Row]:
+    """Return rows with the name of their measurement and their seed."""
+    return [{"seed": setup.seed, "measurement": label, **row} for row in rows]
+
+
+def judge(statements: Statements, results: "pd.DataFrame") -> Judged:
+    """Set our numbers beside those of the paper's tables, judge its claims, check by check, and measure its figures."""
     rows = as_dicts(results)
-    return compare(experiment.tables, rows), claims_table(experiment.claims, rows)
+    return Judged(
+        compared=compare(statements.tables, rows),
+        claims=claims_table(statements.claims, rows),
+        points=figure_points(statements.figures, rows),
+    )
 
 
 def write(
-    experiment: Experiment,
-    frames: Mapping[str, "pd.DataFrame"],
-    compared: "pd.DataFrame",
-    judged: "pd.DataFrame",
-    record: Record,
+    experiment: Experiment, frames: Mapping[str, "pd.DataFrame"], judged: Judged, record: Record, kept: list[Path]
 ) -> PartResult:
     """Write all files of a part's directory but results.csv and run.json, and say on the terminal what they show."""
-    sections = [
-        *table_sections(experiment.tables, compared),
-        *claims_sections(claims_summary(judged)),
-        *comparison_sections(compared),
-    ]
+    sections = judged_sections(experiment.statements, judged, record.directory)
     for label, measurement in experiment.measurements.items():
         own = {file: of_measurement(frame, label) for file, frame in frames.items()}
         with folder_of(label, experiment, record.directory) as folder:
             sections += measurement.present(own, folder)
         print(measurement.say(own), end="")
-    print(console_claims(claims_summary(judged)))
-    files = [*write_judged(compared, judged, record.directory), record.directory / "results.csv"]
-    figures = [section.image for section in sections if section.image]
-    return PartResult([*write_pages(record, sections), *figures, *files], sections, compared, judged)
+    print(console_claims(claims_summary(judged.claims)))
+    files = [*write_judged(judged, record.directory), *kept]
+    files = [*write_pages(record, sections), *images_of(sections), *files]
+    return PartResult(files, sections, frames["results"], judged)
+
+
+def images_of(sections: Iterable[Section]) -> list[Path]:
+    return [section.image for section in sections if section.image]
+
+
+def judged_sections(statements: Statements, judged: Judged, folder: Path) -> list[Section]:
+    """Show tables, figures, which are drawn into `folder`, claims and every number beside the paper's."""
+    return [
+        *table_sections(statements.tables, judged.compared),
+        *figure_sections(statements.figures, judged.points, folder),
+        *claims_sections(claims_summary(judged.claims)),
+        *comparison_sections(judged.compared),
+    ]
 
 
 @contextmanager
@@ -173,21 +186,31 @@ def as_frames(rows: Rows) -> dict[str, "pd.DataFrame"]:
     return {file: pd.DataFrame(found) for file, found in rows.items()}
 
 
-def join_parts(results: Mapping[str, PartResult], record: Record) -> list[Path]:
-    """Write the report, the claims and the comparison of all parts together."""
+def join_parts(results: Mapping[str, PartResult], record: Record, joint: Statements) -> list[Path]:
+    """Write the rows, the report, the claims, the comparison and the figures' points of all parts together."""
     import pandas as pd
 
-    def together(what: Literal["compared", "judged"]) -> pd.DataFrame:
-        frames = {name: getattr(result, what) for name, result in results.items()}
-        filled = [frame.assign(part=name) for name, frame in frames.items() if len(frame)]
-        return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
-
-    judged = together("judged")
-    sections = claims_sections(claims_summary(judged))
+    rows = pd.concat([result.results for result in results.values()], ignore_index=True)
+    rows = rows.drop(columns=list(PAPER), errors="ignore")
+    rows = rows.drop_duplicates([name for name in rows if name not in ("seconds", *MISTAKES)], ignore_index=True)
+    kept = write_results(rows, record.directory / "rows.csv")
+    own = judge(joint, rows)
+    every = {"": own, **{name: result.judged for name, result in results.items()}}
+    judged = Judged(*(together({name: one[i] for name, one in every.items()}) for i in range(len(own))))
+    stated = judged_sections(joint, own._replace(claims=own.claims[:0]), record.directory)
+    images, sections = images_of(stated), [*claims_sections(claims_summary(judged.claims)), *stated]
     for name, result in results.items():
         sections += [Section(name), *(replace(section, level=section.level + 1) for section in result.sections)]
-    print(console_claims(claims_summary(judged)))
-    return [*write_pages(record, sections), *write_judged(together("compared"), judged, record.directory)]
+    print(console_claims(claims_summary(judged.claims)))
+    return [*write_pages(record, sections), *images, *write_judged(judged, record.directory), *kept]
+
+
+def together(frames: Mapping[str, "pd.DataFrame"]) -> "pd.DataFrame":
+    """Put the frames of several parts one below the other, with the name of their part."""
+    import pandas as pd
+
+    filled = [frame.assign(part=name) for name, frame in frames.items() if len(frame)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
 
 def write_pages(record: Record, sections: list[Section]) -> list[Path]:
@@ -197,9 +220,10 @@ def write_pages(record: Record, sections: list[Section]) -> list[Path]:
     return [html, markdown]
 
 
-def write_judged(compared: "pd.DataFrame", judged: "pd.DataFrame", folder: Path) -> list[Path]:
-    """Write `comparison.csv` and `claims.csv`, where there is something to compare or to judge."""
-    files = {folder / "claims.csv": judged, folder / "comparison.csv": compared}
+def write_judged(judged: Judged, folder: Path) -> list[Path]:
+    """Write `claims.csv`, `comparison.csv` and `figures.csv`, each where it has something to say."""
+    names = {"claims.csv": judged.claims, "comparison.csv": judged.compared, "figures.csv": judged.points}
+    files = {folder / name: frame for name, frame in names.items()}
     for path, frame in files.items():
         if len(frame):
             write_csv(frame, path)

@@ -8,7 +8,10 @@ from epsball.build import require
 if TYPE_CHECKING:
     from epsball.runtime.device import Execution
 
-COMPONENTS = ("dataset", "attack", "suite", "models", "measurement", "measurements", "tables", "claims")
+COMPONENTS = (
+    *("dataset", "attack", "suite", "models", "grid", "measurement", "measurements"),
+    *("tables", "claims", "figures"),
+)
 """config keys of what Settings lacks"""
 REFERRED = ("scale", "arch", "trainer", "eps")
 """config keys that other keys refer to; they act through those"""
@@ -47,6 +50,10 @@ class Settings:
     """how often a training saves its state"""
     reuse: bool
     """whether finished rows are taken from the store"""
+    rows: list[str]
+    """CSV files of finished rows: what stands there is not measured"""
+    missing: Literal["measure", "skip"]
+    """what happens to rows that are neither given nor in the store: skip leaves them out, and trains nothing"""
 
     def __post_init__(self) -> None:
         require(self.batch_size is None or self.batch_size >= 1, f"batch_size should be positive, is {self.batch_size}")

@@ -1,9 +1,9 @@
 """L2 norms of the input gradient, the gradient of each image's own loss (Tramèr et al. 2017, appendix D, Table 7)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from epsball.attacks.losses import input_gradient
 from epsball.data.images import Split
 from epsball.measurements.measurement import Cell, Row, Rows, Scope, Setup
 from epsball.output.pages import Section
+from epsball.results.distributions import Bins, distribution_rows
 from epsball.runtime.progress import Stop
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ NUMBERS = {"gradient_l2_mean": "mean", "gradient_l2_sd": "sd", "gradient_zero_sh
 class GradientNorms:
     """Mean and standard deviation over the test images of the norm, and the share of images without a gradient, of each
     target that has gradients."""
+
+    bins: Annotated[Bins, Bins] | None = None
+    """of a histogram of the norms beside them; None for none"""
 
     @property
     def makes(self) -> tuple[str, ...]:
@@ -38,9 +42,24 @@ class GradientNorms:
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         return ()
 
+    def unfinished(self, setup: Setup) -> Collection[str]:
+        return [name for name in differentiable(setup) if setup.find(self.what, name, name) is None]
+
     def measure(self, setup: Setup) -> Rows:
-        targets = [name for name in setup.targets if getattr(setup.models[name], "differentiable", True)]
-        return {"results": [norms_row(setup, target) for target in targets]}
+        return {"results": [row for target in differentiable(setup) for row in self.norms_rows(setup, target)]}
+
+    @property
+    def what(self) -> object:
+        """What is measured, for the rows' identity."""
+        return "gradients" if self.bins is None else {"gradients": asdict(self.bins)}
+
+    def norms_rows(self, setup: Setup, model: str) -> list[Row]:
+        """Return the rows of one model, measured now or kept by an earlier run."""
+        found = setup.find(self.what, model, model)
+        if found is None and not setup.skips:
+            norms = gradient_norms(setup.models[model], setup.test, setup.batch_size, setup.stop)
+            found = setup.keep(self.what, model, model, gradient_rows(norms, self.bins))
+        return [setup.row(numbers, model, model, "clean", 0.0) for numbers in found or ()]
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
         if (means := mean_norms(frames["results"])).empty:
@@ -57,13 +76,8 @@ class GradientNorms:
         )
 
 
-def norms_row(setup: Setup, model: str) -> Row:
-    """Return the row of one model, measured now or kept by an earlier run."""
-    numbers = setup.find("gradients", model, model)
-    if numbers is None:
-        norms = gradient_norms(setup.models[model], setup.test, setup.batch_size, setup.stop)
-        numbers = setup.keep("gradients", model, model, gradient_statistics(norms))
-    return setup.row({"n": len(setup.test), **numbers}, model, model, "clean", 0.0)
+def differentiable(setup: Setup) -> list[str]:
+    return [name for name in setup.targets if name in setup.differentiable]
 
 
 def gradient_norms(model: nn.Module, test: Split, batch_size: int, stop: Stop) -> Tensor:
@@ -75,14 +89,15 @@ def gradient_norms(model: nn.Module, test: Split, batch_size: int, stop: Stop) -
     return torch.cat(parts)
 
 
-def gradient_statistics(norms: Tensor) -> Row:
-    """Return mean, standard deviation and share of zeros of the gradients' norms."""
-    norms = norms.cpu().double()  # in this order: not every device has float64
-    mean, sd = float(norms.mean()), float(norms.std())
-    return {"gradient_l2_mean": mean, "gradient_l2_sd": sd, "gradient_zero_share": float((norms == 0).double().mean())}
+def gradient_rows(norms: Tensor, bins: Bins | None) -> list[Row]:
+    """Return mean, standard deviation, share of zeros and histogram of the gradients' norms."""
+    found = norms.tolist()
+    whole, *histogram = distribution_rows("gradient_l2", found, bins)
+    return [{**whole, "gradient_zero_share": found.count(0.0) / len(found)}, *histogram]
 
 
 def mean_norms(rows: "pd.DataFrame") -> "pd.DataFrame":
     """Return the numbers of each model, means over the seeds."""
     own = rows[rows["measurement"] != "clean"].reindex(columns=["target", *NUMBERS])  # absent where no model has any
+    own = own[own["gradient_l2_mean"].notna()]
     return own.groupby("target", sort=False).mean().rename(columns=NUMBERS)

@@ -1,6 +1,6 @@
 """Originals, signed gradients and perturbed images (Tramèr et al. 2017, Figure 1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -48,7 +48,13 @@ class GradientPictures:
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         return ()
 
+    def unfinished(self, setup: Setup) -> Collection[str]:
+        """Name all sources: pictures are not kept."""
+        return () if setup.skips else setup.sources
+
     def measure(self, setup: Setup) -> Rows:
+        if setup.skips:
+            return {"results": [], "pictures": []}
         x, y, index = first_of_each_class(setup.test, self.images)
         found = []
         for named in setup.attacks:
@@ -62,7 +68,9 @@ class GradientPictures:
         return {"results": [], "pictures": found}
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
-        sections = []
+        sections: list[Section] = []
+        if frames["pictures"].empty:
+            return sections
         for (attack, eps), shown in one_seed(frames["pictures"]).groupby(["attack", "eps"], sort=False):
             image = folder / f"gradients_{attack}_{eps:g}.png"
             draw_gradient_pictures(shown, image)

@@ -1,11 +1,11 @@
 """The loss on a plane through an image (Tramèr et al. 2017, Figures 2 and 3)."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import ceil, floor, inf, log10, nan
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil, floor, inf, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from epsball.attacks.losses import input_gradient
 from epsball.build import require
 from epsball.data.images import Split
 from epsball.measurements.measurement import Cell, Row, Rows, Scope, Setup, one_seed
-from epsball.models.predictions import mistakes
+from epsball.models.predictions import mean_and_sd, mistakes
 from epsball.output.pages import Section
 from epsball.output.plot import WARNING, save
 from epsball.output.tables import write_csv
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 LOSS_FLOOR = 1e-4
 LOSS_COLOURS = "viridis"
+WINDOWS = {"whole": "surface", "zoom": "surface_zoom"}
+"""the two parts of the plane, and what their rows have as attack"""
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,31 @@ class LossSurface:
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         return ()
 
+    def unfinished(self, setup: Setup) -> Collection[str]:
+        """Name both models unless the mean losses are finished; single images are kept beside them, if not given."""
+        found = setup.find(self.what(setup, "mean"), self.other, self.model)
+        return () if found is not None else (self.model, self.other)
+
     def measure(self, setup: Setup) -> Rows:
+        means = setup.find(self.what(setup, "mean"), self.other, self.model)
+        drawn = setup.find(self.what(setup, "drawn"), self.other, self.model)
+        if means is None and not setup.skips:
+            means, drawn = self.measure_losses(setup)
+            means = setup.keep(self.what(setup, "mean"), self.other, self.model, means)
+            drawn = setup.keep(self.what(setup, "drawn"), self.other, self.model, drawn)
+        rows = [setup.row(row, self.other, self.model, row["attack"], row["eps"]) for row in means or ()]
+        images = [{name: value for name, value in row.items() if name != "identity"} for row in drawn or ()]
+        return {"results": rows, "surface": images}
+
+    def what(self, setup: Setup, part: Literal["mean", "drawn"]) -> object:
+        """What is measured, for the rows' identity."""
+        fields = {name: value for name, value in asdict(self).items() if name not in ("model", "other")}
+        if part == "mean":
+            del fields["points"]
+        return {"surface": part, "attack": setup.attacks[0].identity, **fields}
+
+    def measure_losses(self, setup: Setup) -> tuple[list[Row], list[Row]]:
+        """Return the mean losses of both windows, and the losses of the images that are drawn."""
         model, other, named = setup.models[self.model], setup.models[self.other], setup.attacks[0]
         index = find_transferring(
             other,
@@ -87,22 +113,14 @@ class LossSurface:
             message = "no example of %s crafted on %s fools %s: there is no surface"
             log.warning(message, named.name, self.other, self.model)
         x, y = setup.test.take(index)
-        results: list[Row] = []
-        surface: list[Row] = []
-        for window, size in (("whole", self.extent), ("zoom", self.zoom)):
-            steps = torch.linspace(0, size, self.grid)
+        means: list[Row] = []
+        drawn: list[Row] = []
+        for window, name in WINDOWS.items():
+            steps = torch.linspace(0, {"whole": self.extent, "zoom": self.zoom}[window], self.grid)
             losses = losses_on_grid(model, (model, other), x, y, steps, self.clip, setup.batch_size, setup.stop)
-            name = {"whole": "surface", "zoom": "surface_zoom"}[window]
-            results += [self.mean_row(setup, name, losses, steps, i, j) for i, j in grid(self.grid)]
-            surface += self.drawn(window, losses, steps, index.tolist(), y.tolist())
-        return {"results": results, "surface": surface}
-
-    def mean_row(self, setup: Setup, name: str, losses: Tensor, steps: Tensor, i: int, j: int) -> Row:
-        """Return the mean loss over all chosen images at one place of the grid."""
-        at, e1, e2 = losses[:, i, j], round(float(steps[i]), 6), round(float(steps[j]), 6)
-        mean, sd = float(at.mean()), float(at.std()) if len(at) > 1 else nan
-        row = {"n": len(at), "e1": e1, "e2": e2, "loss_mean": mean, "loss_sd": sd}
-        return setup.row(row, self.other, self.model, name, max(e1, e2))
+            means += [mean_row(name, losses, steps, i, j) for i, j in grid(self.grid)]
+            drawn += self.drawn(window, losses, steps, index.tolist(), y.tolist())
+        return means, drawn
 
     def drawn(self, window: str, losses: Tensor, steps: Tensor, index: list[int], labels: list[int]) -> list[Row]:
         """Return the grid of each image that is drawn, and of the mean."""
@@ -123,7 +141,7 @@ class LossSurface:
         ]
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
-        surface = frames["surface"]
+        surface = mean_surface(frames["results"]) if frames["surface"].empty else frames["surface"]
         if surface.empty:
             return [Section("Loss surface", f"No example crafted on {self.other} fools {self.model}.")]
         write_csv(surface, folder / "surface.csv")
@@ -134,6 +152,26 @@ class LossSurface:
 
     def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
         return f"{frames['surface']['point'].nunique() if len(frames['surface']) else 0} loss surfaces\n"
+
+
+def mean_row(name: str, losses: Tensor, steps: Tensor, i: int, j: int) -> Row:
+    """Return the mean loss over all chosen images at one place of the grid."""
+    at, e1, e2 = losses[:, i, j], round(float(steps[i]), 6), round(float(steps[j]), 6)
+    mean, sd = mean_and_sd(at)
+    return {"attack": name, "eps": max(e1, e2), "n": len(at), "e1": e1, "e2": e2, "loss_mean": mean, "loss_sd": sd}
+
+
+def mean_surface(results: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the mean losses as rows of a surface: all that is known where the rows were given by the user."""
+    import pandas as pd
+
+    windows = {name: window for window, name in WINDOWS.items()}
+    own = results[results["attack"].isin(list(windows))]
+    if own.empty or not (own["n"] > 0).any():
+        return pd.DataFrame()
+    point = "mean of " + own["n"].astype(int).astype(str)
+    columns = {"point": point, "window": own["attack"].map(windows), "loss": own["loss_mean"]}
+    return own[["seed", "e1", "e2"]].assign(**columns)
 
 
 def grid(size: int) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,6 @@
 """The contract of measurements, what they work with, and the rows of clean images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,12 @@ from torch import Generator, nn
 
 from epsball.attacks import NamedAttack
 from epsball.data.images import Split
-from epsball.models.predictions import Mistakes, find_mistakes, rate
+from epsball.models.predictions import Mistakes, find_mistakes, mean_and_sd, rate
 from epsball.output.pages import Section
 from epsball.paper.expressions import Quantity
+from epsball.results.given import GivenRows
+from epsball.results.metrics import TOP1, TOP5
+from epsball.results.paired import packed_bits
 from epsball.runtime.device import derived_seed
 from epsball.runtime.graphs import graphs
 from epsball.runtime.progress import Stop
@@ -42,16 +45,20 @@ class Setup:
     dataset: str
     """its name, as rows carry it"""
     models: Mapping[str, nn.Module]
-    """by name, in eval mode and frozen, on the device of `test`"""
+    """by name, in eval mode and frozen, on the device of `test`; those alone that unfinished rows need"""
     keys: Mapping[str, str]
-    """the models' fingerprints"""
+    """fingerprints of all models"""
+    grid_values: Mapping[str, Mapping[str, float | str]]
+    """what stands in further columns of the rows of a grid's models"""
     sources: Sequence[str]
     """models that examples are crafted on"""
     targets: Sequence[str]
     """models that examples are shown to"""
+    differentiable: Collection[str]
+    """models that gradients lead through"""
     attacks: Sequence[NamedAttack]
     asked: Sequence[Quantity]
-    """what the config's tables and claims ask about"""
+    """what the config's tables, claims and figures ask about"""
     test: Split
     test_checksum: str
     batch_size: int
@@ -64,6 +71,10 @@ class Setup:
     """where finished rows are kept"""
     reuse: bool
     """whether they are taken from there"""
+    given: GivenRows
+    """finished rows that the user gave; they come before those of the store"""
+    skips: bool
+    """whether unfinished rows are left out, and nothing is measured"""
     stop: Stop
     clean: dict[str, Mistakes]
     """mistakes on these test images, clean, by the fingerprint of a model; filled as they are asked for"""
@@ -84,38 +95,51 @@ class Setup:
         """Capture attack loops inside the block, on CUDA."""
         return graphs(self.test.device, self.cuda_graphs)
 
-    def find(self, what: object, source: str, target: str) -> Row | None:
-        """Return the numbers that an earlier run kept, None when there are none or all are wanted anew."""
-        return self.store.row(self.row_key(what, source, target)) if self.reuse else None
+    def identity(self, what: object, source: str, target: str) -> str:
+        """Return the fingerprint of everything that says which numbers these are: models, images, attack, seed.
 
-    def keep(self, what: object, source: str, target: str, numbers: Row) -> Row:
-        """Keep a row's numbers for later runs, and return them."""
-        self.store.keep_row(self.row_key(what, source, target), numbers)
-        return numbers
-
-    def row_key(self, what: object, source: str, target: str) -> str:
-        """Return the fingerprint of everything that a row's numbers depend on."""
+        Device and batch size are left out: they change last bits and the draws of a random start, not what is measured.
+        So a row counts for any machine.
+        """
         return fingerprint(
             {
-                "attack": what,
+                "measured": what,
                 "source": self.keys[source],
                 "target": self.keys[target],
                 "test": self.test_checksum,
                 "seed": self.seed,
-                "batch_size": self.batch_size,
-                "device": self.test.device.type,
                 "tf32": self.tf32,
             }
         )
 
+    def find(self, what: object, source: str, target: str) -> list[Row] | None:
+        """Return the numbers of the rows that were given, or kept by an earlier run; None when there are none."""
+        identity = self.identity(what, source, target)
+        found = self.given.find(identity)
+        if found is None and self.reuse:
+            found = self.store.rows(identity)
+        return found and [{**row, "identity": identity} for row in found]
+
+    def keep(self, what: object, source: str, target: str, rows: list[Row]) -> list[Row]:
+        """Keep the numbers of rows, measured together, for later runs; return them as `find` does."""
+        identity = self.identity(what, source, target)
+        self.store.keep_rows(identity, rows)
+        return [{**row, "identity": identity} for row in rows]
+
     def row(self, numbers: Row, source: str, target: str, attack: str, eps: float) -> Row:
         """Return a row of results without its measurement: its key before its numbers."""
         key = {"dataset": self.dataset, "seed": self.seed, "source": source, "target": target}
-        return {**key, "attack": attack, "eps": eps, **numbers}
+        key |= {"attack": attack, "eps": eps}
+        grid = self.grid_values.get(target) or self.grid_values.get(source) or {}
+        models = {"source_model": self.keys[source], "target_model": self.keys[target]}
+        return {**key, **{name: value for name, value in numbers.items() if name not in key}, **grid, **models}
 
 
 class Scope(Protocol):
     """All that a measurement is about, before anything is trained: a checked experiment, or a Setup."""
+
+    @property
+    def dataset(self) -> str: ...
 
     @property
     def sources(self) -> Sequence[str]: ...
@@ -146,8 +170,12 @@ class Measurement(Protocol):
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         """Return the cells of which its rows will have an error, clean ones left out."""
 
+    def unfinished(self, setup: Setup) -> Collection[str]:
+        """Name the models that it needs for the rows that `setup.find` does not have."""
+
     def measure(self, setup: Setup) -> Rows:
-        """Return the rows of one seed by the file they go to: "results" becomes results.csv."""
+        """Return the rows of one seed by the file they go to: "results" becomes results.csv. With `setup.skips` those
+        alone that are finished."""
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
         """Draw and write into `folder` what its rows of all seeds show, from the rows alone; the report's sections."""
@@ -156,24 +184,31 @@ class Measurement(Protocol):
         """Return its rows for a terminal."""
 
 
-def clean_row(setup: Setup, model: str) -> Row:
-    """Return the row of a model on clean images."""
-    numbers = setup.find("clean", model, model)
-    if numbers is None:
-        numbers = setup.keep("clean", model, model, clean_rates(setup.clean_mistakes(model)))
-    return setup.row(numbers, model, model, "clean", 0.0)
+def clean_rows(setup: Setup, models: Sequence[str]) -> list[Row]:
+    """Return the rows of models on clean images."""
+    rows = []
+    for model in models:
+        found = setup.find("clean", model, model)
+        if found is None and not setup.skips:
+            found = setup.keep("clean", model, model, [clean_rates(setup.clean_mistakes(model))])
+        rows += [setup.row(numbers, model, model, "clean", 0.0) for numbers in found or ()]
+    return rows
 
 
 def clean_rates(clean: Mistakes) -> Row:
     """Return the rates of a model on clean images, as fractions."""
-    return {
-        "n": len(clean.top1),
-        "error_top1": rate(clean.top1),
-        "error_top5": rate(clean.top5),
-        "clean_error_top1": rate(clean.top1),
-        "max_perturbation": 0.0,
-        "seconds": clean.seconds,
-    }
+    rates = {"clean_error_top1": rate(clean.top1), "max_perturbation": 0.0, "seconds": clean.seconds}
+    return {**error_rates(clean), **rates}
+
+
+def error_rates(wrong: Mistakes) -> Row:
+    """Return what every row with an error has: errors as fractions, losses, and which images were mistaken."""
+    mean, sd = mean_and_sd(wrong.losses)
+    errors = {"n": len(wrong.top1), "error_top1": rate(wrong.top1), "error_top5": rate(wrong.top5)}
+    kept = {TOP1: packed_bits(wrong.top1.numpy(force=True))}
+    if wrong.top5 is not None:
+        kept[TOP5] = packed_bits(wrong.top5.numpy(force=True))
+    return {**errors, "loss_mean": mean, "loss_sd": sd, **kept}
 
 
 def one_seed(frame: "pd.DataFrame") -> "pd.DataFrame":

@@ -1,23 +1,24 @@
 """The transfer matrix: craft on a source once, show the examples to every target."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.data.images import Split
-from epsball.measurements.measurement import Cell, Row, Rows, Scope, Setup
+from epsball.measurements.measurement import Cell, Row, Rows, Scope, Setup, error_rates
 from epsball.models.predictions import Mistakes, gathered, mistakes, rate
 from epsball.output.console import console_matrix
 from epsball.output.matrix import matrix_sections
 from epsball.output.pages import Section
+from epsball.paper.expressions import Quantity
 from epsball.runtime.device import seconds_at
 from epsball.runtime.progress import Progress, Stop
 
@@ -38,7 +39,7 @@ class TransferMatrix:
     """Every source's examples shown to every target: error and transfer rates (Tramèr et al. 2017, Table 1)."""
 
     cells: Literal["all", "asked"]
-    """all of them, or only those that the config's tables and claims ask about"""
+    """all of them, or only those that the config's tables, claims and figures ask about"""
 
     @property
     def makes(self) -> tuple[str, ...]:
@@ -56,15 +57,28 @@ class TransferMatrix:
         every = [
             Cell(source, target, named.name, named.attack.eps) for named, source in pairs for target in scope.targets
         ]
-        return [cell for cell in every if self.cells == "all" or is_asked(scope, cell)]
+        asked = [quantity.without("measurement") for quantity in scope.asked]
+        return [cell for cell in every if self.cells == "all" or is_asked(asked, scope.dataset, cell)]
+
+    def unfinished(self, setup: Setup) -> Collection[str]:
+        found: set[str] = set()
+        for named, source, targets in self.tasks(setup):
+            missing = [target for target in targets if setup.find(named.identity, source, target) is None]
+            found |= {source, *missing} if missing else set()
+        return found
 
     def measure(self, setup: Setup) -> Rows:
-        cells, rows = self.error_cells(setup), list[Row]()
+        return {"results": [row for task in self.tasks(setup) for row in transfer_rows(setup, *task)]}
+
+    def tasks(self, setup: Setup) -> Iterator[tuple[NamedAttack, str, list[str]]]:
+        """Yield each attack with a source and the targets that its examples are shown to."""
+        targets: dict[tuple[str, str, float], list[str]] = {}
+        for source, target, attack, eps in self.error_cells(setup):
+            targets.setdefault((source, attack, eps), []).append(target)
         for named in setup.attacks:
             for source in setup.sources:
-                own = source, named.name, named.attack.eps
-                rows += transfer_rows(setup, named, source, [target for s, target, *rest in cells if (s, *rest) == own])
-        return {"results": rows}
+                if own := targets.get((source, named.name, named.attack.eps)):
+                    yield named, source, own
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
         return matrix_sections(frames["results"], folder)
@@ -73,16 +87,17 @@ class TransferMatrix:
         return console_matrix(frames["results"])
 
 
-def is_asked(scope: Scope, cell: Cell) -> bool:
-    """Whether a table or a claim of the config is about this cell."""
-    return any(quantity.is_about(cell._asdict()) for quantity in scope.asked)
+def is_asked(asked: Sequence[Quantity], dataset: str, cell: Cell) -> bool:
+    """Whether one of the quantities that are asked about is about this cell."""
+    row = {"dataset": dataset, **cell._asdict()}
+    return any(quantity.is_about(row) for quantity in asked)
 
 
 def transfer_rows(setup: Setup, named: NamedAttack, source: str, targets: list[str]) -> Iterator[Row]:
     """Yield the rows of one attack on one source: crafted once, and only for the targets whose row is not finished."""
     eps = named.attack.eps
     rows = {target: setup.find(named.identity, source, target) for target in targets}
-    missing = {target: setup.models[target] for target in targets if rows[target] is None}
+    missing = {target: setup.models[target] for target in targets if rows[target] is None and not setup.skips}
     if missing:
         title, generator = f"{named.name} eps {eps:g} on {source}", setup.generator(named, source)
         with setup.graphs():
@@ -91,11 +106,11 @@ def transfer_rows(setup: Setup, named: NamedAttack, source: str, targets: list[s
             )
         for target, found in mistakes.items():
             numbers = transfer_rates(setup.clean_mistakes(source), own, setup.clean_mistakes(target), found)
-            rows[target] = setup.keep(named.identity, source, target, numbers | {"max_perturbation": largest})
+            rows[target] = setup.keep(named.identity, source, target, [numbers | {"max_perturbation": largest}])
         errors = ", ".join(f"{target} {100 * rate(m.top1):.1f}%" for target, m in mistakes.items())
         log.info("%s: error of %s", title, errors)
     for target in targets:
-        yield setup.row(rows[target] or {}, source, target, named.name, eps)
+        yield from (setup.row(numbers, source, target, named.name, eps) for numbers in rows[target] or ())
 
 
 def transfer(
@@ -116,7 +131,7 @@ def transfer(
     """
     began = seconds_at(test.device)
     models = {**targets, "": source} if all(t is not source for t in targets.values()) else dict(targets)
-    parts: dict[str, list[tuple[Tensor, Tensor | None]]] = {name: [] for name in models}
+    parts: dict[str, list[Mistakes]] = {name: [] for name in models}
     largest = outside = torch.zeros((), device=test.device)
     with Progress(title, len(test)) as progress:
         for x, y in test.batches(batch_size):
@@ -147,9 +162,7 @@ def transfer_rates(source_clean: Mistakes, source_adv: Mistakes, target_clean: M
     if source_clean.top5 is not None and source_adv.top5 is not None:
         counted5 = ~source_clean.top5 & source_adv.top5
     return {
-        "n": len(target_adv.top1),
-        "error_top1": rate(target_adv.top1),
-        "error_top5": rate(target_adv.top5),
+        **error_rates(target_adv),
         "transfer_rate_top1": rate(target_adv.top1, counted1),
         "transfer_rate_top5": rate(target_adv.top5, counted5),
         "transfer_n": int(counted1.sum()),

@@ -1,7 +1,7 @@
 """Error under the worst of several attacks, per image (Madry et al. 2017, section 5)."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor, nn
 
+from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.attacks.gradient import AttackState, GradientAttack
 from epsball.data.images import Split
@@ -17,6 +18,8 @@ from epsball.models.predictions import Mistakes, mistakes, rate
 from epsball.output.console import console_matrix
 from epsball.output.matrix import matrix_sections
 from epsball.output.pages import Section
+from epsball.results.metrics import TOP1
+from epsball.results.paired import packed_bits
 from epsball.runtime.device import seconds_at
 from epsball.runtime.progress import Progress, Stop
 
@@ -46,8 +49,13 @@ class WorstCase:
         values = sorted({named.attack.eps for named in scope.attacks})
         return [Cell(source, source, "worst_case", eps) for source in scope.sources for eps in values]
 
+    def unfinished(self, setup: Setup) -> Collection[str]:
+        cells = self.error_cells(setup)
+        return {source for source, _, _, eps in cells if setup.find(worst_of(setup, eps), source, source) is None}
+
     def measure(self, setup: Setup) -> Rows:
-        return {"results": [worst_case_row(setup, source, eps) for source, _, _, eps in self.error_cells(setup)]}
+        cells = self.error_cells(setup)
+        return {"results": [row for source, _, _, eps in cells for row in worst_case_rows(setup, source, eps)]}
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
         return matrix_sections(frames["results"], folder)
@@ -56,12 +64,20 @@ class WorstCase:
         return console_matrix(frames["results"])
 
 
-def worst_case_row(setup: Setup, source: str, eps: float) -> Row:
+def attacks_at(setup: Setup, eps: float) -> list[NamedAttack]:
+    return [named for named in setup.attacks if named.attack.eps == eps]
+
+
+def worst_of(setup: Setup, eps: float) -> dict[str, object]:
+    """Return what is measured at one eps, for the rows' identity."""
+    return {"worst": [named.identity for named in attacks_at(setup, eps)]}
+
+
+def worst_case_rows(setup: Setup, source: str, eps: float) -> list[Row]:
     """Return the row of one model under all attacks of one eps, measured now or kept by an earlier run."""
-    chosen = [named for named in setup.attacks if named.attack.eps == eps]
-    identity = {"worst": [named.identity for named in chosen]}
-    numbers = setup.find(identity, source, source)
-    if numbers is None:
+    found = setup.find(worst_of(setup, eps), source, source)
+    if found is None and not setup.skips:
+        chosen = attacks_at(setup, eps)
         attacks = {named.name: named.attack for named in chosen}
         generators = {named.name: setup.generator(named, source) for named in chosen}
         title = f"worst of {len(attacks)} at eps {eps:g} on {source}"
@@ -69,8 +85,9 @@ def worst_case_row(setup: Setup, source: str, eps: float) -> Row:
             fooled, seconds = find_fooled(
                 setup.models[source], attacks, setup.test, setup.batch_size, generators, setup.stop, title
             )
-        numbers = setup.keep(identity, source, source, worst_case_rates(setup.clean_mistakes(source), fooled, seconds))
-    return setup.row(numbers, source, source, "worst_case", eps)
+        rates = worst_case_rates(setup.clean_mistakes(source), fooled, seconds)
+        found = setup.keep(worst_of(setup, eps), source, source, [rates])
+    return [setup.row(numbers, source, source, "worst_case", eps) for numbers in found or ()]
 
 
 def find_fooled(
@@ -187,4 +204,5 @@ def doublings(steps: int) -> list[int]:
 
 def worst_case_rates(clean: Mistakes, fooled: Tensor, seconds: float) -> Row:
     """Return the error of a model under the strongest of several attacks, per image, as a fraction."""
-    return {"n": len(fooled), "error_top1": rate(fooled), "clean_error_top1": rate(clean.top1), "seconds": seconds}
+    rates = {"n": len(fooled), "error_top1": rate(fooled), "clean_error_top1": rate(clean.top1), "seconds": seconds}
+    return {**rates, TOP1: packed_bits(fooled.numpy(force=True))}

@@ -145,8 +145,9 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def initialise(net: Network, weight: Callable[[Tensor], Any], bias: float) -> Network:
-    """Fill every convolution and linear layer of `net` by `weight`, and their biases with a constant; return it."""
-    for layer in net.modules():
+    """Fill every convolution and linear layer of `net` by `weight`, and their biases with a constant; return it. On the
+    meta device, where networks are checked, there is nothing to fill."""
+    for layer in () if next(net.parameters()).is_meta else net.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             weight(layer.weight)
             if layer.bias is not None:

@@ -1,9 +1,11 @@
 """Mistakes of a model on images."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import nan
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epsball.data.images import Split
@@ -11,42 +13,45 @@ from epsball.runtime.device import seconds_at
 from epsball.runtime.progress import Stop
 
 
-@dataclass(frozen=True)
-class Mistakes:
+class Mistakes(NamedTuple):
     """Images that a model gets wrong."""
 
     top1: Tensor
     """(N,) booleans: the label is not the first guess"""
     top5: Tensor | None
     """(N,) booleans: it is not among the first five; None with five classes or fewer"""
-    seconds: float
-    """of wall clock, to find them"""
+    losses: Tensor
+    """(N,) cross-entropies"""
+    seconds: float = 0.0
+    """of wall clock, to find them; of a batch not known"""
 
 
 @torch.no_grad()
-def mistakes(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return (N,) booleans: is the label not the first guess, not among the first five."""
+def mistakes(model: nn.Module, x: Tensor, y: Tensor) -> Mistakes:
+    """Return which images of a batch the model gets wrong, and each one's loss."""
     logits = model(x)
+    losses = F.cross_entropy(logits.float(), y, reduction="none")
     top1 = logits.argmax(1) != y
     if logits.shape[1] <= 5:
-        return top1, None
-    return top1, ~(logits.topk(5, dim=1).indices == y[:, None]).any(1)
+        return Mistakes(top1, None, losses)
+    return Mistakes(top1, ~(logits.topk(5, dim=1).indices == y[:, None]).any(1), losses)
 
 
 def find_mistakes(model: nn.Module, test: Split, batch_size: int, stop: Stop) -> Mistakes:
     """Find the model's mistakes on the unperturbed test images."""
     began = seconds_at(test.device)
-    parts = []
+    parts: list[Mistakes] = []
     for x, y in test.batches(batch_size):
         stop.check()
         parts.append(mistakes(model, x, y))
     return gathered(parts, seconds_at(test.device) - began)
 
 
-def gathered(parts: list[tuple[Tensor, Tensor | None]], seconds: float) -> Mistakes:
+def gathered(parts: Sequence[Mistakes], seconds: float) -> Mistakes:
     """Join the mistakes of several batches."""
-    fives = [top5 for _, top5 in parts if top5 is not None]
-    return Mistakes(torch.cat([top1 for top1, _ in parts]), torch.cat(fives) if fives else None, seconds)
+    fives = [part.top5 for part in parts if part.top5 is not None]
+    top1, losses = torch.cat([part.top1 for part in parts]), torch.cat([part.losses for part in parts])
+    return Mistakes(top1, torch.cat(fives) if fives else None, losses, seconds)
 
 
 def rate(wrong: Tensor | None, among: Tensor | None = None) -> float:
@@ -59,3 +64,10 @@ def rate(wrong: Tensor | None, among: Tensor | None = None) -> float:
     number = len(wrong) if among is None else int(among.sum())
     counted = int((wrong if among is None else wrong & among).sum())
     return counted / number if number else nan
+
+
+def mean_and_sd(values: Tensor) -> tuple[float, float]:
+    """Return mean and standard deviation of (N,) values, NaN for those of none and the deviation of one; on the host,
+    in float64."""
+    found = values.numpy(force=True).astype("float64")
+    return float(found.mean()) if len(found) else nan, float(found.std(ddof=1)) if len(found) > 1 else nan

@@ -5,15 +5,13 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epsball.output.plot import lattice, save
+from epsball.output.plot import LINE_COLOURS, MARKERS, lattice, save
 from epsball.results.intervals import error_estimates
 from epsball.results.rows import eps_label, error_rows, with_dataset_names
 
 if TYPE_CHECKING:
     import pandas as pd
 
-OF_SOURCES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#555555")
-OF_ATTACKS = "os^DvPX*<>"
 CURVE: dict[bool, dict[str, Any]] = {  # by whether it is white-box
     True: {"linestyle": "-", "linewidth": 2.4, "zorder": 4},
     False: {"linestyle": (0, (4, 1.6)), "linewidth": 1.2, "zorder": 3},
@@ -31,7 +29,7 @@ def draw_error_by_eps(rows: "pd.DataFrame", path: Path) -> bool:
     if not lines:
         return False
     targets, sources, attacks = (list(dict.fromkeys(key[part] for key in lines)) for part in range(3))
-    colours, markers = dict(zip(sources, cycle(OF_SOURCES))), dict(zip(attacks, cycle(OF_ATTACKS)))
+    colours, markers = dict(zip(sources, cycle(LINE_COLOURS))), dict(zip(attacks, cycle(MARKERS)))
     figure, grid = lattice(len(targets), 3.3, 3.0)
     for axes, target in zip(grid, targets, strict=False):
         draw_curves(axes, {key: line for key, line in lines.items() if key[0] == target}, colours, markers)

@@ -10,15 +10,18 @@ from epsball.runtime.files import write_whole
 DPI = 150
 PANELS_PER_ROW = 4
 COLOURS = "YlGnBu"
+LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#555555")
+"""that colour-blind readers tell apart, too"""
+MARKERS = "os^DvPX*<>"
 WARNING = "#d9480f"
 
 
-def lattice(count: int, width: float, height: float) -> tuple[Any, list[Any]]:
-    """Make a figure of `count` axes of so many inches, at most PANELS_PER_ROW in a row, and two for a legend."""
+def lattice(count: int, width: float, height: float, most: int = PANELS_PER_ROW) -> tuple[Any, list[Any]]:
+    """Make a figure of `count` axes of so many inches, at most `most` in a row, and two for a legend."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    down = ceil(count / PANELS_PER_ROW)
+    down = ceil(count / most)
     across = ceil(count / down)
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1)  # inches
     figure = Figure(figsize=(across * width + 2, down * height), layout=layout)

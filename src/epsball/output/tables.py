@@ -4,16 +4,23 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epsball.results.rows import eps_label, in_order
+from epsball.results.rows import eps_label, in_order, mistakes_of
 from epsball.runtime.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def write_results(rows: "pd.DataFrame", path: Path) -> None:
-    """Write `results.csv`, its columns as `in_order` gives them."""
-    write_csv(in_order(rows), path)
+def write_results(rows: "pd.DataFrame", path: Path) -> list[Path]:
+    """Write rows, their columns as `in_order` gives them, and `mistakes.csv` beside them, if any says which images were
+    mistaken; the files written."""
+    files = {path: in_order(rows), path.with_name("mistakes.csv"): mistakes_of(rows)}
+    written = {file: frame for file, frame in files.items() if file == path or len(frame)}
+    for file in files.keys() - written.keys():
+        file.unlink(missing_ok=True)  # of an earlier run in this directory
+    for file, frame in written.items():
+        write_csv(frame, file)
+    return list(written)
 
 
 def write_csv(frame: "pd.DataFrame", path: Path) -> None:

@@ -1,7 +1,7 @@
 """A paper's claims, judged by our rows: confirmed, refuted or open."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isnan
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from epsball.build import bound, require
 from epsball.output.pages import Section
-from epsball.paper.expressions import Comparison, Quantity, naming_field, parse_comparisons, total_of_sum
-from epsball.results.intervals import Estimate, mean_estimate, wilson
-from epsball.results.metrics import METRICS
+from epsball.paper.expressions import Comparison, Quantity, naming_field, parse_comparisons
+from epsball.paper.placeholders import Loops, check_loops, looped
+from epsball.paper.values import SeedRows, by_seed, estimate_in_seed, is_paired
+from epsball.results.intervals import Estimate, Interval, mean_estimate, wilson
 from epsball.results.rows import Row, as_dicts
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
 Verdict = Literal["confirmed", "refuted", "open"]
 JUDGED = (
-    "± is the 95 % interval. Confirmed: in every check left - right lies on the claim's side and its interval leaves "
-    "out 0 (with one seed: the two sides' intervals do not overlap). Refuted: in one, on the other side. Else open."
+    "± is the 95 % interval. Within a seed, rates of the same test images are compared image by image, where it is "
+    "known which were mistaken; over seeds, Student's t of the seeds' gaps is added. Confirmed: in every check (or "
+    "the share of them that the claim needs) the interval of left - right lies on the claim's side of 0. Refuted: in "
+    "one (or too many) it lies on the other. Else open."
 )
 
 
@@ -37,27 +40,40 @@ class Claim:
     """comparisons that all hold where it is right"""
     images: Literal["sample", "all"] = "sample"
     """sample: every value has an interval; all: the claim is about these images, so only seeds differ"""
-    names: Mapping[str, str] | None = bound(None)
-    """of models in the results, by those in the checks"""
+    share: float = 1.0
+    """of the checks, how many must be confirmed"""
+    for_: dict[str, list[str | float] | dict[str, str | float]] | None = None
+    """values of placeholders: a check that has one stands for each of its values"""
+    changes: tuple[Callable[[Quantity], Quantity], ...] = bound(())
+    """from the quantities as written to those of the results"""
 
     def __post_init__(self) -> None:
         require(bool(self.checks), "checks should be at least one comparison, is empty")
+        require(0 < self.share <= 1, f"share should be in (0, 1], is {self.share}")
+        check_loops(self.for_ or {})
         for i, check in enumerate(self.checks):
             with naming_field(f"checks[{i}]"):
-                parse_comparisons(check)
+                compared(check, self.for_ or {})
 
-    @property
+    @cached_property
     def comparisons(self) -> list[Comparison]:
-        found = [comparison for check in self.checks for comparison in parse_comparisons(check)]
-        return [comparison.renamed(self.names or {}) for comparison in found]
+        found = [comparison for check in self.checks for comparison in compared(check, self.for_ or {})]
+        for change in self.changes:
+            found = [comparison.mapped(change) for comparison in found]
+        return found
 
     @property
     def quantities(self) -> list[Quantity]:
         return [quantity for comparison in self.comparisons for quantity in comparison.quantities]
 
-    def renamed(self, names: Mapping[str, str]) -> "Claim":
-        """Return the same about models under other names."""
-        return replace(self, names=dict(names))
+    def mapped(self, change: Callable[[Quantity], Quantity]) -> "Claim":
+        """Return the same about other quantities."""
+        return replace(self, changes=(*self.changes, change))
+
+
+def compared(check: str, loops: Loops) -> list[Comparison]:
+    """Read the comparisons of a check, once for each combination of values of its placeholders."""
+    return [comparison for text in looped(check, loops) for comparison in parse_comparisons(text)]
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,10 @@ class Check:
     """the left side in each seed"""
     rights: Sequence[Estimate]
     """the right side in each seed"""
+    gaps: Sequence[Estimate]
+    """left minus right in each seed"""
+    paired: bool
+    """whether all its rates were compared image by image, in each seed that has them"""
 
     @cached_property
     def left(self) -> Estimate:
@@ -80,10 +100,8 @@ class Check:
 
     @cached_property
     def gap(self) -> Estimate:
-        """Subtract right from left. In one seed its ends leave 0 out when the sides' intervals do not overlap; over
-        seeds their spread is that of the seeds' gaps: the two sides are of the same models."""
-        pairs = zip(self.lefts, self.rights, strict=True)
-        return mean_estimate([Estimate(a.value - b.value, a.low - b.high, a.high - b.low) for a, b in pairs])
+        """Left minus right. Over seeds its spread is that of the seeds' gaps: the two sides are of the same models."""
+        return mean_estimate(self.gaps)
 
     @property
     def verdict(self) -> Verdict:
@@ -111,37 +129,44 @@ class Check:
         return bool(compare(left.value, right.value))
 
 
-def judge_claim(claim: Claim, rows: Sequence[Row]) -> list[Check]:
-    """Measure all of a claim's comparisons. Each side is summed up within a seed: its quantities share models."""
+def judge_claim(claim: Claim, seeds: Sequence[SeedRows]) -> list[Check]:
+    """Measure all of a claim's comparisons in the rows of each seed."""
     interval = wilson if claim.images == "sample" else None
-    by_seed: dict[object, list[Row]] = {}
-    for row in rows:
-        by_seed.setdefault(row["seed"], []).append(row)
-    seeds = list(by_seed.values()) or [[]]
-    return [
-        Check(c, *([total_of_sum(side, own, interval) for own in seeds] for side in (c.left, c.right)))
-        for c in claim.comparisons
-    ]
+    return [judge_comparison(comparison, seeds, interval) for comparison in claim.comparisons]
 
 
-def overall_verdict(checks: Sequence[Check]) -> Verdict:
-    """Refute when one check is refuted, confirm when all are confirmed, else leave open."""
-    found = {check.verdict for check in checks}
-    return "refuted" if "refuted" in found else "open" if "open" in found else "confirmed"
+def judge_comparison(comparison: Comparison, seeds: Sequence[SeedRows], interval: Interval | None) -> Check:
+    """Measure both sides and the gap in the rows of each seed."""
+    lefts, rights, gaps = (
+        [estimate_in_seed(side, own, interval) for own in seeds]
+        for side in (comparison.left, comparison.right, comparison.gap)
+    )
+    measured = [own for own, gap in zip(seeds, gaps, strict=True) if not isnan(gap.value)]
+    return Check(comparison, lefts, rights, gaps, all(is_paired(comparison.gap, own) for own in measured))
+
+
+def overall_verdict(checks: Sequence[Check], share: float = 1.0) -> Verdict:
+    """Confirm when that share of the checks is confirmed, refute when so many are refuted that it cannot be, else leave
+    open."""
+    found = [check.verdict for check in checks]
+    needed = share * len(found) - 1e-9
+    if found.count("confirmed") >= needed:
+        return "confirmed"
+    return "refuted" if len(found) - found.count("refuted") < needed else "open"
 
 
 def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> "pd.DataFrame":
     """Judge all claims: `claims.csv`, a line per check, each with its claim's verdict.
 
     percent: whether both sides are rates. gap: left - right. seeds: how many measured the check; seeds_holding: in how
-    many of them the values compare so.
+    many of them the values compare so. paired: whether its rates were compared image by image; - for one alone.
     """
     import pandas as pd
 
-    lines = []
+    lines, seeds = [], by_seed(rows)
     for name, claim in claims.items():
-        checks = judge_claim(claim, rows)
-        whole = {"claim": name, "verdict": overall_verdict(checks)}
+        checks = judge_claim(claim, seeds)
+        whole = {"claim": name, "verdict": overall_verdict(checks, claim.share)}
         lines += [{**whole, **check_line(check), "says": claim.says, "paper": claim.paper} for check in checks]
     return pd.DataFrame(lines)
 
@@ -154,7 +179,9 @@ def check_line(check: Check) -> dict[str, Any]:
     line |= {"seeds": len(known), "seeds_holding": sum(known)}
     for side, estimate in (("left", check.left), ("right", check.right), ("gap", check.gap)):
         line |= {side: estimate.value, f"{side}_low": estimate.low, f"{side}_high": estimate.high}
-    return line | {"percent": all(METRICS[quantity.metric].is_rate for quantity in check.comparison.quantities)}
+    compares = len(set(check.comparison.quantities)) > 1 and not isnan(check.gap.value)
+    paired = "-" if not compares else "yes" if check.paired else "no"
+    return line | {"percent": check.comparison.gap.is_rate, "paired": paired}
 
 
 def claims_summary(table: "pd.DataFrame") -> "pd.DataFrame":

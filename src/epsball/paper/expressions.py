@@ -1,74 +1,164 @@
-"""Quantities and comparisons as a paper states them, as text, and their values in our rows.
+"""Quantities and comparisons as a paper states them, as text.
 
     error(A)                                    clean error of model A
     error(A_adv | B, fgsm)                      error of target A_adv on FGSM examples crafted on source B
     error(A_adv | A_adv, fgsm, eps=1)           the same at one of several eps; any other column can be named so
-    2 * error(S | B, fgsm) <= error(T | B, fgsm)    sums and multiples on both sides; a < b < c is two comparisons
+    error(A | A, worst(fgsm, i_fgsm))           share of images that any of them fools; sources likewise: worst(B, C)
+    accuracy(A | A, fgsm) / accuracy(A)         sums, multiples and ratios
+    2 * error(S | B, fgsm) <= error(T | B, fgsm)    a comparison; a < b < c is two
 
 The first word is a metric (results/metrics.py; `error` is short for error_top1, `accuracy` is 1 - error). Rates and
 constants are fractions.
-The language is Python's own syntax, parsed by `ast` and never run.
+The language is Python's own syntax, parsed by `ast` and never run. What the quantities are in our rows: values.py.
 """
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import hypot, isclose, isnan, nan
+from functools import lru_cache
+from itertools import product
+from math import isclose
 
-from epsball.build import require
-from epsball.results.intervals import Estimate, Interval, estimate_cell, wilson
-from epsball.results.metrics import find_metric
+from epsball.build import listed, require
+from epsball.results.metrics import METRICS, Better, Unit, find_metric
 from epsball.results.rows import Row
 
-TEXTS = ("dataset", "measurement", "source", "target", "attack", "paper_metric")  # columns that no number stands in
+KEYED = ("source", "target", "attack", "seed", "paper_metric")  # columns that a quantity does not name by `column=`
+ANY = "*"  # a condition that every row meets: a figure's x, whatever our rows have there; nobody can write it
 OPERATORS: Mapping[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number of the results: a metric of a target on a source's examples."""
+    """One number of the results: a metric of a target on a source's examples, or on the worst of several."""
 
     metric: str
     """its full name"""
     target: str
-    source: str
-    attack: str
-    conditions: tuple[tuple[str, float], ...] = ()
+    sources: tuple[str, ...]
+    """several: an image counts that the examples of any of them fool"""
+    attacks: tuple[str, ...]
+    conditions: tuple[tuple[str, float | str], ...] = ()
     """what stands in further columns"""
+
+    @property
+    def source(self) -> str:
+        return listed_worst(self.sources)
+
+    @property
+    def attack(self) -> str:
+        return listed_worst(self.attacks)
+
+    @property
+    def single(self) -> list["Quantity"]:
+        """Return the quantities of one source and one attack each whose images it counts."""
+        return [replace(self, sources=(s,), attacks=(a,)) for s, a in product(self.sources, self.attacks)]
 
     def is_about(self, row: Row) -> bool:
         """Whether it asks about the row's cell, which need not be measured yet."""
-        if (row["target"], row["source"], row["attack"]) != (self.target, self.source, self.attack):
+        if row["target"] != self.target or row["source"] not in self.sources or row["attack"] not in self.attacks:
             return False
-        return all(isclose(row.get(column, nan), value, abs_tol=1e-9) for column, value in self.conditions)
+        return all(is_equal(row.get(column), value) for column, value in self.conditions)
 
-    def matches(self, row: Row) -> bool:
-        """Whether the row has its number: other measurements' rows of the same cell lack the metric."""
-        return self.is_about(row) and not isnan(find_metric(self.metric).value_in(row))
+    def without(self, column: str) -> "Quantity":
+        """Return the same without its condition on a column."""
+        return replace(self, conditions=tuple(pair for pair in self.conditions if pair[0] != column))
 
     def renamed(self, names: Mapping[str, str]) -> "Quantity":
         """Return the same of models under other names."""
-        return replace(self, target=names.get(self.target, self.target), source=names.get(self.source, self.source))
+        sources = tuple(names.get(source, source) for source in self.sources)
+        return replace(self, target=names.get(self.target, self.target), sources=sources)
+
+
+def listed_worst(names: Sequence[str]) -> str:
+    """Write one name as it is, several as `worst(a, b)`."""
+    return names[0] if len(names) == 1 else f"worst({', '.join(names)})"
+
+
+def is_equal(found: object, value: float | str) -> bool:
+    """Whether a column holds what a condition says."""
+    if value == ANY:
+        return True
+    if isinstance(value, str) or found is None or isinstance(found, str):
+        return found == value
+    return isclose(float(str(found)), value, abs_tol=1e-9)
 
 
 @dataclass(frozen=True)
 class Sum:
-    """A constant and multiples of quantities."""
+    """A constant and multiples of quantities and ratios."""
 
     constant: float = 0.0
-    terms: tuple[tuple[float, Quantity], ...] = ()
-    """(factor, quantity)"""
+    terms: "tuple[tuple[float, Quantity | Ratio], ...]" = ()
+    """(factor, what is multiplied)"""
 
     def plus(self, other: "Sum") -> "Sum":
         return Sum(self.constant + other.constant, self.terms + other.terms)
 
     def times(self, factor: float) -> "Sum":
-        return Sum(self.constant * factor, tuple((factor * weight, quantity) for weight, quantity in self.terms))
+        return Sum(self.constant * factor, tuple((factor * weight, term) for weight, term in self.terms))
 
-    def renamed(self, names: Mapping[str, str]) -> "Sum":
-        return Sum(self.constant, tuple((weight, quantity.renamed(names)) for weight, quantity in self.terms))
+    def minus(self, other: "Sum") -> "Sum":
+        return self.plus(other.times(-1.0))
+
+    def mapped(self, change: Callable[[Quantity], Quantity]) -> "Sum":
+        """Return the same of other quantities."""
+        changed = [(w, change(t) if isinstance(t, Quantity) else t.mapped(change)) for w, t in self.terms]
+        return Sum(self.constant, tuple(changed))
+
+    @property
+    def quantities(self) -> list[Quantity]:
+        found: list[Quantity] = []
+        for _, term in self.terms:
+            found += [term] if isinstance(term, Quantity) else term.quantities
+        return found
+
+    @property
+    def alone(self) -> Quantity | None:
+        """Return the one quantity that it consists of; None for anything more."""
+        if self.constant == 0 and len(self.terms) == 1 and self.terms[0][0] == 1:
+            term = self.terms[0][1]
+            return term if isinstance(term, Quantity) else None
+        return None
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether its value is a fraction that people write in per cent."""
+        return all(isinstance(term, Quantity) and METRICS[term.metric].is_rate for _, term in self.terms)
+
+    @property
+    def better(self) -> Better | None:
+        """Return the end that is best for robustness; None where its terms do not agree on one."""
+        ends: set[Better | None] = set()
+        for weight, term in self.terms:
+            end = METRICS[term.metric].better if isinstance(term, Quantity) else term.numerator.better
+            ends.add(end if weight > 0 or end is None else "high" if end == "low" else "low")
+        return ends.pop() if len(ends) == 1 else None
+
+
+def check_unit(unit: Unit, sums: Collection[Sum]) -> None:
+    """ValueError unless what is written in per cent consists of rates."""
+    metrics = {quantity.metric for one in sums for quantity in one.quantities}
+    no_rates = sorted(name for name in metrics if not METRICS[name].is_rate)
+    rates = not no_rates and all(one.is_rate for one in sums)
+    require(unit == "value" or rates, f"unit should be value: {listed(no_rates) if no_rates else 'a ratio'} is no rate")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One sum over another."""
+
+    numerator: Sum
+    denominator: Sum
+
+    def mapped(self, change: Callable[[Quantity], Quantity]) -> "Ratio":
+        return Ratio(self.numerator.mapped(change), self.denominator.mapped(change))
+
+    @property
+    def quantities(self) -> list[Quantity]:
+        return self.numerator.quantities + self.denominator.quantities
 
 
 @dataclass(frozen=True)
@@ -84,10 +174,16 @@ class Comparison:
 
     @property
     def quantities(self) -> list[Quantity]:
-        return [quantity for side in (self.left, self.right) for _, quantity in side.terms]
+        return self.left.quantities + self.right.quantities
 
-    def renamed(self, names: Mapping[str, str]) -> "Comparison":
-        return replace(self, left=self.left.renamed(names), right=self.right.renamed(names))
+    @property
+    def gap(self) -> Sum:
+        """Return left minus right."""
+        return self.left.minus(self.right)
+
+    def mapped(self, change: Callable[[Quantity], Quantity]) -> "Comparison":
+        """Return the same of other quantities."""
+        return replace(self, left=self.left.mapped(change), right=self.right.mapped(change))
 
 
 @contextmanager
@@ -99,12 +195,13 @@ def naming_field(field: str) -> Iterator[None]:
         raise ValueError(f"{field}: {error}") from None
 
 
-def parse_quantity(text: str) -> Quantity:
-    """Read the one quantity that `text` names. ValueError when it is something else."""
+@lru_cache(maxsize=4096)
+def parse_expression(text: str) -> Sum:
+    """Read the sum, multiple or ratio of quantities that `text` states. ValueError says what is wrong with it."""
     with readable(text) as node:
-        if not isinstance(node, ast.Call):
-            raise ValueError(f"{text!r} should be one quantity, such as error(A | B, fgsm)")
-        return called(node, text)
+        found = summed(node, text)
+    require(bool(found.terms), f"{text!r} should name a quantity, such as error(A | B, fgsm)")
+    return found
 
 
 def parse_comparisons(text: str) -> list[Comparison]:
@@ -147,33 +244,57 @@ def summed(node: ast.expr, text: str) -> Sum:
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return summed(left, text).plus(summed(right, text))
         case ast.BinOp(left=left, op=ast.Sub(), right=right):
-            return summed(left, text).plus(summed(right, text).times(-1.0))
+            return summed(left, text).minus(summed(right, text))
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
             a, b = summed(left, text), summed(right, text)
             if not a.terms:
                 return b.times(a.constant)
             if not b.terms:
                 return a.times(b.constant)
-    raise ValueError(f"{ast.unparse(node)} in {text!r} should be a number, a quantity, or a sum or multiple of these")
+        case ast.BinOp(left=left, op=ast.Div(), right=right):
+            a, b = summed(left, text), summed(right, text)
+            if b.terms:
+                return Sum(0.0, ((1.0, Ratio(a, b)),))
+            require(b.constant != 0, f"{ast.unparse(node)} in {text!r} should not divide by 0")
+            return a.times(1 / b.constant)
+    what = "a number, a quantity, or a sum, multiple or ratio of these"
+    raise ValueError(f"{ast.unparse(node)} in {text!r} should be {what}")
 
 
 def called(node: ast.Call, text: str) -> Quantity:
     """Read metric(target | source, attack, column=value, ...)."""
-    metric = find_metric(ast.unparse(node.func), text).name
+    metric = find_metric(ast.unparse(node.func), text)
     conditions = tuple(condition(keyword, text) for keyword in node.keywords)
     require(len(dict(conditions)) == len(conditions), f"{ast.unparse(node)} in {text!r} should name a column once")
     match node.args:
         case [ast.Name(id=target)]:
-            return Quantity(metric, target, target, "clean", conditions)
-        case [ast.BinOp(left=ast.Name(id=target), op=ast.BitOr(), right=ast.Name(id=source)), ast.Name(id=attack)]:
-            return Quantity(metric, target, source, attack, conditions)
+            return Quantity(metric.name, target, (target,), ("clean",), conditions)
+        case [ast.BinOp(left=ast.Name(id=target), op=ast.BitOr(), right=source), attack]:
+            found = Quantity(metric.name, target, one_or_worst(source, text), one_or_worst(attack, text), conditions)
+            alone = len(found.single) == 1
+            require(alone or metric.mistakes is not None, f"{metric.name} in {text!r} has no worst of several")
+            return found
     raise ValueError(f"{ast.unparse(node)} in {text!r} should be metric(target) or metric(target | source, attack)")
 
 
-def condition(keyword: ast.keyword, text: str) -> tuple[str, float]:
-    """Read column=number."""
-    if keyword.arg is None or keyword.arg in TEXTS:
-        raise ValueError(f"{ast.unparse(keyword)} in {text!r} should be column=number, such as eps=0.3")
+def one_or_worst(node: ast.expr, text: str) -> tuple[str, ...]:
+    """Read a name, or worst(name, name, ...)."""
+    match node:
+        case ast.Name(id=name):
+            return (name,)
+        case ast.Call(func=ast.Name(id="worst"), args=[_, *_] as names, keywords=[]):
+            found = [name.id for name in names if isinstance(name, ast.Name)]
+            if len(found) == len(names):
+                return tuple(dict.fromkeys(found))
+    raise ValueError(f"{ast.unparse(node)} in {text!r} should be a name, or worst(name, name)")
+
+
+def condition(keyword: ast.keyword, text: str) -> tuple[str, float | str]:
+    """Read column=number or column=word."""
+    if keyword.arg is None or keyword.arg in KEYED:
+        raise ValueError(f"{ast.unparse(keyword)} in {text!r} should be column=value, such as eps=0.3")
+    if isinstance(keyword.value, ast.Name):
+        return keyword.arg, keyword.value.id
     return keyword.arg, constant(keyword.value, text)
 
 
@@ -183,29 +304,3 @@ def constant(node: ast.expr, text: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and value <= sys.float_info.max:
         return float(value)
     raise ValueError(f"{ast.unparse(node)} in {text!r} should be a number")
-
-
-def measured_value(quantity: Quantity, rows: Sequence[Row], interval: Interval | None = wilson) -> Estimate:
-    """Return our value of a quantity over the seeds that have it. ValueError when a seed has several rows of it."""
-    found = [row for row in rows if quantity.matches(row)]
-    if len({row["seed"] for row in found}) < len(found):
-        raise ValueError(f"{quantity} names several rows of a seed: say which eps")
-    return estimate_cell(found, quantity.metric, interval)
-
-
-def total_of_sum(side: Sum, rows: Sequence[Row], interval: Interval | None = wilson) -> Estimate:
-    """Return a sum's value and interval in one seed's rows; what is named twice counts once, weights added.
-
-    The distances to the ends add in quadrature (Newcombe 1998, Statistics in Medicine 17, method 10: the hybrid score
-    interval).
-    """
-    weights: dict[Quantity, float] = {}
-    for weight, quantity in side.terms:
-        weights[quantity] = weights.get(quantity, 0.0) + weight
-    parts = [measured_value(quantity, rows, interval).times(weight) for quantity, weight in weights.items()]
-    value = side.constant + sum(part.value for part in parts)
-    below, above = (
-        hypot(*distances)
-        for distances in ([part.value - part.low for part in parts], [part.high - part.value for part in parts])
-    )
-    return Estimate(value, value - below, value + above)

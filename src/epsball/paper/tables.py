@@ -1,13 +1,16 @@
 """A paper's tables in its own shape: our numbers beside the published ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any, Literal
 
 from epsball.build import bound, did_you_mean, listed, require
 from epsball.output.pages import Section
-from epsball.paper.expressions import Quantity, measured_value, naming_field, parse_quantity
+from epsball.paper.expressions import Quantity, Sum, check_unit, naming_field, parse_expression
+from epsball.paper.placeholders import check_loops, expanded, fill
+from epsball.paper.values import by_seed, estimate
 from epsball.results.intervals import normal_interval, ties_for_best, wilson
 from epsball.results.metrics import METRICS, Better, Unit
 from epsball.results.rows import Row, as_dicts
@@ -21,8 +24,8 @@ class Table:
     """A table of a paper in the paper's own shape."""
 
     title: str
-    rows: dict[str, str]
-    """what stands for {row} in the columns' expressions, by the row's label"""
+    rows: dict[str, str | dict[str, str]]
+    """by the row's label what stands for {row} in the columns' expressions, or for each of several placeholders"""
     columns: dict[str, str]
     """an expression by the column's label"""
     paper: dict[str, list[float | None]] | None
@@ -31,47 +34,84 @@ class Table:
     """of the numbers; per cent is 100 times the rows' fraction"""
     best: Literal["none", "columns", "rows"]
     """where the metric's better end, and what is tied with it, is marked"""
-    names: Mapping[str, str] | None = bound(None)
-    """of models in the results, by those in the expressions"""
+    for_: dict[str, list[str | float] | dict[str, str | float]] | None = None
+    """values of placeholders: a row or column whose label has one stands for each of its values"""
+    published_on: str | None = None
+    """the data set of the paper's numbers, where it need not be ours: on another they are shown, and not compared"""
+    changes: tuple[Callable[[Quantity], Quantity], ...] = bound(())
+    """from the quantities as written to those of the results"""
 
     def __post_init__(self) -> None:
         require(bool(self.rows), "rows should be at least one row, is empty")
         require(bool(self.columns), "columns should be at least one column, is empty")
-        for row in self.rows:
-            for column in self.columns:
+        check_loops(self.for_ or {})
+        with naming_field("rows"):
+            known = self.row_fields
+        with naming_field("columns"):
+            wide = len(self.column_fields)
+        for row in known:
+            for column in self.column_fields:
                 with naming_field(f"columns.{column} of row {row}"):
                     self.cell(row, column)
         for row, values in (self.paper or {}).items():
-            require(
-                row in self.rows, f"paper.{row} is no row{did_you_mean(row, self.rows)}: they are {listed(self.rows)}"
-            )
-            require(len(values) == len(self.columns), f"paper.{row} should be {len(self.columns)} numbers, is {values}")
-        no_rates = sorted({quantity.metric for quantity in self.quantities if not METRICS[quantity.metric].is_rate})
-        require(self.unit == "value" or not no_rates, f"unit should be value: {listed(no_rates)} is no rate")
-        require(self.best == "none" or self.better is not None, "best should be none: its metrics share no better end")
+            require(row in known, f"paper.{row} is no row{did_you_mean(row, known)}: they are {listed(known)}")
+            require(len(values) == wide, f"paper.{row} should be {wide} numbers, is {values}")
+        check_unit(self.unit, self.cells.values())
+        marked = self.best == "none" or all(self.better(group) for group in self.groups)
+        require(marked, "best should be none: its metrics share no better end")
 
-    def cell(self, row: str, column: str) -> Quantity:
-        """Return the quantity that stands in a cell."""
-        return parse_quantity(self.columns[column].replace("{row}", self.rows[row])).renamed(self.names or {})
+    @cached_property
+    def row_fields(self) -> dict[str, dict[str, str]]:
+        """Return what stands for the placeholders in each row, by its label."""
+        texts = {label: {"row": text} if isinstance(text, str) else text for label, text in self.rows.items()}
+        return expanded(texts, self.for_ or {})
+
+    @cached_property
+    def column_fields(self) -> dict[str, dict[str, str]]:
+        """Return each column's expression, as `column`, and what its label's placeholders stand for."""
+        return expanded({label: {"column": text} for label, text in self.columns.items()}, self.for_ or {})
+
+    def cell(self, row: str, column: str) -> Sum:
+        """Return what stands in a cell."""
+        fields = dict(self.column_fields[column])
+        text = fields.pop("column")
+        found = parse_expression(fill(text, {**fields, **self.row_fields[row]}))
+        for change in self.changes:
+            found = found.mapped(change)
+        return found
+
+    @cached_property
+    def cells(self) -> dict[tuple[str, str], Sum]:
+        """Return what stands in each cell, by row and column."""
+        return {(row, column): self.cell(row, column) for row in self.row_fields for column in self.column_fields}
 
     @property
     def quantities(self) -> list[Quantity]:
-        return [self.cell(row, column) for row in self.rows for column in self.columns]
+        return [quantity for cell in self.cells.values() for quantity in cell.quantities]
 
     @property
-    def better(self) -> Better | None:
-        """Return the end that all its metrics call better, None where they do not agree on one."""
-        ends = {METRICS[quantity.metric].better for quantity in self.quantities}
+    def groups(self) -> list[str]:
+        """Return the columns, or the rows, in each of which the best is marked."""
+        return list({"columns": self.column_fields, "rows": self.row_fields, "none": {}}[self.best])
+
+    def better(self, group: str) -> Better | None:
+        """Return the end that all cells of a column (or row) call better, None where they do not agree on one."""
+        place = 1 if self.best == "columns" else 0
+        ends = {cell.better for key, cell in self.cells.items() if key[place] == group}
         return ends.pop() if len(ends) == 1 else None
 
-    def renamed(self, names: Mapping[str, str]) -> "Table":
-        """Return the same about models under other names."""
-        return replace(self, names=dict(names))
+    def mapped(self, change: Callable[[Quantity], Quantity]) -> "Table":
+        """Return the same about other quantities."""
+        return replace(self, changes=(*self.changes, change))
 
     def published(self, row: str, column: str) -> float | None:
         """Return the paper's number of a cell, in the table's unit."""
         values = (self.paper or {}).get(row)
-        return None if values is None else values[list(self.columns).index(column)]
+        return None if values is None else values[list(self.column_fields).index(column)]
+
+    def compares_on(self, datasets: set[str]) -> bool:
+        """Whether the paper's numbers are of the data sets of our rows."""
+        return self.published_on is None or datasets <= {self.published_on}
 
     @property
     def scale(self) -> float:
@@ -86,38 +126,44 @@ def compare(tables: Mapping[str, Table], rows: Sequence[Row]) -> "pd.DataFrame":
     """Set our numbers beside the paper's: `comparison.csv`, a line per cell of its tables, in the table's unit.
 
     low, high: Wilson's interval; normal_low, normal_high: the normal one; inside: whether the paper's number lies in
-    Wilson's.
+    Wilson's. Numbers that the paper has of another data set are not compared.
     """
     import pandas as pd
 
-    lines = [
-        {"table": name, "row": row, "column": column, "unit": table.unit, **compared_cell(table, row, column, rows)}
-        for name, table in tables.items()
-        for row in table.rows
-        for column in table.columns
-    ]
-    frame = pd.DataFrame(lines)
-    if frame.empty:
-        return frame
-    inside = (frame["low"] <= frame["paper"]) & (frame["paper"] <= frame["high"])
-    known = frame["paper"].notna() & frame["low"].notna()
+    seeds, datasets = by_seed(rows), {str(row["dataset"]) for row in rows}
+    lines: list[dict[str, Any]] = []
+    for name, table in tables.items():
+        about = {"table": name, "unit": table.unit}
+        if not table.compares_on(datasets):
+            about["published_on"] = str(table.published_on)
+        for (row, column), cell in table.cells.items():
+            wide, normal = (estimate(cell, seeds, each).times(table.scale) for each in (wilson, normal_interval))
+            numbers = {"ours": wide.value, "low": wide.low, "high": wide.high}
+            numbers |= {"normal_low": normal.low, "normal_high": normal.high, "sd": wide.sd, "seeds": wide.seeds}
+            paper = table.published(row, column)
+            place = {"row": row, "column": column, **named_cell(cell)}
+            lines.append({**about, **place, **numbers, "paper": nan if paper is None else paper})
+    return with_differences(pd.DataFrame(lines)) if lines else pd.DataFrame()
+
+
+def with_differences(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Add difference and inside, where the paper's number is of our data set."""
+    ours = frame["published_on"].isna() if "published_on" in frame else frame["paper"].notna()
+    paper = frame["paper"].where(ours)
+    inside = (frame["low"] <= paper) & (paper <= frame["high"])
+    known = paper.notna() & frame["low"].notna()
     return frame.assign(
-        difference=frame["ours"] - frame["paper"], inside=inside.map({True: "yes", False: "no"}).where(known, "-")
+        difference=frame["ours"] - paper, inside=inside.map({True: "yes", False: "no"}).where(known, "-")
     )
 
 
-def compared_cell(table: Table, row: str, column: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return a cell's quantity, our number with its intervals, and the paper's number."""
-    quantity, paper = table.cell(row, column), table.published(row, column)
-    ours, normal = (
-        measured_value(quantity, rows, interval).times(table.scale) for interval in (wilson, normal_interval)
-    )
-    return {
-        **{"metric": quantity.metric, "source": quantity.source, "target": quantity.target, "attack": quantity.attack},
-        **{"ours": ours.value, "low": ours.low, "high": ours.high},
-        **{"normal_low": normal.low, "normal_high": normal.high, "sd": ours.sd, "seeds": ours.seeds},
-        "paper": nan if paper is None else paper,
-    }
+def named_cell(cell: Sum) -> dict[str, str]:
+    """Return what a cell's number is: metric, source, target and attack of a quantity that stands alone."""
+    alone = cell.alone
+    if alone is None:
+        names = dict.fromkeys(quantity.metric for quantity in cell.quantities)
+        return {"metric": " and ".join(names), "source": "-", "target": "-", "attack": "-"}
+    return {"metric": alone.metric, "source": alone.source, "target": alone.target, "attack": alone.attack}
 
 
 def comparison_text(compared: "pd.DataFrame") -> "pd.DataFrame":
@@ -138,20 +184,22 @@ def number_text(value: float, digits: int) -> str:
 
 
 def with_paper_values(rows: "pd.DataFrame", tables: Mapping[str, Table]) -> "pd.DataFrame":
-    """Add paper_value (in the rows' unit), paper_metric and difference, where a table gives a cell's number."""
-    known = [
-        (table.cell(row, column), table.published(row, column), table.scale)
-        for table in tables.values()
-        for row in table.rows
-        for column in table.columns
-    ]
+    """Add paper_value (in the rows' unit), paper_metric and difference, where a table gives the number of a row."""
+    datasets = set(rows["dataset"]) if "dataset" in rows else set()
+    known: dict[tuple[str, str, str], list[tuple[Quantity, float]]] = {}
+    for table in tables.values():
+        for (row, column), cell in table.cells.items():
+            value, alone = table.published(row, column), cell.alone
+            if value is not None and alone is not None and table.compares_on(datasets):
+                known.setdefault((alone.target, alone.source, alone.attack), []).append((alone, value / table.scale))
     columns: dict[str, list[Any]] = {"paper_value": [], "paper_metric": [], "difference": []}
-    for row in as_dicts(rows):
-        found = next(((q, value / scale) for q, value, scale in known if value is not None and q.matches(row)), None)
-        value, metric = (round(found[1], 6), found[0].metric) if found else (nan, None)
-        columns["paper_value"].append(value)
-        columns["paper_metric"].append(metric)
-        columns["difference"].append(METRICS[metric].value_in(row) - value if metric else nan)
+    for line in as_dicts(rows):
+        own = known.get((str(line["target"]), str(line["source"]), str(line["attack"])), [])
+        ours = ((METRICS[q.metric].value_in(line), q.metric, value) for q, value in own if q.is_about(line))
+        found = next(((number, name, value) for number, name, value in ours if not isnan(number)), None)
+        columns["paper_value"].append(round(found[2], 6) if found else nan)
+        columns["paper_metric"].append(found[1] if found else None)
+        columns["difference"].append(found[0] - round(found[2], 6) if found else nan)
     return rows.assign(**columns) if any(columns["paper_metric"]) else rows
 
 
@@ -161,10 +209,14 @@ def table_sections(tables: Mapping[str, Table], compared: "pd.DataFrame") -> lis
         return []
     sections = []
     for name, table in tables.items():
-        text = "Ours" + (" (the paper's)" if table.paper else "") + ("; per cent" if table.unit == "percent" else "")
+        mine = compared[compared["table"] == name]
+        elsewhere = f" on {table.published_on}" if "published_on" in mine and mine["published_on"].notna().any() else ""
+        text = "Ours" + (f" (the paper's{elsewhere})" if table.paper else "")
+        text += "; per cent" if table.unit == "percent" else ""
         text += "; mean ± sd over the seeds" if compared["seeds"].max() > 1 else ""
-        end = {"low": "lowest", "high": "highest"}.get(table.better or "", "")
-        text += f"; bold: the {end}, and those whose interval overlaps its interval" if table.best != "none" else ""
+        ends = {str(table.better(group)) for group in table.groups}
+        end = "best" if len(ends) > 1 else {"low": "lowest", "high": "highest"}.get("".join(ends), "")
+        text += f"; bold: the {end}, and those whose interval overlaps its interval" if table.groups else ""
         sections.append(Section(table.title, text + ".", paper_table(name, table, compared)))
     return sections
 
@@ -184,8 +236,8 @@ def paper_table(name: str, table: Table, compared: "pd.DataFrame") -> "pd.DataFr
     cells = {(cell["row"], cell["column"]): cell for cell in as_dicts(mine)}
     lines = [
         {"": row}
-        | {column: cell_text(cells[row, column], DIGITS[table.unit], (row, column) in best) for column in table.columns}
-        for row in table.rows
+        | {name: cell_text(cells[row, name], DIGITS[table.unit], (row, name) in best) for name in table.column_fields}
+        for row in table.row_fields
     ]
     return pd.DataFrame(lines)
 
@@ -202,12 +254,13 @@ def cell_text(cell: Mapping[str, Any], digits: int, best: bool) -> str:
 
 def tied_for_best(table: Table, mine: "pd.DataFrame") -> set[tuple[str, str]]:
     """Return the cells at the better end of their column (or row), and those whose interval overlaps that one's."""
-    if table.best == "none" or table.better is None:
-        return set()
     found: set[tuple[str, str]] = set()
-    for _, group in mine.groupby("column" if table.best == "columns" else "row", sort=False):
-        values, lows, highs = (group[name].tolist() for name in ("ours", "low", "high"))
-        best = ties_for_best(values, lows, highs, table.better)
+    place = "column" if table.best == "columns" else "row"
+    for name in table.groups:
+        group, better = mine[mine[place] == name], table.better(name)
+        assert better is not None
+        values, lows, highs = (group[end].tolist() for end in ("ours", "low", "high"))
+        best = ties_for_best(values, lows, highs, better)
         cells = zip(group["row"], group["column"], best, strict=True)
         found |= {(row, column) for row, column, is_best in cells if is_best}
     return found

@@ -5,13 +5,16 @@ is added to it in quadrature: the seeds share their test images, so adding up th
 once.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import hypot, isnan, nan, sqrt
 from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING
 
 from epsball.results.metrics import ERROR, Better, find_metric
+from epsball.results.paired import Mistaken, paired_table, phi
 from epsball.results.rows import KEY, Row, as_dicts, as_float, error_rows, with_measurement
 
 if TYPE_CHECKING:
@@ -108,6 +111,49 @@ class Estimate:
         return Estimate(self.value * factor, ends[0], ends[1], self.sd * abs(factor), self.seeds)
 
 
+@dataclass(frozen=True)
+class Term:
+    """A multiple of an estimated value, and the images that it counts where it is a rate of which they are known."""
+
+    weight: float
+    value: Estimate
+    wrong: Mistaken | None = None
+    """what the value is the share of"""
+
+
+def estimate_sum(constant: float, terms: Sequence[Term]) -> Estimate:
+    """Return a constant and a sum of terms, with its interval: the distances to the terms' ends add in quadrature, two
+    rates of the same images with their correlation.
+
+    Of two rates this is Newcombe's hybrid score interval of a difference: unpaired, R. G. Newcombe, Statistics in
+    Medicine 17 (1998) 873-890, method 10; paired, ibid. 2635-2650, method 10. Of several, G. Y. Zou and A. Donner,
+    Statistics in Medicine 27 (2008) 1693-1702.
+    """
+    value = constant + sum(term.weight * term.value.value for term in terms)
+    below, above = (distance(terms, upward) for upward in (False, True))
+    return Estimate(value, value - below, value + above)
+
+
+def distance(terms: Sequence[Term], upward: bool) -> float:
+    """Return how far a sum's interval reaches, up or down."""
+    signed = []  # by its weight: what moves the sum this way
+    for term in terms:
+        own, up = term.value, upward == (term.weight > 0)
+        signed.append(term.weight * (own.high - own.value if up else own.value - own.low) if term.weight else 0.0)
+    squares = sum(one**2 for one in signed)
+    for i, j in itertools.combinations(range(len(terms)), 2):
+        together = correlation(terms[i], terms[j])
+        squares += 2 * together * signed[i] * signed[j] if together else 0.0  # one of them may reach without end
+    return sqrt(max(squares, 0.0)) if not isnan(squares) else nan
+
+
+def correlation(one: Term, other: Term) -> float:
+    """Return that of two rates of the same images; 0 where it is not known."""
+    if one.wrong is None or other.wrong is None or not one.wrong.is_beside(other.wrong):
+        return 0.0
+    return phi(paired_table(one.wrong.bits, other.wrong.bits), corrected=(one.weight > 0) != (other.weight > 0))
+
+
 def estimate_cell(rows: Sequence[Row], metric: str, interval: Interval | None = wilson) -> Estimate:
     """Return the mean of `metric` over rows of one cell, one of each seed; NaN when none has it.
 
@@ -141,16 +187,18 @@ def mean_estimate(single: Sequence[Estimate]) -> Estimate:
     values = [estimate.value for estimate in known]
     centre, sd = fmean(values), stdev(values)
     spread = student_t(len(known) - 1) * sd / sqrt(len(known))
-    below = fmean(estimate.value - estimate.low for estimate in known)
-    above = fmean(estimate.high - estimate.value for estimate in known)
+    with_ends = [estimate for estimate in known if not isnan(estimate.low)]  # none: what varies is known of seeds alone
+    below = fmean(estimate.value - estimate.low for estimate in with_ends) if with_ends else 0.0
+    above = fmean(estimate.high - estimate.value for estimate in with_ends) if with_ends else 0.0
     return Estimate(centre, centre - hypot(below, spread), centre + hypot(above, spread), sd, len(known))
 
 
+@cache
 def student_t(degrees: int) -> float:
     """Return the two-sided 95 % quantile of Student's t."""
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats takes two seconds to import
 
-    return float(t.ppf(0.975, degrees))
+    return float(stdtrit(degrees, 0.975))
 
 
 def error_estimates(rows: "pd.DataFrame") -> "pd.DataFrame":

@@ -28,6 +28,10 @@ class Metric:
     """what tables and claims may call it"""
     complement: str | None = None
     """the column that it is one minus; it has none of its own"""
+    mistakes: str | None = None
+    """the column that says of each image whether it counts, packed (results/paired.py)"""
+    binned: bool = False
+    """whether each row has it of one bin of a histogram, `bin_low` to `bin_high`"""
 
     def value_in(self, row: Mapping[str, Any]) -> float:
         """Return its value in a row, NaN where the row has none."""
@@ -40,21 +44,31 @@ class Metric:
         return self.unit == "percent"
 
 
+def distribution(quantity: str) -> tuple[Metric, Metric, Metric]:
+    """Return the metrics of a quantity that every image has (results/distributions.py)."""
+    mean, sd = f"{quantity}_mean", f"{quantity}_sd"
+    share = Metric(f"{quantity}_share", "percent", None, "n", binned=True)
+    return Metric(mean, "value", None, "n", spread=sd), Metric(sd, "value", None, "n"), share
+
+
+TOP1, TOP5 = "mistakes_top1", "mistakes_top5"
+
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("error_top1", "percent", "low", "n", short="error"),
-        Metric("error_top5", "percent", "low", "n"),
-        Metric("accuracy_top1", "percent", "high", "n", short="accuracy", complement="error_top1"),
-        Metric("accuracy_top5", "percent", "high", "n", complement="error_top5"),
+        Metric("error_top1", "percent", "low", "n", short="error", mistakes=TOP1),
+        Metric("error_top5", "percent", "low", "n", mistakes=TOP5),
+        Metric("accuracy_top1", "percent", "high", "n", short="accuracy", complement="error_top1", mistakes=TOP1),
+        Metric("accuracy_top5", "percent", "high", "n", complement="error_top5", mistakes=TOP5),
         Metric("transfer_rate_top1", "percent", "low", "transfer_n", short="transfer_rate"),
         Metric("transfer_rate_top5", "percent", "low", "transfer_n_top5"),
         Metric("clean_error_top1", "percent", "low", "n"),
-        Metric("gradient_l2_mean", "value", None, "n", spread="gradient_l2_sd"),
-        Metric("gradient_l2_sd", "value", None, "n"),
+        *distribution("gradient_l2"),
         Metric("gradient_zero_share", "percent", None, "n"),
-        Metric("loss_mean", "value", None, "n", spread="loss_sd"),
-        Metric("loss_sd", "value", None, "n"),
+        *distribution("loss"),
+        Metric("training_loss", "value", None, "n"),
+        Metric("training_clean_error", "percent", "low", "n"),
+        Metric("learning_rate", "value", None, "n"),
     )
 }
 ERROR = METRICS["error_top1"]  # what the transfer matrix and its figures show

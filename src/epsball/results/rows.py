@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any, Literal
 
-from epsball.results.metrics import ERROR, METRICS
+from epsball.results.metrics import ERROR, METRICS, TOP1, TOP5
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,22 +17,33 @@ Row = Mapping[str, Any]
 
 KEY = ("dataset", "measurement", "source", "target", "attack", "eps")  # a cell; with its seed, a row
 PAPER = ("paper_value", "paper_metric", "difference")
+FINGERPRINTS = ("source_model", "target_model", "identity")
+MISTAKES = (TOP1, TOP5)
 COLUMNS = (
     "dataset", "seed", "measurement", "source", "target", "attack", "eps", "n", "error_top1", "error_top1_low",
     "error_top1_high", "error_top5", "transfer_rate_top1", "transfer_rate_top5", "transfer_n", "clean_error_top1",
-    "max_perturbation", "seconds", *PAPER,
+    "loss_mean", "loss_sd", "max_perturbation", "seconds", *PAPER, *FINGERPRINTS,
 )  # fmt: skip
 
 
 def in_order(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """Give `results.csv` its columns: COLUMNS in order, absent ones empty, then any others.
+    """Give `results.csv` its columns: COLUMNS in order, absent ones empty, then any others but the images mistaken.
 
-    The paper's stand there only if it gives a value, the measurement only if the rows name one.
+    The paper's stand there only if it gives a value, measurement and fingerprints only if the rows name them.
     """
     given = "paper_value" in rows and rows["paper_value"].notna().any()
-    optional = {"measurement"} if given else {"measurement", *PAPER}
-    known = [name for name in COLUMNS if name not in optional or (name == "measurement" and name in rows)]
-    return rows.reindex(columns=[*known, *(name for name in rows.columns if name not in COLUMNS)])
+    optional = {name for name in ("measurement", *FINGERPRINTS) if name not in rows} | set(() if given else PAPER)
+    known = [name for name in COLUMNS if name not in optional]
+    others = [name for name in rows.columns if name not in (*COLUMNS, *MISTAKES)]
+    return rows.reindex(columns=[*known, *others])
+
+
+def mistakes_of(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Return `mistakes.csv`: which images were mistaken, packed (results/paired.py), by the rows' identity."""
+    columns = [name for name in MISTAKES if name in rows]
+    if not columns or "identity" not in rows:
+        return rows.iloc[:0]
+    return rows.dropna(subset=columns, how="all")[["identity", *columns]].drop_duplicates("identity")
 
 
 def key_of(rows: "pd.DataFrame") -> list[str]:

@@ -2,7 +2,7 @@
 
     <root>/models/<label>-<fingerprint>/   model.safetensors spec.json training.csv manifest.json
                                            (last.pt while training: its sha256, then what torch.save wrote)
-    <root>/rows/<fingerprint>.json         finished rows of a transfer matrix
+    <root>/rows/<identity>.json            finished rows of a measurement
 
 The manifest is written last and holds the sha256 of the other files: a folder with a manifest is a trained model.
 """
@@ -10,7 +10,7 @@ The manifest is written last and holds the sha256 of the other files: a folder w
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -199,17 +199,31 @@ class Store:
         write_whole(path / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         (path / LAST).unlink(missing_ok=True)
 
-    def row(self, key: str) -> dict[str, Any] | None:
-        """Return a finished row, None when there is none or it cannot be read."""
+    def rows(self, identity: str) -> list[dict[str, Any]] | None:
+        """Return the finished rows of one identity, None when there are none or they cannot be read."""
         try:
-            row = json.loads((self.root / "rows" / f"{key}.json").read_text())
+            rows = json.loads((self.root / "rows" / f"{identity}.json").read_text())
         except (OSError, ValueError):
             return None
-        return row if isinstance(row, dict) else None
+        return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else None
 
-    def keep_row(self, key: str, row: Mapping[str, Any]) -> None:
+    def keep_rows(self, identity: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep rows that were measured together."""
         (self.root / "rows").mkdir(parents=True, exist_ok=True)
-        write_whole(self.root / "rows" / f"{key}.json", json.dumps(row))
+        write_whole(self.root / "rows" / f"{identity}.json", json.dumps(rows))
+
+    def record(self, key: str) -> tuple[dict[str, Any], Path] | None:
+        """Return the content of spec.json and the folder of the trained model of that fingerprint, weights unread."""
+        path = self.path("", key)
+        if not (path / MANIFEST).exists():
+            return None
+        content = json.loads((path / SPEC).read_text())
+        return (content, path) if isinstance(content, dict) else None
+
+    def curve(self, key: str) -> str | None:
+        """Return the learning curve of the trained model of that fingerprint, as CSV; None when there is no model."""
+        path = self.path("", key)
+        return (path / CURVE).read_text() if (path / MANIFEST).exists() else None
 
 
 def free_name(path: Path) -> Path:

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from epsball.build import ConfigError, build, construct, mapping, under
+from epsball.build import ConfigError, build, construct, did_you_mean, listed, mapping, under
 from epsball.data.datasets import DATASETS
 from epsball.data.images import Data
 from epsball.models import MODELS
 from epsball.runtime.device import borrowed_seed, derived_seed
 from epsball.runtime.store import fingerprint
 from epsball.training.trainer import Trainer
+
+FIELDS = ("dataset", "arch", "trainer", "seed")
+"""of a model's spec"""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,11 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
     `where` is its config key; `places` the config keys of those of its parts that stand elsewhere. Raises ConfigError.
     """
     fields = dict(mapping(config, where))
+    for key in fields:
+        if key not in FIELDS:
+            raise ConfigError(
+                f"{under(where, key)} is not a field{did_you_mean(key, FIELDS)}: the fields are {listed(FIELDS)}"
+            )
     at = {key: under(where, key) for key in fields} | dict(places or {})
     for key in ("dataset", "arch", "seed"):
         if fields.get(key) is None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from epsball.data.images import Data
 from epsball.models.predictions import Mistakes, find_mistakes, rate
 from epsball.runtime.device import Execution, allow_tf32, environment
 from epsball.runtime.progress import Stop
-from epsball.runtime.store import CheckpointFolder, Store, Trained
+from epsball.runtime.store import CheckpointFolder, Store
 from epsball.training.fit import TrainingControl, fit
 from epsball.training.spec import ModelSpec, with_sources
 
@@ -56,7 +57,7 @@ class TrainedModels:
             network = place_network(spec, execution)
             network.load_state_dict(stored.weights)
             self.networks[place] = network.eval().requires_grad_(False)
-            self.records[spec.key] = model_record(stored)
+            self.records[spec.key] = model_record(stored.spec, stored.path, stored.reused)
             how = "reused; trained" if stored.reused else "trained"
             error, size, seconds = (stored.spec[key] for key in ("clean_error", "parameters", "seconds"))
             where = f"{how} in {seconds:.0f} s, {stored.path}"
@@ -151,10 +152,13 @@ class TrainedModels:
         return min(longer, key=lambda s: s.epochs) if spec.trajectory and longer else None
 
     def recorded(self, specs: Mapping[str, ModelSpec]) -> Iterator[tuple[str, Row]]:
-        """Yield what run.json says of these models and of their sources, as far as they are ready."""
+        """Yield what run.json says of these models and of their sources, as far as they are ready. Of one that is not
+        in the store, whose rows the user gave, it has the fingerprint alone."""
         for name, spec in with_sources(specs):
-            if spec.key in self.records:
-                yield name, self.records[spec.key]
+            record = self.records.get(spec.key)
+            if record is None and (stored := self.store.record(spec.key)):
+                record = self.records[spec.key] = model_record(*stored)
+            yield name, record or {"fingerprint": spec.key}
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ def place_network(spec: ModelSpec, execution: Execution) -> nn.Module:
     return network.to(memory_format=torch.channels_last) if execution.channels_last else network
 
 
-def model_record(stored: Trained) -> Row:
-    """Return what run.json says of a model."""
+def model_record(spec: Row, path: Path, reused: bool = True) -> Row:
+    """Return what run.json says of a model, from its spec.json."""
     kept = ("fingerprint", "parameters", "clean_error", "clean_n", "loss", "seconds", "device")
-    return {**{key: stored.spec[key] for key in kept}, "path": str(stored.path), "reused": stored.reused}
+    return {**{key: spec[key] for key in kept}, "path": str(path), "reused": reused}

@@ -1,0 +1,69 @@
+"""What the measurements of one seed work with, and which trained models they still need."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from epsball.experiment.expected import expected_cells
+from epsball.experiment.prepare import Experiment
+from epsball.measurements.measurement import Scope, Setup
+from epsball.runtime.device import executing
+from epsball.runtime.progress import Stop
+from epsball.runtime.store import Store
+from epsball.training.spec import ModelSpec
+from epsball.training.trained import TrainedModels
+
+
+def set_up(experiment: Experiment, models: TrainedModels) -> Setup:
+    """Put together what the measurements of one seed work with, but for its trained models."""
+    settings, execution, specs = experiment.settings, experiment.execution, experiment.specs
+    return Setup(
+        dataset=experiment.data.name,
+        models={},
+        keys={name: spec.key for name, spec in specs.items()},
+        grid_values=experiment.grid,
+        sources=experiment.sources,
+        targets=experiment.targets,
+        differentiable=[name for name, spec in specs.items() if spec.differentiable],
+        attacks=experiment.attacks,
+        asked=experiment.asked,
+        test=models.data(experiment.data, execution.device).test,
+        test_checksum=experiment.data.test_checksum,
+        batch_size=execution.batch_size,
+        tf32=execution.precision != "fp32",
+        cuda_graphs=execution.cuda_graphs,
+        seed=settings.seed,
+        store=models.store,
+        reuse=settings.reuse,
+        given=experiment.given,
+        skips=settings.missing == "skip",
+        stop=models.stop,
+        clean=models.known_mistakes(experiment.data, execution),
+    )
+
+
+def unfinished_models(experiment: Experiment, setup: Setup) -> dict[str, ModelSpec]:
+    """Return the models that are needed for rows which are neither given nor in the store."""
+    names = {name for name in clean_models(experiment, setup) if setup.find("clean", name, name) is None}
+    names |= {name for each in experiment.measurements.values() for name in each.unfinished(setup)}
+    return {name: spec for name, spec in experiment.specs.items() if name in names and not setup.skips}
+
+
+def clean_models(experiment: Experiment, scope: Scope) -> list[str]:
+    """Name the models whose clean rows stand before those of the measurements."""
+    named = (name for each in experiment.measurements.values() for name in each.clean_models(scope))
+    return list(dict.fromkeys(named))
+
+
+def check_given(parts: Sequence[Sequence[Experiment]], stop: Stop) -> None:
+    """ConfigError where a row that the user gave has the label of one that is to be measured, and another identity."""
+    experiments = [experiment for part in parts for experiment in part]
+    if not experiments[0].settings.rows:
+        return
+    store = Store(Path(experiments[0].settings.outputs), stop.check)
+    models = TrainedModels(store, stop, [])
+    for experiment in experiments:
+        with executing(experiment.execution):
+            unfinished_models(experiment, set_up(experiment, models))
+    for experiment in experiments:
+        seed = experiment.settings.seed
+        experiment.given.check_labels((*cell, seed) for cell in expected_cells(experiment))

@@ -1,0 +1,79 @@
+"""The learning curve of each target as rows: training loss, clean error and learning rate after each epoch."""
+
+import csv
+import io
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from epsball.measurements.measurement import Cell, Row, Rows, Scope, Setup
+from epsball.output.pages import Section
+from epsball.training.fit import SCORED_IMAGES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = {"loss": "training_loss", "clean_error": "training_clean_error", "lr": "learning_rate"}
+"""of training.csv, and what they are called in the rows"""
+
+
+@dataclass(frozen=True)
+class TrainingCurves:
+    """What each target's training.csv says: `training_loss(A, epoch=3)` in tables, claims and figures. The loss is the
+    mean over the epoch's steps of what the trainer minimises; the clean error is of the first 1,000 test images."""
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return ("clean",)
+
+    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
+        return None
+
+    def clean_models(self, scope: Scope) -> Sequence[str]:
+        return ()
+
+    def error_cells(self, scope: Scope) -> Sequence[Cell]:
+        return ()
+
+    def unfinished(self, setup: Setup) -> Collection[str]:
+        return [name for name in setup.targets if setup.find("training", name, name) is None]
+
+    def measure(self, setup: Setup) -> Rows:
+        return {"results": [row for name in setup.targets for row in curve_rows(setup, name)]}
+
+    def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
+        last = last_epochs(frames["results"])
+        if last.empty:
+            return []
+        return [Section("Training", "After the last epoch.", last.round(4).astype(str).reset_index())]
+
+    def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
+        last = last_epochs(frames["results"])
+        return "".join(f"{name}: training loss {row['training_loss']:.4f}\n" for name, row in last.iterrows())
+
+
+def curve_rows(setup: Setup, model: str) -> list[Row]:
+    """Return the rows of one model, read now or kept by an earlier run."""
+    found = setup.find("training", model, model)
+    if found is None and not setup.skips:
+        setup.stop.check()
+        text = setup.store.curve(setup.keys[model])
+        scored = {"n": min(SCORED_IMAGES, len(setup.test))}
+        rows = [{**scored, **epoch_row(line)} for line in csv.DictReader(io.StringIO(text or ""))]
+        found = setup.keep("training", model, model, rows)
+    return [setup.row(numbers, model, model, "clean", 0.0) for numbers in found or ()]
+
+
+def epoch_row(line: Mapping[str, str]) -> Row:
+    """Return a line of training.csv as the numbers of a row."""
+    numbers = {name: float(line[column]) for column, name in COLUMNS.items()}
+    return {"epoch": float(line["epoch"]), "step": int(line["step"]), **numbers}
+
+
+def last_epochs(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the numbers of each model after its last epoch, means over the seeds."""
+    names = ["epoch", *COLUMNS.values()]
+    own = rows.reindex(columns=["target", "seed", *names]).dropna(subset=["training_loss"])
+    last = own.sort_values("epoch", kind="stable").groupby(["target", "seed"], sort=False).last()
+    return last.groupby("target", sort=False).mean()

@@ -1,0 +1,335 @@
+"""A paper's figures: an expression over eps, a step, an epoch or a grid's value, or a histogram; a line per model."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from math import inf, isnan, nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from epsball.build import bound, did_you_mean, listed, require
+from epsball.output.figures import Drawing, Kind, draw_figure
+from epsball.output.pages import Section
+from epsball.paper.expressions import ANY, Quantity, Ratio, Sum, check_unit, naming_field, parse_expression
+from epsball.paper.placeholders import check_loops, fill, fill_known, options, repeated
+from epsball.paper.values import SeedRows, by_seed, distinguishing, estimate
+from epsball.results.intervals import Estimate, estimate_row, mean_estimate, wilson
+from epsball.results.metrics import METRICS, Unit
+from epsball.results.rows import Row, as_float
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EVERY_X = "every_x"  # stands for {x} where it stands for all values that our rows have
+COLUMNS = ("figure", "unit", "panel", "line", "x", "y", "low", "high", "sd", "seeds", "paper")
+"""of `figures.csv`; bin_low, bin_high and published_on stand there where a figure has them"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a paper: y over x, or y's histogram, a line (or bar) per model."""
+
+    title: str
+    kind: Kind
+    x: str
+    """what the axis is called; with `values: null` the column of the rows whose values {x} stands for"""
+    y: str
+    """an expression in which {x} stands for the value; of a histogram one metric, `<quantity>_share(model)`"""
+    lines: dict[str, str | dict[str, str]]
+    """by the line's label what stands for {line} in y, or for each of several placeholders"""
+    unit: Unit
+    """of y; per cent is 100 times the rows' fraction"""
+    values: list[str | float] | dict[str, str | float] | None = None
+    """of x; a dict has them by what labels call them; null: all that our rows have"""
+    panels: dict[str, str | dict[str, str]] | None = None
+    """by a panel's label what stands for {panel}, or for each of several placeholders; null: one panel"""
+    for_: dict[str, list[str | float] | dict[str, str | float]] | None = None
+    """values of placeholders: a line or panel whose label has one stands for each of its values"""
+    log_x: bool = False
+    log_y: bool = False
+    paper: dict[str, list[float | None] | dict[str, list[float | None]]] | None = None
+    """per line, a number for each of `values` or null, in the figure's unit; with panels, that per panel"""
+    published_on: str | None = None
+    """the data set of the paper's numbers, where it need not be ours"""
+    changes: tuple[Callable[[Quantity], Quantity], ...] = bound(())
+    """from the quantities as written to those of the results"""
+
+    def __post_init__(self) -> None:
+        require(self.x.isidentifier(), f"x should be a word, such as eps or epoch, is {self.x!r}")
+        for field, given in (("lines", self.lines), ("panels", self.panels), ("values", self.values)):
+            require(given is None or bool(given), f"{field} should be at least one, is empty")
+        check_loops(self.for_ or {})
+        require("x" not in (self.for_ or {}), "for.x should have another name: {x} stands for the values")
+        check_unit(self.unit, [side for sides in self.sides.values() for side in sides])
+        if self.kind == "histogram":
+            self.check_histogram()
+        else:
+            self.check_x()
+        self.check_paper()
+
+    @cached_property
+    def line_fields(self) -> dict[str, dict[str, str]]:
+        """Return what stands for the placeholders of each line, by its label."""
+        return labelled("line", self.lines, self.for_ or {})
+
+    @cached_property
+    def panel_fields(self) -> dict[str, dict[str, str]]:
+        """Return what stands for the placeholders of each panel, by its label; without panels the one has none."""
+        return {"": {}} if self.panels is None else labelled("panel", self.panels, self.for_ or {})
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """Return panel and line of all lines."""
+        return [(panel, line) for panel in self.panel_fields for line in self.line_fields]
+
+    @cached_property
+    def given(self) -> dict[float | str, str]:
+        """Return the values of x that it gives: as points have them, labels where they have any, and as expressions
+        do."""
+        named = any(isinstance(value, str) for value in self.values or ())
+        texts = [text for _, text in options(self.values or [])]
+        return {str(x) if named else x: text for x, text in zip(self.values or (), texts, strict=True)}
+
+    @cached_property
+    def sides(self) -> dict[tuple[str, str], list[Sum]]:
+        """Return y for each of its values, by panel and line; with `values: null` once, for any value."""
+        texts = list(self.given.values()) or [EVERY_X]
+        return {place: [self.side(*place, text) for text in texts] for place in self.places}
+
+    def side(self, panel: str, line: str, x: str) -> Sum:
+        """Return y of a line at a value of x."""
+        with naming_field(named_y(panel, line)):
+            found = parse_expression(
+                fill(self.text(panel, line), {**self.line_fields[line], **self.panel_fields[panel], "x": x})
+            )
+        found = found.mapped(with_value(EVERY_X, ANY))
+        for change in self.changes:
+            found = found.mapped(change)
+        return found
+
+    def text(self, panel: str, line: str) -> str:
+        """Return y as it is written for a line, {x} in it."""
+        return fill_known(fill_known(self.y, self.line_fields[line]), self.panel_fields[panel])
+
+    @property
+    def quantities(self) -> list[Quantity]:
+        """Return all that it asks about; with `values: null` the condition on x is ANY, which every row meets."""
+        every = (quantity for sides in self.sides.values() for side in sides for quantity in side.quantities)
+        return list(dict.fromkeys(every))
+
+    def mapped(self, change: Callable[[Quantity], Quantity]) -> "Figure":
+        """Return the same about other quantities."""
+        return replace(self, changes=(*self.changes, change))
+
+    def check_histogram(self) -> None:
+        """ValueError unless y is the share of one quantity, over its bins."""
+        binned = [name for name, metric in METRICS.items() if metric.binned]
+        for sides in self.sides.values():
+            alone = sides[0].alone
+            single = alone is not None and alone.metric in binned and len(alone.single) == 1
+            require(single, f"y should be one of {listed(binned)} alone for a histogram, is {self.y!r}")
+        given = self.values is not None or any(value == ANY for q in self.quantities for _, value in q.conditions)
+        require(not given, "values should be null, and y without {x}, for a histogram: its bins are those of the rows")
+
+    def check_x(self) -> None:
+        """ValueError unless y says where x stands, and x can be drawn as it is asked to."""
+        for place in self.places:
+            said = f"should have {{x}}, such as {self.x}={{x}}, is {self.text(*place)!r}"
+            require("{x}" in self.text(*place), f"{named_y(*place)} {said}")
+        names = [name for quantity in self.quantities for name in named_in(quantity)]
+        require(not any(EVERY_X in name for name in names), "values should be given: {x} stands in y for a name")
+        columns = {column for q in self.quantities for column, value in q.conditions if value == ANY}
+        require(self.values is not None or columns == {self.x}, f"x should be {listed(columns)}, is {self.x}")
+        require(not self.log_x or self.kind != "bar", "log_x should be false: bars stand side by side")
+        above_0 = all(not isinstance(x, str) and x > 0 for x in self.given)
+        require(not self.log_x or above_0, "log_x should be false: values has no numbers above 0 alone")
+
+    def check_paper(self) -> None:
+        """ValueError unless the paper's numbers stand at lines and values that there are."""
+        require(
+            self.paper is None or self.values is not None, "paper should be null: values gives no x for its numbers"
+        )
+        for panel, lines in self.papers.items():
+            where = "paper" if self.panels is None else f"paper.{panel}"
+            known = self.panel_fields
+            require(panel in known, f"{where} is no panel{did_you_mean(panel, known)}: they are {listed(known)}")
+            require(isinstance(lines, dict), f"{where} should be a group of lines, is {lines}")
+            for line, numbers in lines.items():
+                known = self.line_fields
+                require(
+                    line in known, f"{where}.{line} is no line{did_you_mean(line, known)}: they are {listed(known)}"
+                )
+                long = isinstance(numbers, list) and len(numbers) == len(self.given)
+                require(long, f"{where}.{line} should be {len(self.given)} numbers, is {numbers}")
+
+    @property
+    def papers(self) -> Mapping[str, Any]:
+        """Return the paper's numbers by panel and line."""
+        return (self.paper or {}) if self.panels is not None else {"": self.paper or {}}
+
+    def compares_on(self, datasets: set[str]) -> bool:
+        """Whether the paper's numbers are of the data sets of our rows."""
+        return self.published_on is None or datasets <= {self.published_on}
+
+    @property
+    def scale(self) -> float:
+        """Return the factor from the rows' unit to the figure's."""
+        return 100.0 if self.unit == "percent" else 1.0
+
+    @property
+    def drawing(self) -> Drawing:
+        """Return how it is drawn."""
+        metrics = [METRICS[quantity.metric] for quantity in self.quantities]
+        names = listed(dict.fromkeys((metric.short or metric.name).replace("_", " ") for metric in metrics))
+        name = "share of the images" if self.kind == "histogram" else names
+        terms = [term for sides in self.sides.values() for side in sides for _, term in side.terms]
+        ratio = any(isinstance(term, Ratio) for term in terms)
+        rate = all(side.alone and side.is_rate for sides in self.sides.values() for side in sides)
+        return Drawing(
+            kind=self.kind,
+            x=self.x.replace("_", " "),
+            y=("ratio of " if ratio else "") + name + (", per cent" if self.unit == "percent" else ""),
+            log_x=self.log_x,
+            log_y=self.log_y,
+            y_range=(0.0, self.scale) if rate else (-inf, inf),
+            names=[x for x in self.given if isinstance(x, str)],
+        )
+
+
+def labelled(
+    name: str, texts: Mapping[str, str | dict[str, str]], loops: Mapping[str, Any]
+) -> dict[str, dict[str, str]]:
+    """Return, by its label, what stands for the placeholders of each line or panel."""
+    pairs = ((label, {name: own} if isinstance(own, str) else own) for label, own in texts.items())
+    return dict(found for label, fields in pairs for found in repeated(label, fields, loops))
+
+
+def named_y(panel: str, line: str) -> str:
+    """Name the field whose text y of a line is."""
+    return f"y of line {line}" + (f" in panel {panel}" if panel else "")
+
+
+def with_value(old: str, new: float | str) -> Callable[[Quantity], Quantity]:
+    """Return the change of a quantity to another value where a condition has the old one."""
+
+    def change(quantity: Quantity) -> Quantity:
+        conditions = tuple((column, new if value == old else value) for column, value in quantity.conditions)
+        return replace(quantity, conditions=conditions)
+
+    return change
+
+
+def named_in(quantity: Quantity) -> tuple[str, ...]:
+    """Return the models and attacks of a quantity."""
+    return (quantity.target, *quantity.sources, *quantity.attacks)
+
+
+# ---- its points in our rows
+
+
+def figure_points(figures: Mapping[str, Figure], rows: Sequence[Row]) -> "pd.DataFrame":
+    """Measure all figures: `figures.csv`, a line per point, in the figure's unit, those that our rows lack left out.
+
+    low, high: the 95 % interval; sd: over seeds; paper: the paper's number there. A histogram has bin_low and bin_high
+    instead of x. published_on: the data set of the paper's numbers where it is not ours.
+    """
+    import pandas as pd
+
+    seeds, datasets = by_seed(rows), {str(row["dataset"]) for row in rows}
+    lines: list[dict[str, Any]] = []
+    for name, figure in figures.items():
+        about = {"figure": name, "unit": figure.unit}
+        if figure.paper and not figure.compares_on(datasets):
+            about["published_on"] = str(figure.published_on)
+        with naming_field(f"figures.{name}.y"):
+            lines += [{**about, **point} for point in points_of(figure, seeds)]
+    optional = [name for name in ("bin_low", "bin_high", "published_on") if any(name in line for line in lines)]
+    return pd.DataFrame(lines, columns=[*COLUMNS, *optional])
+
+
+def points_of(figure: Figure, seeds: Sequence[SeedRows]) -> Iterator[dict[str, Any]]:
+    """Yield the points of a figure that our rows have, line by line."""
+    measure = bins_of if figure.kind == "histogram" else line_of
+    for panel, line in figure.places:
+        for place, found in measure(figure, panel, line, seeds):
+            ours = found.times(figure.scale)
+            if not isnan(ours.value):
+                numbers = {"y": ours.value, "low": ours.low, "high": ours.high, "sd": ours.sd, "seeds": ours.seeds}
+                yield {"panel": panel, "line": line, **place, **numbers}
+
+
+Points = Iterator[tuple[dict[str, Any], Estimate]]  # where each stands, and its value
+
+
+def line_of(figure: Figure, panel: str, line: str, seeds: Sequence[SeedRows]) -> Points:
+    """Yield a line's values over x: at those that it gives, or at all that our rows have."""
+    sides = figure.sides[panel, line]
+    if figure.values is None:
+        for x in found_values(figure.x, sides[0], seeds):
+            yield {"x": x}, estimate(sides[0].mapped(with_value(ANY, x)), seeds, wilson)
+    else:
+        paper = figure.papers.get(panel, {}).get(line) or [None] * len(sides)
+        for x, side, number in zip(figure.given, sides, paper, strict=True):
+            yield {"x": x, "paper": nan if number is None else number}, estimate(side, seeds, wilson)
+
+
+def found_values(column: str, side: Sum, seeds: Sequence[SeedRows]) -> list[float | str]:
+    """Return what stands in a column of the rows that have a quantity at any of its values, numbers rising."""
+    asked = [quantity for quantity in side.quantities if (column, ANY) in quantity.conditions]
+    rows = (row for quantity in asked for own in seeds for row in own.find(quantity))
+    values = [value for row in rows if isinstance(value := row.get(column), str | int | float)]
+    texts = {f"{x:.9g}": float(x) for x in values if not isinstance(x, str) and not isnan(x)}
+    return [*sorted(texts.values()), *dict.fromkeys(x for x in values if isinstance(x, str))]
+
+
+def bins_of(figure: Figure, panel: str, line: str, seeds: Sequence[SeedRows]) -> Points:
+    """Yield the bins of a line's histogram, each with its mean share over the seeds."""
+    quantity = figure.sides[panel, line][0].alone
+    assert quantity is not None
+    found: dict[tuple[float, float], list[Estimate]] = {}
+    for own in seeds:
+        for row in one_histogram(quantity, own):
+            ends = as_float(row["bin_low"]), as_float(row["bin_high"])
+            found.setdefault(ends, []).append(estimate_row(row, quantity.metric, wilson))
+    for (low, high), shares in found.items():
+        yield {"bin_low": low, "bin_high": high}, mean_estimate(shares)
+
+
+def one_histogram(quantity: Quantity, rows: SeedRows) -> list[Row]:
+    """Return the bins of a quantity in one seed, rising. ValueError where several histograms have its name."""
+    bins = sorted(rows.find(quantity), key=lambda row: as_float(row["bin_low"]))
+    for lower, upper in pairwise(bins):
+        if as_float(lower["bin_high"]) > as_float(upper["bin_low"]):
+            named = ", ".join(f"{name}={value}" for name, value in distinguishing(bins).items())
+            about = f"{quantity.metric}({quantity.target} | {quantity.source}, {quantity.attack})"
+            raise ValueError(f"{about} names several histograms of a seed: say which, such as {named}")
+    return bins
+
+
+# ---- in the report
+
+
+def figure_sections(figures: Mapping[str, Figure], points: "pd.DataFrame", folder: Path) -> list[Section]:
+    """Draw each figure into `folder` and show it in a report, with what its intervals are."""
+    sections = []
+    for name, figure in figures.items():
+        mine, image = points[points["figure"] == name], folder / f"figure_{name}.png"
+        if mine.empty:
+            sections.append(Section(figure.title, "Nothing of it was measured."))
+            continue
+        draw_figure(mine, figure.drawing, image)
+        sections.append(Section(figure.title, caption(figure, mine), image=image))
+    return sections
+
+
+def caption(figure: Figure, mine: "pd.DataFrame") -> str:
+    """Say what is drawn: intervals, of how many seeds, and whose the hollow markers are."""
+    fewest, most = mine["seeds"].min(), mine["seeds"].max()
+    seeds = "one seed" if most == 1 else f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
+    intervals = figure.kind != "histogram" and mine["low"].notna().any()
+    text = f"With 95 % intervals, over {seeds}" if intervals else f"Mean over {seeds}" if most > 1 else "One seed"
+    if mine["paper"].notna().any():
+        elsewhere = "published_on" in mine and mine["published_on"].notna().any()
+        text += "; hollow: the paper's values" + (f", of another data set, {figure.published_on}" if elsewhere else "")
+    return f"{text}."

@@ -1,0 +1,193 @@
+"""What the quantities of expressions.py are in our rows: values with their intervals, in a seed and over seeds."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from math import inf, isnan, nan
+from operator import itemgetter
+
+import numpy as np
+
+from epsball.paper.expressions import Quantity, Ratio, Sum
+from epsball.results.intervals import Estimate, Interval, Term, estimate_row, estimate_sum, mean_estimate
+from epsball.results.metrics import METRICS, Metric
+from epsball.results.paired import Mistaken, unpacked_bits
+from epsball.results.rows import Row
+
+Cell = tuple[str, str, str]  # target, source, attack
+
+UNKNOWN = Estimate(nan, nan, nan, seeds=0)
+
+
+class SeedRows:
+    """The rows of one seed, found by the cell that they are about."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.by_cell: dict[Cell, list[Row]] = {}
+        self.by_number: dict[tuple[Cell, str], list[tuple[float, Row]]] = {}
+        self.found: dict[Quantity, list[Row]] = {}
+        self.known: dict[tuple[int, str], Mistaken] = {}
+        for row in rows:
+            self.by_cell.setdefault((row["target"], row["source"], row["attack"]), []).append(row)
+
+    def find(self, quantity: Quantity) -> list[Row]:
+        """Return the rows that have the number of a quantity: other measurements' rows of its cell lack the metric."""
+        if quantity not in self.found:  # the ends of a ratio's interval ask a hundred times
+            metric = METRICS[quantity.metric]
+            cells = [(quantity.target, one.sources[0], one.attacks[0]) for one in quantity.single]
+            rows = [row for cell in cells for row in self.near(cell, quantity)]
+            own = [row for row in rows if quantity.is_about(row) and not isnan(metric.value_in(row))]
+            self.found[quantity] = own
+        return self.found[quantity]
+
+    def near(self, cell: Cell, quantity: Quantity) -> list[Row]:
+        """Return the rows of a cell that are near the first number of a quantity's conditions; all where it has none.
+        A training curve has a thousand rows, and a figure asks for each."""
+        own = self.by_cell.get(cell, [])
+        numbers = [(column, value) for column, value in quantity.conditions if not isinstance(value, str)]
+        if not numbers:
+            return own
+        column, value = numbers[0]
+        if (cell, column) not in self.by_number:
+            found = [(row[column], row) for row in own if isinstance(row.get(column), int | float)]
+            known = [pair for pair in found if not isnan(pair[0])]
+            self.by_number[cell, column] = sorted(known, key=itemgetter(0))
+        rising, far = self.by_number[cell, column], 1e-8 * max(abs(value), 1.0)
+        first = bisect_left(rising, value - far, key=itemgetter(0))
+        last = bisect_right(rising, value + far, key=itemgetter(0))
+        return [row for _, row in rising[first:last]]
+
+    def mistakes(self, row: Row, metric: Metric) -> Mistaken | None:
+        """Return the images that a row's rate counts, None where they were not kept."""
+        text = None if metric.mistakes is None else row.get(metric.mistakes)
+        if not isinstance(text, str):
+            return None
+        place = id(row), str(metric.mistakes)
+        if place not in self.known:
+            bits = unpacked_bits(text, int(row[metric.trials]))
+            self.known[place] = Mistaken(str(row.get("dataset")), bits)
+        return self.known[place]
+
+
+def by_seed(rows: Iterable[Row]) -> list[SeedRows]:
+    """Return the rows of each seed; of no seed where there are no rows."""
+    seeds: dict[object, list[Row]] = {}
+    for row in rows:
+        seeds.setdefault(row["seed"], []).append(row)
+    return [SeedRows(own) for own in seeds.values()] or [SeedRows(())]
+
+
+def estimate(side: Sum, seeds: Sequence[SeedRows], interval: Interval | None) -> Estimate:
+    """Return our value over the seeds that have it. Each seed's is summed up within it: its quantities share models.
+
+    `interval`: of a rate; None where the test images are no sample of anything. ValueError when a seed has several rows
+    of a quantity.
+    """
+    return mean_estimate([estimate_in_seed(side, own, interval) for own in seeds])
+
+
+def estimate_in_seed(side: Sum, rows: SeedRows, interval: Interval | None) -> Estimate:
+    """Return the value in one seed, NaN where a quantity of it was not measured. What is named twice counts once,
+    weights added."""
+    constant, weights = plain_terms(side)
+    terms = [
+        Term(weight, *measured(what, rows, interval))
+        if isinstance(what, Quantity)
+        else Term(weight, estimate_ratio(what, rows, interval))
+        for what, weight in weights.items()
+    ]
+    return estimate_sum(constant, terms) if terms else Estimate(constant, constant, constant)
+
+
+def plain_terms(side: Sum) -> tuple[float, dict[Quantity | Ratio, float]]:
+    """Return constant and weights in which every accuracy is written as one minus an error, so that both meet."""
+    constant, weights = side.constant, dict[Quantity | Ratio, float]()
+    for weight, term in side.terms:
+        if isinstance(term, Quantity) and (other := METRICS[term.metric].complement):
+            constant, weight = constant + weight, -weight
+            term = Quantity(other, term.target, term.sources, term.attacks, term.conditions)
+        weights[term] = weights.get(term, 0.0) + weight
+    return constant, weights
+
+
+def measured(quantity: Quantity, rows: SeedRows, interval: Interval | None) -> tuple[Estimate, Mistaken | None]:
+    """Return a quantity's value in one seed, and the images that it counts where it is a rate and they are known."""
+    if len(quantity.single) > 1:
+        return worst(quantity, rows, interval)
+    found, metric = rows.find(quantity), METRICS[quantity.metric]
+    if len(found) > 1:
+        named = ", ".join(f"{name}={value}" for name, value in distinguishing(found).items())
+        about = f"{metric.name}({quantity.target} | {quantity.source}, {quantity.attack})"
+        raise ValueError(f"{about} names several rows of a seed: say which, such as {named or 'eps=0.3'}")
+    if not found:
+        return UNKNOWN, None
+    return estimate_row(found[0], metric.name, interval), rows.mistakes(found[0], metric)
+
+
+def is_paired(side: Sum, rows: SeedRows) -> bool:
+    """Whether all rates of a sum, or of a ratio alone, are known image by image, and on the same images."""
+    terms = [term for term, weight in plain_terms(side)[1].items() if weight != 0]
+    if len(terms) == 1 and isinstance(terms[0], Ratio):
+        return is_paired(terms[0].numerator.plus(terms[0].denominator), rows)
+    return same_images([measured(what, rows, None)[1] if isinstance(what, Quantity) else None for what in terms])
+
+
+def same_images(parts: Sequence[Mistaken | None]) -> bool:
+    """Whether it is known of the same images which of them each of several rates counts."""
+    known = [part for part in parts if part is not None]
+    return bool(known) and len(known) == len(parts) and all(part.is_beside(known[0]) for part in known)
+
+
+def distinguishing(rows: Sequence[Row]) -> dict[str, object]:
+    """Return a column in which these rows differ, with the first one's value."""
+    names = ("dataset", "measurement", "eps", *rows[0])
+    return next(({name: rows[0].get(name)} for name in names if len({str(r.get(name)) for r in rows}) > 1), {})
+
+
+def worst(quantity: Quantity, rows: SeedRows, interval: Interval | None) -> tuple[Estimate, Mistaken | None]:
+    """Return the share of images that any of several attacks fools, or examples of any of several sources."""
+    metric = METRICS[quantity.metric]
+    parts = [measured(one, rows, interval)[1] for one in quantity.single]
+    if not same_images(parts):
+        return UNKNOWN, None
+    known = [part for part in parts if part is not None]
+    bits = np.logical_or.reduce([part.bits for part in known])
+    found = estimate_row({metric.name: float(bits.mean()), metric.trials: len(bits)}, metric.name, interval)
+    return found, Mistaken(known[0].dataset, bits)
+
+
+def estimate_ratio(ratio: Ratio, rows: SeedRows, interval: Interval | None) -> Estimate:
+    """Return a ratio's value in one seed. Its ends are those R at which the interval of numerator - R * denominator
+    just leaves 0 out (E. C. Fieller; A. Donner and G. Y. Zou, Statistical Methods in Medical Research 21 (2012)
+    347-359); infinite where the denominator's interval holds 0, and with it ratios of either sign without end."""
+    above, below = (estimate_in_seed(side, rows, interval) for side in (ratio.numerator, ratio.denominator))
+    if isnan(above.value) or isnan(below.value) or below.value == 0:
+        return UNKNOWN
+    value = above.value / below.value
+    if interval is None:
+        return Estimate(value, value, value)
+    if isnan(above.low) or isnan(below.low):
+        return Estimate(value, nan, nan)
+    if below.low <= 0 <= below.high:
+        return Estimate(value, -inf, inf)
+
+    def gap(at: float) -> Estimate:
+        return estimate_in_seed(ratio.numerator.minus(ratio.denominator.times(at)), rows, interval)
+
+    negative = below.value < 0
+    low = limit(lambda at: gap(at).high < 0 if negative else gap(at).low > 0, value, -1.0)
+    high = limit(lambda at: gap(at).low > 0 if negative else gap(at).high < 0, value, 1.0)
+    return Estimate(value, low, high)
+
+
+def limit(outside: Callable[[float], bool], value: float, direction: float) -> float:
+    """Return where, seen from `value` in a direction, values begin that are `outside`; infinite where none does."""
+    far = 1e-3 * max(abs(value), 1.0)
+    while not outside(value + direction * far):
+        far *= 2
+        if far > 1e9 * max(abs(value), 1.0):
+            return direction * inf
+    near = 0.0
+    for _ in range(50):
+        middle = (near + far) / 2
+        near, far = (near, middle) if outside(value + direction * middle) else (middle, far)
+    return value + direction * far

@@ -1,0 +1,164 @@
+"""Rows that the user gives: results.csv of earlier runs, or rows.csv of a repository, with mistakes.csv beside them.
+
+A row counts by its identity, a fingerprint of models, images, attack and seed: what a label says does not matter.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite, isnan
+from pathlib import Path
+from typing import Any
+
+from epsball.build import ConfigError
+from epsball.results.metrics import METRICS
+from epsball.results.paired import unpacked_bits
+from epsball.results.rows import FINGERPRINTS, MISTAKES, PAPER
+
+NEEDED = ("dataset", "seed", "source", "target", "attack", "eps", "n", *FINGERPRINTS)
+TEXTS = ("dataset", "measurement", "source", "target", "attack", "part", *FINGERPRINTS)
+LABELS = ("dataset", "measurement", "seed", "source", "target", *FINGERPRINTS)
+DROPPED = (*LABELS, "part", "error_top1_low", "error_top1_high", *PAPER)  # what a run knows or works out for itself
+Label = tuple[Any, ...]  # dataset, measurement, source, target, attack, eps, seed
+
+
+@dataclass
+class GivenRows:
+    """Rows by their identity, and which identities a run has asked for."""
+
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """their numbers"""
+    places: dict[Label, list[tuple[str, str]]] = field(default_factory=dict)
+    """by what their labels say: identity and place, `FILE line N`"""
+    asked: set[str] = field(default_factory=set)
+
+    def find(self, identity: str) -> list[dict[str, Any]] | None:
+        """Return the numbers of the rows of one identity."""
+        self.asked.add(identity)
+        return self.rows.get(identity)
+
+    def check_labels(self, expected: Iterable[Label]) -> None:
+        """ConfigError where a row has the label of an expected one and none of its identities was asked for: it is of
+        another model, attack or data."""
+        for label in expected:
+            found = self.places.get(label, [])
+            if found and not any(identity in self.asked for identity, _ in found):
+                dataset, _, source, target, attack, eps, seed = label
+                what = f"{target} clean" if attack == "clean" else f"{attack} at eps {eps:g} from {source} on {target}"
+                raise ConfigError(
+                    f"rows: {found[0][1]} ({dataset}, seed {seed}, {what}) was measured on other models or with other "
+                    "settings than this run's: give rows of the same scale and settings, or leave this file out"
+                )
+
+
+def read_given(paths: Sequence[str]) -> GivenRows:
+    """Read files of rows. Raises ConfigError, which names file and line, where one is damaged. The first file that has
+    an identity counts."""
+    given = GivenRows()
+    for path in map(Path, paths):
+        own: dict[str, list[dict[str, Any]]] = {}
+        seen: set[object] = set()
+        bits = read_mistakes(path.with_name("mistakes.csv"))
+        for place, line in lines_of(path, NEEDED):
+            row = checked(line, place)
+            add_mistakes(row, bits.get(row["identity"], {}), place)
+            label = row["dataset"], row.get("measurement", ""), *(row[name] for name in NEEDED[2:6]), row["seed"]
+            given.places.setdefault(label, []).append((row["identity"], place))
+            numbers = {name: value for name, value in row.items() if name not in DROPPED}
+            group = own.setdefault(row["identity"], [])
+            told = "error_top1" in row  # one row, whatever its attack is called; others may be many of one identity
+            varying = ("seconds", "attack") if told else ("seconds",)
+            content = row["identity"], *(item for item in numbers.items() if item[0] not in varying)
+            if told and group and content not in seen:
+                raise ConfigError(f"rows: {place} is damaged: another line of its identity has other numbers")
+            if content not in seen:
+                group.append(numbers)
+            seen.add(content)
+        given.rows = {**own, **given.rows}
+    return given
+
+
+def lines_of(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the lines of a CSV file, each with its place. ConfigError where it is missing or cut off."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"rows: {path} cannot be read ({' '.join(str(error).split())})") from None
+    reader = csv.reader(io.StringIO(text), strict=True)
+    try:
+        lines = [(f"{path} line {reader.line_num}", line) for line in reader]
+    except csv.Error as error:
+        raise ConfigError(f"rows: {path} line {reader.line_num} is damaged: {error}") from None
+    columns = lines[0][1] if lines else []
+    if absent := [name for name in needed if name not in columns]:
+        raise ConfigError(f"rows: {path} lacks the columns {', '.join(absent)}: give a results.csv of this version")
+    if not text.endswith("\n"):
+        raise ConfigError(f"rows: {path} is cut off: its last line has no end")
+    for place, line in lines[1:]:
+        if len(line) != len(columns):
+            raise ConfigError(f"rows: {place} is damaged: it has {len(line)} fields, the header {len(columns)}")
+        yield place, dict(zip(columns, line, strict=True))
+
+
+def checked(line: Mapping[str, str], place: str) -> dict[str, Any]:
+    """Return a line's values, those that are empty left out. ConfigError where one cannot be right."""
+    row: dict[str, Any] = {}
+    for name, text in line.items():
+        if text != "":
+            row[name] = text if name in TEXTS else as_number(text)
+    if absent := [name for name in NEEDED if name not in row]:
+        raise ConfigError(f"rows: {place} is damaged: it lacks {', '.join(absent)}")
+    if not (is_whole(row["seed"]) and is_whole(row["n"]) and row["n"] >= 0 and is_finite(row["eps"])):
+        raise ConfigError(f"rows: {place} is damaged: seed and n should be whole numbers, and eps a number")
+    for name in row.keys() & METRICS.keys():
+        check_number(METRICS[name].is_rate, name, row[name], row.get(METRICS[name].trials), place)
+    return {**row, "seed": int(row["seed"]), "n": int(row["n"])}
+
+
+def as_number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def is_finite(value: object) -> bool:
+    return isinstance(value, float) and isfinite(value)
+
+
+def is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def check_number(is_rate: bool, name: str, value: object, trials: object, place: str) -> None:
+    """ConfigError unless a rate is a whole number of trials out of all, and any other metric a number."""
+    if not isinstance(value, float) or isnan(value):
+        raise ConfigError(f"rows: {place} is damaged: {name} should be a number, is {value!r}")
+    counted = value * trials if isinstance(trials, float) else 0.0
+    whole = isfinite(counted) and abs(counted - round(counted)) < 1e-3
+    if is_rate and not (0 <= value <= 1 and whole):
+        raise ConfigError(f"rows: {place} is damaged: {name} should be a share of {trials} images, is {value!r}")
+
+
+def read_mistakes(path: Path) -> dict[str, dict[str, str]]:
+    """Return which images were mistaken, packed, by the rows' identity; nothing where there is no such file."""
+    if not path.exists():
+        return {}
+    lines = lines_of(path, ("identity",))
+    return {line["identity"]: {name: line[name] for name in MISTAKES if line.get(name)} for _, line in lines}
+
+
+def add_mistakes(row: dict[str, Any], bits: Mapping[str, str], place: str) -> None:
+    """Lay the images that were mistaken beside the rate that counts them. ConfigError where they are not as many."""
+    for metric in METRICS.values():
+        text = bits.get(metric.mistakes or "")
+        if text is not None and not metric.complement and metric.name in row:
+            try:
+                counted = int(unpacked_bits(text, row["n"]).sum())
+            except ValueError as error:
+                raise ConfigError(f"rows: mistakes.csv of {place} is damaged: {error}") from None
+            if counted != round(row[metric.name] * row["n"]):
+                mean = f"{counted} of {row['n']} images, {metric.name} is {row[metric.name]}"
+                raise ConfigError(f"rows: mistakes.csv of {place} is damaged: it has {mean}")
+            row[str(metric.mistakes)] = text

@@ -1,0 +1,155 @@
+"""Rows that the user gives: what stands there is not measured, seeds add up, and what is not of this run is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from epsball.build import ConfigError
+from epsball.experiment.prepare import prepare_experiment, prepare_parts
+from epsball.experiment.run import run_experiments
+from epsball.experiment.setup import check_given
+from epsball.runtime.progress import Stop
+
+Config = dict[str, Any]
+Compose = Callable[..., Config]
+
+CLAIM = {"says": "worse", "paper": "-", "checks": ["error(target | target, fgsm) > error(target)"]}
+
+
+def run(parts: list[list[Config]], outputs: Path, name: str = "run", whole: Config | None = None) -> Path:
+    """Run configs by part and seed; the run directory."""
+    given = [[{**config, "outputs": str(outputs)} for config in seeds] for seeds in parts]
+    prepared, joint = prepare_parts(given, whole or {})
+    check_given(prepared, Stop())
+    run_experiments("mine/all", prepared, outputs / name, [], Stop(), joint)
+    return outputs / name
+
+
+def read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=dict.fromkeys(("source_model", "target_model", "identity"), str))
+
+
+def models(outputs: Path) -> list[str]:
+    return sorted(path.parent.name for path in outputs.rglob("model.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def seeds(tiny: Compose) -> list[Config]:
+    """One experiment, a claim with it, in two seeds."""
+    return [{**tiny(f"seed={seed}"), "claims": {"c": CLAIM}} for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def first(seeds: list[Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of the first seed."""
+    return run([seeds[:1]], tmp_path_factory.mktemp("first"))
+
+
+def test_what_stands_in_them_is_neither_trained_nor_measured(seeds: list[Config], first: Path, tmp_path: Path) -> None:
+    again = run([[{**seeds[0], "rows": [str(first / "results.csv")]}]], tmp_path)
+    assert models(tmp_path) == [] and not (tmp_path / "rows").exists()
+    for file in ("results.csv", "mistakes.csv", "claims.csv", "transfer_matrix.csv", "transfer_matrix.png"):
+        assert (again / file).read_bytes() == (first / file).read_bytes(), file
+    assert "paired" in (again / "claims.csv").read_text() and read(again / "claims.csv")["paired"].tolist() == ["yes"]
+
+
+def test_seeds_add_up_over_runs(seeds: list[Config], first: Path, tmp_path: Path) -> None:
+    """The seed that is given is not trained; the other is, and both are judged together."""
+    given = [{**config, "rows": [str(first / "results.csv")]} for config in seeds]
+    both = run([given], tmp_path)
+    assert len(models(tmp_path)) == 1
+    found = read(both / "results.csv")
+    assert (
+        found["seed"].tolist() == [0, 0, 1, 1]
+        and found[found["seed"] == 0]["identity"].tolist() == read(first / "results.csv")["identity"].tolist()
+    )
+    assert read(both / "claims.csv")["seeds"].tolist() == [2]
+    straight = run([seeds], tmp_path / "straight")
+    columns = [name for name in found if name != "seconds"]
+    pd.testing.assert_frame_equal(found[columns], read(straight / "results.csv")[columns])
+
+
+def test_only_what_is_missing_is_measured(tiny: Compose, seeds: list[Config], first: Path, tmp_path: Path) -> None:
+    more = {**tiny("suite.fgsm.eps=[0.1,0.3]"), "rows": [str(first / "results.csv")]}
+    found = read(run([[more]], tmp_path) / "results.csv")
+    assert found["eps"].tolist() == [0.0, 0.1, 0.3]
+    assert len(list((tmp_path / "rows").iterdir())) == 1  # the row at 0.1
+    assert read(first / "results.csv")["error_top1"].tolist() == found["error_top1"].tolist()[::2]
+
+
+def test_without_mistakes_beside_them_rows_count_unpaired(seeds: list[Config], first: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes((first / "results.csv").read_bytes())
+    again = run([[{**seeds[0], "rows": [str(tmp_path / "rows.csv")]}]], tmp_path)
+    assert read(again / "claims.csv")["paired"].tolist() == ["no"] and not (again / "mistakes.csv").exists()
+
+
+@pytest.mark.parametrize("words", ["trainer.epochs=2", "suite.fgsm.step_share=0.5", "precision=tf32"])
+def test_rows_of_other_settings_are_refused(tiny: Compose, first: Path, tmp_path: Path, words: str) -> None:
+    config = {**tiny(words), "rows": [str(first / "results.csv")]}
+    with pytest.raises(ConfigError) as caught:
+        run([[config]], tmp_path)
+    message = str(caught.value)
+    assert str(first / "results.csv") in message and " line " in message and "\n" not in message
+    assert "other models or with other settings" in message and list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_is_refused_before_a_directory_is_made(seeds: list[Config], first: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.csv"
+    cut.write_text((first / "results.csv").read_text()[:-30])
+    with pytest.raises(ConfigError, match=r"cut\.csv is cut off"):
+        prepare_experiment({**seeds[0], "rows": [str(cut)]})
+    assert list(tmp_path.iterdir()) == [cut]
+
+
+def test_what_is_missing_can_be_left_out(seeds: list[Config], first: Path, tmp_path: Path) -> None:
+    """A reader redraws what there is: nothing is trained, holes are holes, claims are judged on the rest."""
+    given = [{**config, "rows": [str(first / "results.csv")], "missing": "skip"} for config in seeds]
+    again = run([given], tmp_path)
+    assert models(tmp_path) == [] and set(read(again / "results.csv")["seed"]) == {0}
+    assert (again / "claims.csv").read_bytes() == (first / "claims.csv").read_bytes()
+
+
+def test_with_nothing_given_and_all_left_out_the_report_says_so(seeds: list[Config], tmp_path: Path) -> None:
+    again = run([[{**seeds[0], "missing": "skip"}]], tmp_path)
+    assert models(tmp_path) == [] and len(read(again / "results.csv")) == 0
+    assert read(again / "claims.csv")["verdict"].tolist() == ["open"]
+
+
+# ---- parts: their rows in one file, and what is stated of them together
+
+
+def test_rows_of_all_parts_stand_in_one_file_from_which_each_is_redrawn(
+    tiny: Compose, seeds: list[Config], tmp_path: Path
+) -> None:
+    parts = [[{**seeds[0], "experiment": "mine/one"}], [{**tiny("suite.fgsm.eps=[0.1,0.3]"), "experiment": "mine/two"}]]
+    whole = run(parts, tmp_path / "first")
+    rows = read(whole / "rows.csv")
+    assert rows["eps"].tolist() == [0.0, 0.3, 0.1]  # each once, though both parts have the row at 0.3
+    given = [[{**part[0], "rows": [str(whole / "rows.csv")]}] for part in parts]
+    again = run(given, tmp_path / "second")
+    assert models(tmp_path / "second") == []
+    for file in ("rows.csv", "mistakes.csv", "claims.csv", "one/results.csv", "two/results.csv"):
+        assert (again / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+def test_one_claim_draws_on_several_parts(tiny: Compose, tmp_path: Path) -> None:
+    """The rates are those of two data sets."""
+    small, large = (tiny("suite.fgsm.eps=0.1", f"dataset.test_size={size}") for size in (30, 40))
+    small["models"] = {"A": small["models"]["target"]}
+    parts = [[{**small, "experiment": "mine/one"}], [{**large, "experiment": "mine/two"}]]
+    said = {**CLAIM, "checks": ["error(A | A, fgsm) + 2 > error(target | target, fgsm, dataset=digits)"]}
+    whole = run(parts, tmp_path, whole={"claims": {"c": said}})
+    (line,) = read(whole / "claims.csv").to_dict(orient="records")
+    rates = [read(whole / part / "results.csv")["error_top1"].tolist()[1] for part in ("one", "two")]
+    assert (line["left"], line["right"]) == pytest.approx((rates[0] + 2, rates[1])) and line["verdict"] == "confirmed"
+    assert line["paired"] == "no"  # the images are others
+
+
+def test_what_is_stated_of_all_parts_is_checked_before_anything_runs(seeds: list[Config], tmp_path: Path) -> None:
+    wrong = {"claims": {"c": {**CLAIM, "checks": ["error(tagret) < 1"]}}}
+    with pytest.raises(ConfigError, match=r"claims\.c asks about 'tagret' \(did you mean 'target'\?\)"):
+        run([seeds[:1], seeds[:1]], tmp_path, whole=wrong)
+    assert list(tmp_path.iterdir()) == []

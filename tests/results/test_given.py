@@ -1,0 +1,284 @@
+"""Rows that the user gives: read back as they were written, counted by identity, and refused by file and line."""
+
+from collections.abc import Mapping, Sequence
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from cells import Row, clean, fgsm, seen
+
+from epsball.build import ConfigError
+from epsball.output.tables import write_results
+from epsball.results.given import read_given
+from epsball.results.intervals import with_intervals
+from epsball.results.paired import packed_bits
+
+
+def known(row: Row, identity: str, measurement: str = "transfer_matrix") -> Row:
+    """A row as a run writes it."""
+    models = {"source_model": f"model {row['source']}", "target_model": f"model {row['target']}"}
+    return {**row, "measurement": measurement, **models, "identity": identity, "seconds": 1.5}
+
+
+A = known(clean("A", 0.25), "aaa", "clean")
+A_ON_B = known(fgsm("A", "B", 0.5, transfer_rate_top1=0.2, transfer_n=40, max_perturbation=0.3), "bbb")
+LABEL = ("digits", "transfer_matrix", "B", "A", "fgsm", 0.3, 0)
+
+
+def written(folder: Path, *rows: Row, name: str = "results.csv") -> str:
+    """Write rows as a run does, with mistakes.csv beside them; the file."""
+    folder.mkdir(exist_ok=True)
+    write_results(with_intervals(pd.DataFrame(list(rows))), folder / name)
+    return str(folder / name)
+
+
+def refusal(*paths: str) -> str:
+    """The one line that the user is told."""
+    with pytest.raises(ConfigError) as caught:
+        read_given(paths)
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith("rows: ")
+    return message
+
+
+# ---- what is read
+
+
+def test_rows_are_found_by_their_identity_with_their_numbers_alone(tmp_path: Path) -> None:
+    """Labels and what a run works out for itself are left out: the run that asks has its own."""
+    given = read_given([written(tmp_path, A, A_ON_B)])
+    (found,) = given.find("bbb") or []
+    numbers = {"error_top1": 0.5, "transfer_rate_top1": 0.2, "transfer_n": 40, "max_perturbation": 0.3, "seconds": 1.5}
+    assert found == {"attack": "fgsm", "eps": 0.3, "n": 100, **numbers}
+    assert given.find("aaa") == [{"attack": "clean", "eps": 0.0, "n": 100, "error_top1": 0.25, "seconds": 1.5}]
+    assert given.find("ccc") is None and given.asked == {"aaa", "bbb", "ccc"}
+
+
+def test_without_files_there_are_no_rows() -> None:
+    given = read_given([])
+    assert given.find("aaa") is None and not given.rows
+    given.check_labels([LABEL])
+
+
+def test_the_images_mistaken_lie_beside_the_rate_that_counts_them(tmp_path: Path) -> None:
+    wrong, fifth = np.arange(100) % 3 == 0, np.arange(100) % 6 == 0
+    row = known(seen(clean("A", 0), wrong), "aaa", "clean")
+    both = {**row, "error_top5": 0.17, "mistakes_top5": packed_bits(fifth), "identity": "bbb", "seed": 1}
+    given = read_given([written(tmp_path, row, both, known(clean("B", 0.5), "ccc", "clean"))])
+    (one,), (other,), (without,) = (given.find(name) or [] for name in ("aaa", "bbb", "ccc"))
+    assert one["mistakes_top1"] == packed_bits(wrong) == other["mistakes_top1"] and "mistakes_top5" not in one
+    assert other["mistakes_top5"] == packed_bits(fifth) and not any("mistakes" in name for name in without)
+
+
+def test_bits_of_other_rows_and_of_rates_that_a_row_lacks_do_not_count(tmp_path: Path) -> None:
+    """A histogram has the identity of its whole, and no error."""
+    path = written(tmp_path, known(clean("A", nan, loss_mean=2.0, loss_sd=1.0), "aaa", "clean"))
+    (tmp_path / "mistakes.csv").write_text(f"identity,mistakes_top1\naaa,{packed_bits([True] * 8)}\nzzz,damaged\n")
+    assert read_given([path]).find("aaa") == [
+        {"attack": "clean", "eps": 0.0, "n": 100, "loss_mean": 2.0, "loss_sd": 1.0, "seconds": 1.5}
+    ]
+
+
+def test_rows_of_one_identity_stay_together(tmp_path: Path) -> None:
+    """A surface's points, a histogram's bins; a row that stands twice, by another name, counts once."""
+    points = [known(clean("A", nan, loss_mean=2.0, loss_sd=1.0, e1=e1), "aaa", "surface") for e1 in (0.0, 0.1)]
+    again = {**points[0], "measurement": "another", "seconds": 9.0, "seed": 3}
+    zoom = {**points[0], "attack": "surface_zoom"}  # another window of the surface, with the same loss
+    given = read_given([written(tmp_path, *points, again, zoom)])
+    assert [(row["attack"], row["e1"]) for row in given.find("aaa") or []] == [
+        *(("clean", 0.0), ("clean", 0.1), ("surface_zoom", 0.0))
+    ]
+
+
+def test_the_first_file_that_has_an_identity_counts(tmp_path: Path) -> None:
+    first = written(tmp_path / "one", known(seen(clean("A", 0), [True] * 10 + [False] * 90), "aaa", "clean"))
+    second = written(tmp_path / "two", known(seen(clean("A", 0), [True] * 20 + [False] * 80), "aaa", "clean"), A_ON_B)
+    for paths, error in (((first, second), 0.1), ((second, first), 0.2)):
+        given = read_given(paths)
+        (found,) = given.find("aaa") or []
+        assert found["error_top1"] == error and given.find("bbb")
+        assert found["mistakes_top1"] == packed_bits([True] * round(100 * error) + [False] * round(100 - 100 * error))
+
+
+@pytest.mark.parametrize("identity", ["123456789012", "12e456789012", "000000000001", "1_000", "nan", "inf", "None"])
+def test_a_fingerprint_that_looks_like_a_number_stays_a_text(identity: str, tmp_path: Path) -> None:
+    """Twelve hexadecimal digits are a number one time in 200; 12e456789012 would be infinite."""
+    row = {
+        **known(seen(clean("A", 0), [True, False] * 8), identity, "clean"),
+        "source_model": identity,
+        "attack": identity,
+    }
+    given = read_given([written(tmp_path, row)])
+    (found,) = given.find(identity) or []
+    assert list(given.rows) == [identity] and found["mistakes_top1"] and found["attack"] == identity
+
+
+def test_what_a_run_writes_it_can_be_given(tmp_path: Path) -> None:
+    """Every rate to its last digit: 1/3 of 39 images is 13."""
+    rows = [known(clean("A", 13 / 39, 39), "aaa", "clean"), known(fgsm("A", "B", 1 / 7, 7, seed=2), "bbb")]
+    given = read_given([written(tmp_path, *rows)])
+    assert [(given.find(name) or [{}])[0]["error_top1"] for name in ("aaa", "bbb")] == [13 / 39, 1 / 7]
+
+
+# ---- what is refused
+
+HEAD = "dataset,seed,measurement,source,target,attack,eps,n,error_top1,transfer_rate_top1,transfer_n"
+HEAD += ",source_model,target_model,identity"
+LINE = "digits,0,transfer_matrix,B,A,fgsm,0.3,100,0.5,0.2,40,model B,model A,aaa"
+
+
+def changed(**fields: str) -> str:
+    """LINE with other fields."""
+    return ",".join(fields.get(name, text) for name, text in zip(HEAD.split(","), LINE.split(","), strict=True))
+
+
+DAMAGED: dict[str, tuple[str, Sequence[str]]] = {  # a file, and what is said of it
+    "empty": ("", ["results.csv lacks the columns dataset, seed, source", "give a results.csv of this version"]),
+    "an older version": (
+        "dataset,seed,source\n",
+        ["results.csv lacks the columns target, attack, eps, n, source_model"],
+    ),
+    "no header": (f"{LINE}\n", ["results.csv lacks the columns dataset"]),
+    "cut off": (f"{HEAD}\n{LINE}\n{LINE}", ["results.csv is cut off: its last line has no end"]),
+    "cut off in a line": (f"{HEAD}\n{LINE}\n{LINE[:20]}", ["results.csv is cut off"]),
+    "a field too few": (
+        f"{HEAD}\n{LINE}\n{LINE.rpartition(',')[0]}\n",
+        ["line 3 is damaged: it has 13 fields, the header 14"],
+    ),
+    "a field too many": (f"{HEAD}\n{LINE},more\n", ["line 2 is damaged: it has 15 fields, the header 14"]),
+    "an empty line": (f"{HEAD}\n\n{LINE}\n", ["line 2 is damaged: it has 0 fields"]),
+    "an open quote": (
+        f"{HEAD}\n{LINE}\n{changed(identity=chr(34) + 'aaa')}\n{LINE}\n",
+        ["line 4 is damaged: unexpected end"],
+    ),
+    "text after a quote": (f"{HEAD}\n{changed(identity=chr(34) + 'a' + chr(34) + 'b')}\n", ["line 2 is damaged: "]),
+    "no identity": (f"{HEAD}\n{changed(identity='')}\n", ["line 2 is damaged: it lacks identity"]),
+    "no n": (f"{HEAD}\n{changed(n='')}\n", ["line 2 is damaged: it lacks n"]),
+    "half an image": (f"{HEAD}\n{changed(n='100.5')}\n", ["line 2 is damaged: seed and n should be whole numbers"]),
+    "fewer than none": (f"{HEAD}\n{changed(n='-1')}\n", ["line 2 is damaged: seed and n should be whole numbers"]),
+    "a seed without number": (f"{HEAD}\n{changed(seed='first')}\n", ["line 2 is damaged: seed and n should be whole"]),
+    "half a seed": (f"{HEAD}\n{changed(seed='0.5')}\n", ["line 2 is damaged: seed and n should be whole numbers"]),
+    "a seed that is nan": (
+        f"{HEAD}\n{changed(seed='nan')}\n",
+        ["line 2 is damaged: seed and n should be whole numbers"],
+    ),
+    "endless images": (f"{HEAD}\n{changed(n='inf')}\n", ["line 2 is damaged: seed and n should be whole numbers"]),
+    "an eps that is none": (f"{HEAD}\n{changed(eps='8/255')}\n", ["line 2 is damaged: ", "and eps a number"]),
+    "an eps that is nan": (f"{HEAD}\n{changed(eps='nan')}\n", ["line 2 is damaged: ", "and eps a number"]),
+    "an error that is none": (f"{HEAD}\n{changed(error_top1='half')}\n", ["error_top1 should be a number, is 'half'"]),
+    "an error that is nan": (f"{HEAD}\n{changed(error_top1='nan')}\n", ["error_top1 should be a number, is nan"]),
+    "per cent": (f"{HEAD}\n{changed(error_top1='50')}\n", ["error_top1 should be a share of 100.0 images, is 50.0"]),
+    "below 0": (f"{HEAD}\n{changed(error_top1='-0.5')}\n", ["error_top1 should be a share of 100.0 images, is -0.5"]),
+    "a share of an image": (
+        f"{HEAD}\n{changed(error_top1='0.123')}\n",
+        ["should be a share of 100.0 images, is 0.123"],
+    ),
+    "a share of other trials": (
+        f"{HEAD}\n{changed(transfer_rate_top1='0.21')}\n",
+        ["transfer_rate_top1 should be a share of 40.0 images, is 0.21"],
+    ),
+    "two errors": (
+        f"{HEAD}\n{LINE}\n{changed(error_top1='0.6')}\n",
+        ["line 3 is damaged: another line of its identity"],
+    ),
+    "two numbers of images": (
+        f"{HEAD}\n{LINE}\n{changed(n='10')}\n",
+        ["line 3 is damaged: another line of its identity"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "parts"), DAMAGED.values(), ids=list(DAMAGED))
+def test_a_damaged_file_is_refused_by_file_and_line(text: str, parts: Sequence[str], tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text(text)
+    message = refusal(str(path))
+    assert str(path) in message and [part for part in parts if part not in message] == []
+
+
+def test_the_line_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    """LINE itself is whole, and a file of the others before it does not excuse it."""
+    whole, other = tmp_path / "whole.csv", tmp_path / "damaged.csv"
+    whole.write_text(f"{HEAD}\n{LINE}\n")
+    other.write_text(f"{HEAD}\n{changed(error_top1='0.6')}\n{changed(error_top1='0.61', n='50')}\n")
+    assert read_given([str(whole)]).find("aaa")
+    assert f"{other} line 3 is damaged" in refusal(str(whole), str(other))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.csv"
+    assert f"{missing} cannot be read" in refusal(str(missing)) and "No such file" in refusal(str(missing))
+    assert f"{tmp_path} cannot be read" in refusal(str(tmp_path))
+    binary = tmp_path / "binary.csv"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert f"{binary} cannot be read" in refusal(str(binary))
+
+
+WRONG = np.arange(100) < 50
+BITS: dict[str, tuple[str, str]] = {  # mistakes.csv, and what is said of it
+    "too few": (packed_bits(WRONG[:50]), "mistakes.csv of {path} line 2 is damaged: "),
+    "another error": (packed_bits(np.arange(100) < 49), "it has 49 of 100 images, error_top1 is 0.5"),
+    "no bits": ("garbage", "mistakes.csv of {path} line 2 is damaged: 'garbage' is no packed bits"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BITS.values(), ids=list(BITS))
+def test_bits_that_do_not_fit_the_error_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text(f"{HEAD}\n{LINE}\n")
+    (tmp_path / "mistakes.csv").write_text(f"identity,mistakes_top1\naaa,{text}\n")
+    assert message.format(path=path) in refusal(str(path))
+
+
+def test_a_damaged_file_of_bits_is_refused_by_its_own_name(tmp_path: Path) -> None:
+    path, beside = tmp_path / "results.csv", tmp_path / "mistakes.csv"
+    path.write_text(f"{HEAD}\n{LINE}\n")
+    for text, message in {
+        "identity,mistakes_top1\naaa": f"{beside} is cut off",
+        "identity,mistakes_top1\naaa\n": f"{beside} line 2 is damaged: it has 1 fields, the header 2",
+        "mistakes_top1\nabc\n": f"{beside} lacks the columns identity",
+    }.items():
+        beside.write_text(text)
+        assert message in refusal(str(path))
+
+
+# ---- labels
+
+
+def test_a_row_of_an_expected_label_that_no_identity_asks_for_is_refused(tmp_path: Path) -> None:
+    """It was measured on another model, or by other settings: a run that went on would measure it anew, in silence."""
+    path = written(tmp_path, A, A_ON_B)
+    given = read_given([path])
+    given.find("other")
+    with pytest.raises(ConfigError) as caught:
+        given.check_labels([LABEL])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(
+        f"rows: {path} line 3 (digits, seed 0, fgsm at eps 0.3 from B on A) was measured on other"
+    )
+    with pytest.raises(ConfigError, match=r"line 2 \(digits, seed 0, A clean\) was measured on other models"):
+        given.check_labels([("digits", "clean", "A", "A", "clean", 0.0, 0)])
+
+
+OTHERS: Mapping[str, tuple[int, object]] = {
+    **{"dataset": (0, "mnist"), "measurement": (1, "worst_case"), "source": (2, "A"), "target": (3, "B")},
+    **{"attack": (4, "pgd"), "eps": (5, 0.1), "seed": (6, 1)},
+}
+
+
+@pytest.mark.parametrize(("place", "value"), OTHERS.values(), ids=list(OTHERS))
+def test_rows_of_other_labels_are_of_other_runs(place: int, value: object, tmp_path: Path) -> None:
+    given = read_given([written(tmp_path, A_ON_B)])
+    label = list(LABEL)
+    label[place] = value
+    given.check_labels([tuple(label)])
+
+
+def test_a_row_that_was_asked_for_has_the_right_label(tmp_path: Path) -> None:
+    """Of several rows of a label, one is enough: the others are of other settings of the same name."""
+    given = read_given([written(tmp_path / "one", A_ON_B), written(tmp_path / "two", {**A_ON_B, "identity": "other"})])
+    given.find("other")
+    given.check_labels([LABEL])
