@@ -366,6 +366,16 @@ def test_a_damaged_row_is_measured_again(
     assert [list(targets) for _, _, targets, *_ in calls] == [["B"]]
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[1]"])
+def test_a_damaged_spec_of_a_model_stops_no_run(base: Config, rows: pd.DataFrame, outputs: Path, content: str) -> None:
+    """run.json tells of stored models before any is loaded, whole or not; the damaged one is trained again."""
+    shutil.rmtree(outputs / "rows")
+    (damaged, *_) = sorted((outputs / "models").glob("*/spec.json"))
+    damaged.write_text(content)
+    assert without_seconds(run(base, outputs, name="again")) == without_seconds(rows)
+    assert list((outputs / "models").glob("*.damaged*"))
+
+
 def test_a_failed_run_says_why(base: Config, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(outputs / "rows")
 

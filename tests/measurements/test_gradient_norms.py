@@ -145,5 +145,5 @@ def test_no_norm_is_computed_in_float64_on_the_device(known: tuple[Tensor, Split
 
 def test_norms_leave_the_device_before_they_become_float64() -> None:
     """The copy from the meta device fails, as it must; nothing became float64 on it before."""
-    with pytest.raises((NotImplementedError, RuntimeError), match="meta"), NoFloat64("meta"):
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"), NoFloat64("meta"):
         gradient_rows(torch.rand(5, device="meta"), None)

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from epsball.measurements.gradient_pictures import as_rgb, draw_block, draw_gradient_pictures
 from epsball.measurements.loss_surface import LOSS_FLOOR, draw_loss, draw_loss_surfaces, loss_ticks
-from epsball.output.curves import curves, draw_curves, draw_error_by_eps, spaced
-from epsball.output.plot import WARNING, lattice
+from epsball.output.curves import curves, draw_curves, draw_error_by_eps
+from epsball.output.plot import WARNING, apart, lattice
 from epsball.results.intervals import wilson
 
 
@@ -156,8 +156,8 @@ def test_white_box_lines_are_solid_and_heavier() -> None:
 
 
 def test_ticks_that_would_touch_give_way_to_the_larger() -> None:
-    assert spaced([2 / 255, 4 / 255, 8 / 255, 16 / 255]) == [0, 16 / 255, 8 / 255, 4 / 255]
-    assert spaced([0.3, 0.3, 0.29, 0.01]) == [0, 0.3]
+    assert apart([2 / 255, 4 / 255, 8 / 255, 16 / 255], fixed=[0.0]) == [0, 16 / 255, 8 / 255, 4 / 255]
+    assert apart([0.3, 0.3, 0.29, 0.01], fixed=[0.0]) == [0, 0.3]
 
 
 def test_gradient_pictures_lie_side_by_side_while_they_fit(tmp_path: Path) -> None:

@@ -232,6 +232,11 @@ def test_over_seeds_a_point_is_their_mean_with_both_sources_of_error() -> None:
     assert (found["low"][1], found["high"][1]) == pytest.approx(wilson(50, 100))
 
 
+def test_two_lines_of_one_label_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^figures\.f\.lines: two of them are called 'A'$"):
+        figure(lines={"{model}": "A", "A": "B"}, **{"for": {"model": ["A"]}})
+
+
 def test_several_rows_of_a_point_are_refused_and_the_figure_is_named() -> None:
     rows = [attacked("A", "B", 0.1, rate, measurement=name) for name, rate in (("one", 0.1), ("two", 0.2))]
     with pytest.raises(

@@ -61,8 +61,8 @@ def test_a_text_is_looped_over_what_it_names() -> None:
 
 def test_two_lines_of_one_label_are_refused() -> None:
     loops: dict[str, Any] = {"model": ["A", "B"]}
-    assert list(expanded({"{model}": {"row": "{model}"}, "C": {"row": "C"}}, loops)) == ["A", "B", "C"]
-    message = told(lambda: expanded({"{model}": {"row": "{model}"}, "A": {"row": "C"}}, loops))
+    assert list(expanded("row", {"{model}": {"row": "{model}"}, "C": "C"}, loops)) == ["A", "B", "C"]
+    message = told(lambda: expanded("row", {"{model}": "{model}", "A": {"row": "C"}}, loops))
     assert message == "two of them are called 'A'"
 
 

@@ -89,15 +89,11 @@ def prepare_experiment(
 
     Raises ConfigError: one line, what, where, and what would be right.
     """
-    known = [*Settings.__dataclass_fields__, *COMPONENTS, *REFERRED, *ABOVE]
-    for key in config:
-        if key not in known:
-            raise ConfigError(f"{key} is not a config key{did_you_mean(key, known)}")
-    settings = construct(Settings, {k: v for k, v in config.items() if k in Settings.__dataclass_fields__}, where="")
+    settings = settings_of(config)
     execution = settings.execution
     composed, (config, places) = dict(config), expand_grids(config)
-    chosen = {key: with_members(getattr(settings, key), places) for key in ("sources", "targets")}
-    settings = replace(settings, **chosen)
+    sources, targets = (with_members(names, places) for names in (settings.sources, settings.targets))
+    settings = replace(settings, sources=sources, targets=targets)
     attacks = distinct([*attacks_of(config.get("suite"), "suite"), *attacks_of(config.get("attack"), "attack")])
     measurements = measurements_of(config)
     cache = BuildCache() if cache is None else cache
@@ -105,8 +101,8 @@ def prepare_experiment(
     data = load_data(config.get("dataset"), "dataset", cache)
     check_shapes(specs, data)
     aliases = aliases_of(specs)
-    sources, targets = roles(specs, settings, aliases)
-    check_measurements(measurements, config, sources, targets, attacks)
+    crafted_on, shown_to = roles(specs, settings, aliases)
+    check_measurements(measurements, config, crafted_on, shown_to, attacks)
     asked = KnownNames(list(mapping(config.get("models"), "models")), aliases, attacks, measurements, places)
     statements = asked.statements_of(config)
     experiment = Experiment(
@@ -117,8 +113,8 @@ def prepare_experiment(
         data=data,
         specs={name: spec for name, spec in specs.items() if aliases[name] == name},
         aliases=aliases,
-        sources=sources,
-        targets=targets,
+        sources=crafted_on,
+        targets=shown_to,
         attacks=attacks,
         statements=statements,
         asked=statements.quantities,
@@ -128,6 +124,17 @@ def prepare_experiment(
     )
     check_unambiguous(experiment)
     return experiment
+
+
+def settings_of(config: Mapping[str, Any]) -> Settings:
+    """Return a config's own values. ConfigError where one is wrong, or where a key is none of a config's."""
+    known = [*Settings.__dataclass_fields__, *COMPONENTS, *REFERRED, *ABOVE]
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"{key} is not a config key{did_you_mean(key, known)}")
+    own = {key: value for key, value in config.items() if key in Settings.__dataclass_fields__}
+    settings: Settings = construct(Settings, own, where="")
+    return settings
 
 
 def prepare_parts(

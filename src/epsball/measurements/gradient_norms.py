@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from epsball.attacks.losses import input_gradient
 from epsball.data.images import Split
-from epsball.measurements.measurement import Cell, Row, Rows, Scope, Setup
+from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
 from epsball.output.pages import Section
 from epsball.results.distributions import Bins, distribution_rows
 from epsball.runtime.progress import Stop
@@ -22,25 +22,15 @@ NUMBERS = {"gradient_l2_mean": "mean", "gradient_l2_sd": "sd", "gradient_zero_sh
 
 
 @dataclass(frozen=True)
-class GradientNorms:
+class GradientNorms(Measurement):
     """Mean and standard deviation over the test images of the norm, and the share of images without a gradient, of each
     target that has gradients."""
 
     bins: Annotated[Bins, Bins] | None = None
     """of a histogram of the norms beside them; None for none"""
 
-    @property
-    def makes(self) -> tuple[str, ...]:
-        return ("clean",)
-
-    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
-        return None
-
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.targets
-
-    def error_cells(self, scope: Scope) -> Sequence[Cell]:
-        return ()
 
     def unfinished(self, setup: Setup) -> Collection[str]:
         return [name for name in differentiable(setup) if setup.find(self.what, name, name) is None]
@@ -55,11 +45,13 @@ class GradientNorms:
 
     def norms_rows(self, setup: Setup, model: str) -> list[Row]:
         """Return the rows of one model, measured now or kept by an earlier run."""
-        found = setup.find(self.what, model, model)
-        if found is None and not setup.skips:
+
+        def measure() -> list[Row]:
             norms = gradient_norms(setup.models[model], setup.test, setup.batch_size, setup.stop)
-            found = setup.keep(self.what, model, model, gradient_rows(norms, self.bins))
-        return [setup.row(numbers, model, model, "clean", 0.0) for numbers in found or ()]
+            return gradient_rows(norms, self.bins)
+
+        found = setup.find_or_measure(self.what, model, model, measure)
+        return [setup.row(numbers, model, model, "clean", 0.0) for numbers in found]
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
         if (means := mean_norms(frames["results"])).empty:
@@ -91,9 +83,9 @@ def gradient_norms(model: nn.Module, test: Split, batch_size: int, stop: Stop) -
 
 def gradient_rows(norms: Tensor, bins: Bins | None) -> list[Row]:
     """Return mean, standard deviation, share of zeros and histogram of the gradients' norms."""
-    found = norms.tolist()
+    found = norms.numpy(force=True)
     whole, *histogram = distribution_rows("gradient_l2", found, bins)
-    return [{**whole, "gradient_zero_share": found.count(0.0) / len(found)}, *histogram]
+    return [{**whole, "gradient_zero_share": float((found == 0).mean())}, *histogram]
 
 
 def mean_norms(rows: "pd.DataFrame") -> "pd.DataFrame":

@@ -13,7 +13,7 @@ from epsball.attacks.attack import Attack
 from epsball.attacks.losses import input_gradient
 from epsball.build import require
 from epsball.data.images import Split
-from epsball.measurements.measurement import Cell, Rows, Scope, Setup, one_seed
+from epsball.measurements.measurement import Measurement, Rows, Scope, Setup, one_seed
 from epsball.output.pages import Section
 from epsball.output.plot import DPI, WARNING, save
 from epsball.results.rows import as_dicts, eps_label
@@ -26,7 +26,7 @@ PICTURES_PER_LINE = 12
 
 
 @dataclass(frozen=True)
-class GradientPictures:
+class GradientPictures(Measurement):
     """Originals, signed gradients and examples (Tramèr et al. 2017, Figure 1), of each attack on each source."""
 
     images: int
@@ -35,22 +35,15 @@ class GradientPictures:
     def __post_init__(self) -> None:
         require(self.images >= 1, f"images should be at least 1, is {self.images}")
 
-    @property
-    def makes(self) -> tuple[str, ...]:
-        return ("clean",)
-
     def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
         require(bool(attacks), "name gradient_pictures needs an attack: suite=fgsm")
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.sources
 
-    def error_cells(self, scope: Scope) -> Sequence[Cell]:
-        return ()
-
     def unfinished(self, setup: Setup) -> Collection[str]:
         """Name all sources: pictures are not kept."""
-        return () if setup.skips else setup.sources
+        return setup.sources
 
     def measure(self, setup: Setup) -> Rows:
         if setup.skips:

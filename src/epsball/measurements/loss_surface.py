@@ -15,11 +15,12 @@ from epsball.attacks.attack import Attack
 from epsball.attacks.losses import input_gradient
 from epsball.build import require
 from epsball.data.images import Split
-from epsball.measurements.measurement import Cell, Row, Rows, Scope, Setup, one_seed
-from epsball.models.predictions import mean_and_sd, mistakes
+from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup, one_seed
+from epsball.models.predictions import mistakes
 from epsball.output.pages import Section
 from epsball.output.plot import WARNING, save
 from epsball.output.tables import write_csv
+from epsball.results.distributions import mean_and_sd
 from epsball.runtime.progress import Stop
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LossSurface:
+class LossSurface(Measurement):
     """The loss of `model` on x + e1 sign(g1) + e2 sign(g2), g1 its own gradient and g2 that of `other` (Tramèr et al.
     2017, Figures 2 and 3), around images that it gets right and whose example by the one attack on `other` fools it."""
 
@@ -69,9 +70,6 @@ class LossSurface:
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return list(dict.fromkeys((self.model, self.other)))
-
-    def error_cells(self, scope: Scope) -> Sequence[Cell]:
-        return ()
 
     def unfinished(self, setup: Setup) -> Collection[str]:
         """Name both models unless the mean losses are finished; single images are kept beside them, if not given."""
@@ -157,8 +155,8 @@ class LossSurface:
 def mean_row(name: str, losses: Tensor, steps: Tensor, i: int, j: int) -> Row:
     """Return the mean loss over all chosen images at one place of the grid."""
     at, e1, e2 = losses[:, i, j], round(float(steps[i]), 6), round(float(steps[j]), 6)
-    mean, sd = mean_and_sd(at)
-    return {"attack": name, "eps": max(e1, e2), "n": len(at), "e1": e1, "e2": e2, "loss_mean": mean, "loss_sd": sd}
+    row = {"attack": name, "eps": max(e1, e2), "n": len(at), "e1": e1, "e2": e2}
+    return {**row, **mean_and_sd("loss", at.numpy())}
 
 
 def mean_surface(results: "pd.DataFrame") -> "pd.DataFrame":

@@ -1,6 +1,6 @@
 """The contract of measurements, what they work with, and the rows of clean images."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,10 @@ from torch import Generator, nn
 
 from epsball.attacks import NamedAttack
 from epsball.data.images import Split
-from epsball.models.predictions import Mistakes, find_mistakes, mean_and_sd, rate
+from epsball.models.predictions import Mistakes, find_mistakes, rate
 from epsball.output.pages import Section
 from epsball.paper.expressions import Quantity
+from epsball.results.distributions import mean_and_sd
 from epsball.results.given import GivenRows
 from epsball.results.metrics import TOP1, TOP5
 from epsball.results.paired import packed_bits
@@ -126,6 +127,13 @@ class Setup:
         self.store.keep_rows(identity, rows)
         return [{**row, "identity": identity} for row in rows]
 
+    def find_or_measure(self, what: object, source: str, target: str, measure: Callable[[], list[Row]]) -> list[Row]:
+        """Return finished rows, or measure and keep them; with `skips` nothing is measured."""
+        found = self.find(what, source, target)
+        if found is None and not self.skips:
+            found = self.keep(what, source, target, measure())
+        return found or []
+
     def row(self, numbers: Row, source: str, target: str, attack: str, eps: float) -> Row:
         """Return a row of results without its measurement: its key before its numbers."""
         key = {"dataset": self.dataset, "seed": self.seed, "source": source, "target": target}
@@ -155,20 +163,23 @@ class Scope(Protocol):
 
 
 class Measurement(Protocol):
-    """Settings first, a Setup at call time; rows out, then pages for people."""
+    """Settings first, a Setup at call time; rows out, then pages for people. What has a body here is what most do."""
 
     @property
     def makes(self) -> tuple[str, ...]:
         """Names in its rows' attack column beside those of the attacks."""
+        return ("clean",)
 
     def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
         """Raise ValueError, beginning with the field, when it cannot be done on these models and attacks."""
+        return
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         """Name the models whose clean rows stand before its own."""
 
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         """Return the cells of which its rows will have an error, clean ones left out."""
+        return ()
 
     def unfinished(self, setup: Setup) -> Collection[str]:
         """Name the models that it needs for the rows that `setup.find` does not have."""
@@ -188,10 +199,8 @@ def clean_rows(setup: Setup, models: Sequence[str]) -> list[Row]:
     """Return the rows of models on clean images."""
     rows = []
     for model in models:
-        found = setup.find("clean", model, model)
-        if found is None and not setup.skips:
-            found = setup.keep("clean", model, model, [clean_rates(setup.clean_mistakes(model))])
-        rows += [setup.row(numbers, model, model, "clean", 0.0) for numbers in found or ()]
+        found = setup.find_or_measure("clean", model, model, lambda: [clean_rates(setup.clean_mistakes(model))])  # noqa: B023
+        rows += [setup.row(numbers, model, model, "clean", 0.0) for numbers in found]
     return rows
 
 
@@ -203,12 +212,11 @@ def clean_rates(clean: Mistakes) -> Row:
 
 def error_rates(wrong: Mistakes) -> Row:
     """Return what every row with an error has: errors as fractions, losses, and which images were mistaken."""
-    mean, sd = mean_and_sd(wrong.losses)
     errors = {"n": len(wrong.top1), "error_top1": rate(wrong.top1), "error_top5": rate(wrong.top5)}
     kept = {TOP1: packed_bits(wrong.top1.numpy(force=True))}
     if wrong.top5 is not None:
         kept[TOP5] = packed_bits(wrong.top5.numpy(force=True))
-    return {**errors, "loss_mean": mean, "loss_sd": sd, **kept}
+    return {**errors, **mean_and_sd("loss", wrong.losses.numpy(force=True)), **kept}
 
 
 def one_seed(frame: "pd.DataFrame") -> "pd.DataFrame":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epsball.measurements.measurement import Cell, Row, Rows, Scope, Setup
+from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
 from epsball.output.pages import Section
 from epsball.training.fit import SCORED_IMAGES
 
@@ -19,21 +19,11 @@ COLUMNS = {"loss": "training_loss", "clean_error": "training_clean_error", "lr":
 
 
 @dataclass(frozen=True)
-class TrainingCurves:
+class TrainingCurves(Measurement):
     """What each target's training.csv says: `training_loss(A, epoch=3)` in tables, claims and figures. The loss is the
     mean over the epoch's steps of what the trainer minimises; the clean error is of the first 1,000 test images."""
 
-    @property
-    def makes(self) -> tuple[str, ...]:
-        return ("clean",)
-
-    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
-        return None
-
     def clean_models(self, scope: Scope) -> Sequence[str]:
-        return ()
-
-    def error_cells(self, scope: Scope) -> Sequence[Cell]:
         return ()
 
     def unfinished(self, setup: Setup) -> Collection[str]:
@@ -55,14 +45,15 @@ class TrainingCurves:
 
 def curve_rows(setup: Setup, model: str) -> list[Row]:
     """Return the rows of one model, read now or kept by an earlier run."""
-    found = setup.find("training", model, model)
-    if found is None and not setup.skips:
+
+    def read() -> list[Row]:
         setup.stop.check()
-        text = setup.store.curve(setup.keys[model])
+        text = setup.store.curve(setup.keys[model]) or ""
         scored = {"n": min(SCORED_IMAGES, len(setup.test))}
-        rows = [{**scored, **epoch_row(line)} for line in csv.DictReader(io.StringIO(text or ""))]
-        found = setup.keep("training", model, model, rows)
-    return [setup.row(numbers, model, model, "clean", 0.0) for numbers in found or ()]
+        return [{**scored, **epoch_row(line)} for line in csv.DictReader(io.StringIO(text))]
+
+    found = setup.find_or_measure("training", model, model, read)
+    return [setup.row(numbers, model, model, "clean", 0.0) for numbers in found]
 
 
 def epoch_row(line: Mapping[str, str]) -> Row:

@@ -13,7 +13,7 @@ from torch import Generator, nn
 from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.data.images import Split
-from epsball.measurements.measurement import Cell, Row, Rows, Scope, Setup, error_rates
+from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, error_rates
 from epsball.models.predictions import Mistakes, gathered, mistakes, rate
 from epsball.output.console import console_matrix
 from epsball.output.matrix import matrix_sections
@@ -35,18 +35,11 @@ class Violation(RuntimeError):
 
 
 @dataclass(frozen=True)
-class TransferMatrix:
+class TransferMatrix(Measurement):
     """Every source's examples shown to every target: error and transfer rates (Tramèr et al. 2017, Table 1)."""
 
     cells: Literal["all", "asked"]
     """all of them, or only those that the config's tables, claims and figures ask about"""
-
-    @property
-    def makes(self) -> tuple[str, ...]:
-        return ("clean",)
-
-    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
-        return None
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.targets

@@ -13,7 +13,7 @@ from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.attacks.gradient import AttackState, GradientAttack
 from epsball.data.images import Split
-from epsball.measurements.measurement import Cell, Row, Rows, Scope, Setup
+from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup
 from epsball.models.predictions import Mistakes, mistakes, rate
 from epsball.output.console import console_matrix
 from epsball.output.matrix import matrix_sections
@@ -30,16 +30,13 @@ Attacked = tuple[Tensor, AttackState]  # (N,) places in the test set, and how fa
 
 
 @dataclass(frozen=True)
-class WorstCase:
+class WorstCase(Measurement):
     """Each source's error under the worst of all attacks of an eps on itself, per image; an image that is fooled is
     shown to no further attack (Madry et al. 2017, section 5; Carlini's reviews: per-example minimum, not averages)."""
 
     @property
     def makes(self) -> tuple[str, ...]:
         return ("clean", "worst_case")
-
-    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
-        return None
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.sources
@@ -75,8 +72,8 @@ def worst_of(setup: Setup, eps: float) -> dict[str, object]:
 
 def worst_case_rows(setup: Setup, source: str, eps: float) -> list[Row]:
     """Return the row of one model under all attacks of one eps, measured now or kept by an earlier run."""
-    found = setup.find(worst_of(setup, eps), source, source)
-    if found is None and not setup.skips:
+
+    def measure() -> list[Row]:
         chosen = attacks_at(setup, eps)
         attacks = {named.name: named.attack for named in chosen}
         generators = {named.name: setup.generator(named, source) for named in chosen}
@@ -85,9 +82,10 @@ def worst_case_rows(setup: Setup, source: str, eps: float) -> list[Row]:
             fooled, seconds = find_fooled(
                 setup.models[source], attacks, setup.test, setup.batch_size, generators, setup.stop, title
             )
-        rates = worst_case_rates(setup.clean_mistakes(source), fooled, seconds)
-        found = setup.keep(worst_of(setup, eps), source, source, [rates])
-    return [setup.row(numbers, source, source, "worst_case", eps) for numbers in found or ()]
+        return [worst_case_rates(setup.clean_mistakes(source), fooled, seconds)]
+
+    found = setup.find_or_measure(worst_of(setup, eps), source, source, measure)
+    return [setup.row(numbers, source, source, "worst_case", eps) for numbers in found]
 
 
 def find_fooled(

@@ -64,10 +64,3 @@ def rate(wrong: Tensor | None, among: Tensor | None = None) -> float:
     number = len(wrong) if among is None else int(among.sum())
     counted = int((wrong if among is None else wrong & among).sum())
     return counted / number if number else nan
-
-
-def mean_and_sd(values: Tensor) -> tuple[float, float]:
-    """Return mean and standard deviation of (N,) values, NaN for those of none and the deviation of one; on the host,
-    in float64."""
-    found = values.numpy(force=True).astype("float64")
-    return float(found.mean()) if len(found) else nan, float(found.std(ddof=1)) if len(found) > 1 else nan

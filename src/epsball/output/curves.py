@@ -1,11 +1,11 @@
 """Error against eps, a line per source, target and attack."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epsball.output.plot import LINE_COLOURS, MARKERS, lattice, save
+from epsball.output.plot import LINE_COLOURS, MARKERS, apart, lattice, save
 from epsball.results.intervals import error_estimates
 from epsball.results.rows import eps_label, error_rows, with_dataset_names
 
@@ -77,7 +77,7 @@ def draw_curves(
     every = pd.concat(list(lines.values()))
     for clean in every.loc[every["attack"] == "clean", "error_top1"].unique():
         axes.plot(0, 100 * clean, "o", color="0.15", mfc="white", markersize=5, zorder=5, clip_on=False)
-    ticks = spaced(every["eps"])
+    ticks = apart(every["eps"], fixed=[0.0])
     axes.set_xticks(ticks, [eps_label(eps) for eps in ticks])
     axes.set(xlim=(0, 1.03 * every["eps"].max()), ylim=(0, 100))
     axes.set_title(f"target {target}", fontsize=11, pad=8)
@@ -87,26 +87,17 @@ def draw_curves(
     axes.spines[:].set_visible(False)
 
 
-def spaced(values: Iterable[float]) -> list[float]:
-    """Choose 0 and those of `values`, the largest first, whose labels do not run into one another."""
-    ticks = [0.0]
-    for value in sorted(values, reverse=True):
-        if all(abs(value - other) >= 0.14 * max(value, *ticks) for other in ticks):
-            ticks.append(value)
-    return ticks
-
-
 def curve_legend(colours: dict[str, str], markers: dict[str, str], boxes: set[bool]) -> list[Any]:
     """Explain sources by colour, attacks by marker, white-box and black-box by line, each group apart from the next."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     grey: dict[str, Any] = {"color": "0.35"}
-    apart = Line2D([], [], linestyle="none", label=" ")
+    blank = Line2D([], [], linestyle="none", label=" ")
     sources = [Line2D([], [], color=colour, linewidth=2.4, label=f"from {name}") for name, colour in colours.items()]
     attacks = [Line2D([], [], marker=m, linestyle="none", label=name, **grey) for name, m in markers.items()]
     clean = Line2D([], [], marker="o", linestyle="none", mfc="white", label="clean", **grey)
     names = {True: "white-box", False: "black-box"}
     styles = [Line2D([], [], label=names[box], **grey, **CURVE[box]) for box in sorted(boxes, reverse=True)]
     band = Patch(facecolor="0.35", alpha=0.2, label="95 % interval")
-    return [*sources, apart, *attacks, clean, apart, *styles, band]
+    return [*sources, blank, *attacks, clean, blank, *styles, band]

@@ -8,7 +8,7 @@ from math import isfinite, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from epsball.output.plot import LINE_COLOURS, MARKERS, lattice, save
+from epsball.output.plot import LINE_COLOURS, MARKERS, apart, lattice, save
 from epsball.results.rows import eps_label
 
 if TYPE_CHECKING:
@@ -188,16 +188,6 @@ def tick_text(x: float | str, drawing: Drawing) -> str:
     if isinstance(x, str):
         return plain(x)
     return eps_label(x) if drawing.x == "eps" else f"{x:g}"
-
-
-def apart(values: Sequence[float], scale: Callable[[float], float]) -> list[float]:
-    """Choose those of rising `values`, the largest first, whose labels do not run into one another."""
-    reach = scale(values[-1]) - scale(values[0]) if values else 0.0
-    kept: list[float] = []
-    for value in reversed(values):
-        if all(abs(scale(value) - scale(other)) >= 0.12 * reach for other in kept):
-            kept.append(value)
-    return kept
 
 
 def draw_line(axes: Any, own: "pd.DataFrame", style: Style, ends: tuple[float, float]) -> None:

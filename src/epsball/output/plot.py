@@ -1,6 +1,7 @@
 """Grids of panels and files without dates, for all figures."""
 
 import io
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,18 @@ def lattice(count: int, width: float, height: float, most: int = PANELS_PER_ROW)
     for axes in list(grid.flat)[count:]:
         axes.set_axis_off()
     return figure, list(grid.flat)
+
+
+def apart(values: Iterable[float], scale: Callable[[float], float] = float, fixed: Sequence[float] = ()) -> list[float]:
+    """Return the `fixed` ticks and those of `values`, the largest first, whose labels do not run into one another."""
+    falling = sorted(set(values), reverse=True)
+    places = [scale(value) for value in (*fixed, *falling)]
+    reach = max(places) - min(places) if places else 0.0
+    kept = list(fixed)
+    for value in falling:
+        if all(abs(scale(value) - scale(other)) >= 0.14 * reach for other in kept):
+            kept.append(value)
+    return kept
 
 
 def save(figure: Any, path: Path) -> None:

@@ -12,7 +12,7 @@ from epsball.build import bound, did_you_mean, listed, require
 from epsball.output.figures import Drawing, Kind, draw_figure
 from epsball.output.pages import Section
 from epsball.paper.expressions import ANY, Quantity, Ratio, Sum, check_unit, naming_field, parse_expression
-from epsball.paper.placeholders import check_loops, fill, fill_known, options, repeated
+from epsball.paper.placeholders import check_loops, expanded, fill, fill_known, options
 from epsball.paper.values import SeedRows, by_seed, distinguishing, estimate
 from epsball.results.intervals import Estimate, estimate_row, mean_estimate, wilson
 from epsball.results.metrics import METRICS, Unit
@@ -71,12 +71,14 @@ class Figure:
     @cached_property
     def line_fields(self) -> dict[str, dict[str, str]]:
         """Return what stands for the placeholders of each line, by its label."""
-        return labelled("line", self.lines, self.for_ or {})
+        with naming_field("lines"):
+            return expanded("line", self.lines, self.for_ or {})
 
     @cached_property
     def panel_fields(self) -> dict[str, dict[str, str]]:
         """Return what stands for the placeholders of each panel, by its label; without panels the one has none."""
-        return {"": {}} if self.panels is None else labelled("panel", self.panels, self.for_ or {})
+        with naming_field("panels"):
+            return {"": {}} if self.panels is None else expanded("panel", self.panels, self.for_ or {})
 
     @property
     def places(self) -> list[tuple[str, str]]:
@@ -195,14 +197,6 @@ class Figure:
             y_range=(0.0, self.scale) if rate else (-inf, inf),
             names=[x for x in self.given if isinstance(x, str)],
         )
-
-
-def labelled(
-    name: str, texts: Mapping[str, str | dict[str, str]], loops: Mapping[str, Any]
-) -> dict[str, dict[str, str]]:
-    """Return, by its label, what stands for the placeholders of each line or panel."""
-    pairs = ((label, {name: own} if isinstance(own, str) else own) for label, own in texts.items())
-    return dict(found for label, fields in pairs for found in repeated(label, fields, loops))
 
 
 def named_y(panel: str, line: str) -> str:

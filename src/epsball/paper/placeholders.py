@@ -42,11 +42,12 @@ def repeated(label: str, texts: Fields, loops: Loops) -> Iterator[tuple[str, dic
         yield fill_known(label, said), {**own, **{name: fill_known(text, own) for name, text in texts.items()}}
 
 
-def expanded(lines: Mapping[str, Fields], loops: Loops) -> dict[str, dict[str, str]]:
-    """Return lines as `repeated` does, by their labels. ValueError where two have the same."""
+def expanded(name: str, lines: Mapping[str, str | dict[str, str]], loops: Loops) -> dict[str, dict[str, str]]:
+    """Return what stands for the placeholders of each line, by its label: a line's one text stands for {name}.
+    ValueError where two have the same label."""
     found: dict[str, dict[str, str]] = {}
     for line, texts in lines.items():
-        for label, fields in repeated(line, texts, loops):
+        for label, fields in repeated(line, {name: texts} if isinstance(texts, str) else texts, loops):
             require(label not in found, f"two of them are called {label!r}")
             found[label] = fields
     return found

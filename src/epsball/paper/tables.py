@@ -63,13 +63,12 @@ class Table:
     @cached_property
     def row_fields(self) -> dict[str, dict[str, str]]:
         """Return what stands for the placeholders in each row, by its label."""
-        texts = {label: {"row": text} if isinstance(text, str) else text for label, text in self.rows.items()}
-        return expanded(texts, self.for_ or {})
+        return expanded("row", self.rows, self.for_ or {})
 
     @cached_property
     def column_fields(self) -> dict[str, dict[str, str]]:
         """Return each column's expression, as `column`, and what its label's placeholders stand for."""
-        return expanded({label: {"column": text} for label, text in self.columns.items()}, self.for_ or {})
+        return expanded("column", self.columns, self.for_ or {})
 
     def cell(self, row: str, column: str) -> Sum:
         """Return what stands in a cell."""

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from epsball.build import require
+
+Values: TypeAlias = Sequence[float] | NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,23 @@ class Bins:
         return [float(f"{edge:.9g}") for edge in space(self.low, self.high, self.number + 1)]
 
 
-def distribution_rows(quantity: str, values: Sequence[float], bins: Bins | None) -> list[dict[str, Any]]:
-    """Return a row with `<quantity>_mean` and `<quantity>_sd` of (N,) values, then a row per bin with
-    `<quantity>_share`, the fraction of the values in it, between `bin_low` and `bin_high`."""
+def mean_and_sd(quantity: str, values: Values) -> dict[str, Any]:
+    """Return `<quantity>_mean` and `<quantity>_sd` of (N,) values, in float64; NaN for a mean of none and for the
+    deviation of one."""
     found = np.asarray(values, dtype=np.float64)
-    n, sd = len(found), float(found.std(ddof=1)) if len(found) > 1 else nan
-    rows: list[dict[str, Any]] = [{"n": n, f"{quantity}_mean": float(found.mean()), f"{quantity}_sd": sd}]
+    mean, sd = float(found.mean()) if len(found) else nan, float(found.std(ddof=1)) if len(found) > 1 else nan
+    return {f"{quantity}_mean": mean, f"{quantity}_sd": sd}
+
+
+def distribution_rows(quantity: str, values: Values, bins: Bins | None) -> list[dict[str, Any]]:
+    """Return a row with n, mean and standard deviation of (N,) values, N > 0, then a row per bin with
+    `<quantity>_share`, the fraction of the values in it, between `bin_low` and `bin_high`."""
+    n = len(values)
+    rows = [{"n": n, **mean_and_sd(quantity, values)}]
     if bins is None:
         return rows
     edges = bins.edges
-    counts, _ = np.histogram(found.clip(edges[0], edges[-1]), edges)
+    counts, _ = np.histogram(np.clip(np.asarray(values, dtype=np.float64), edges[0], edges[-1]), edges)
     for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
         rows.append({"n": n, "bin_low": low, "bin_high": high, f"{quantity}_share": int(count) / n})
     return rows

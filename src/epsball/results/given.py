@@ -14,13 +14,13 @@ from typing import Any
 from epsball.build import ConfigError
 from epsball.results.metrics import METRICS
 from epsball.results.paired import unpacked_bits
-from epsball.results.rows import FINGERPRINTS, MISTAKES, PAPER
+from epsball.results.rows import FINGERPRINTS, KEY, MISTAKES, PAPER
 
 NEEDED = ("dataset", "seed", "source", "target", "attack", "eps", "n", *FINGERPRINTS)
 TEXTS = ("dataset", "measurement", "source", "target", "attack", "part", *FINGERPRINTS)
 LABELS = ("dataset", "measurement", "seed", "source", "target", *FINGERPRINTS)
 DROPPED = (*LABELS, "part", "error_top1_low", "error_top1_high", *PAPER)  # what a run knows or works out for itself
-Label = tuple[Any, ...]  # dataset, measurement, source, target, attack, eps, seed
+Label = tuple[Any, ...]  # as rows.KEY, then the seed
 
 
 @dataclass
@@ -63,7 +63,7 @@ def read_given(paths: Sequence[str]) -> GivenRows:
         for place, line in lines_of(path, NEEDED):
             row = checked(line, place)
             add_mistakes(row, bits.get(row["identity"], {}), place)
-            label = row["dataset"], row.get("measurement", ""), *(row[name] for name in NEEDED[2:6]), row["seed"]
+            label = *(row.get(name, "") for name in KEY), row["seed"]
             given.places.setdefault(label, []).append((row["identity"], place))
             numbers = {name: value for name, value in row.items() if name not in DROPPED}
             group = own.setdefault(row["identity"], [])

@@ -121,13 +121,18 @@ class Store:
 
     def find(self, label: str, key: str, device: torch.device) -> Trained | None:
         """Return the trained model of that fingerprint; None when there is none, or none that is whole."""
-        if not self.has(label, key):
+        found = self.record(label, key)
+        if found is None:
             return None
-        path = self.path(label, key)
         from safetensors.torch import load_file
 
-        weights = load_file(path / MODEL, device=str(device))
-        return Trained(weights, json.loads((path / SPEC).read_text()), path, reused=True)
+        spec, path = found
+        return Trained(load_file(path / MODEL, device=str(device)), spec, path, reused=True)
+
+    def record(self, label: str, key: str) -> tuple[dict[str, Any], Path] | None:
+        """Return the content of spec.json and the folder of a trained model, weights unread; None as `find` does."""
+        path = self.path(label, key)
+        return (json.loads((path / SPEC).read_text()), path) if self.has(label, key) else None
 
     def put_aside(self, path: Path) -> None:
         """Move a damaged model out of the way; nothing happens to a whole one or to one in training."""
@@ -211,14 +216,6 @@ class Store:
         """Keep rows that were measured together."""
         (self.root / "rows").mkdir(parents=True, exist_ok=True)
         write_whole(self.root / "rows" / f"{identity}.json", json.dumps(rows))
-
-    def record(self, key: str) -> tuple[dict[str, Any], Path] | None:
-        """Return the content of spec.json and the folder of the trained model of that fingerprint, weights unread."""
-        path = self.path("", key)
-        if not (path / MANIFEST).exists():
-            return None
-        content = json.loads((path / SPEC).read_text())
-        return (content, path) if isinstance(content, dict) else None
 
     def curve(self, key: str) -> str | None:
         """Return the learning curve of the trained model of that fingerprint, as CSV; None when there is no model."""

@@ -152,11 +152,11 @@ class TrainedModels:
         return min(longer, key=lambda s: s.epochs) if spec.trajectory and longer else None
 
     def recorded(self, specs: Mapping[str, ModelSpec]) -> Iterator[tuple[str, Row]]:
-        """Yield what run.json says of these models and of their sources, as far as they are ready. Of one that is not
-        in the store, whose rows the user gave, it has the fingerprint alone."""
+        """Yield what run.json says of these models and of their sources; of one that is not in the store, not yet or
+        because its rows were given, the fingerprint alone."""
         for name, spec in with_sources(specs):
             record = self.records.get(spec.key)
-            if record is None and (stored := self.store.record(spec.key)):
+            if record is None and (stored := self.store.record(spec.label, spec.key)):
                 record = self.records[spec.key] = model_record(*stored)
             yield name, record or {"fingerprint": spec.key}
 
