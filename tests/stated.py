@@ -164,12 +164,13 @@ RMSPROP = {
     **{"name": "rmsprop", "lr": 0.045, "alpha": 0.9, "momentum": 0.9, "eps": 1.0},
     **{"weight_decay": 0.0, "decay_on": "all"},
 }
+ADAM_MADRY = {**ADAM, "lr": 1e-4, "eps": 1e-8 / 50}
 CONSTANT = {"schedule": {"name": "constant"}}
 PLAIN = {"augment": None, "clip_norm": None}
 SHIFTED = {"augment": {"shift": 2, "crop": 0.9, "flip": False}, "clip_norm": None}
 BESIDE = {  # as many adversarial examples beside the clean ones, equal weight
     **{"placement": "append", "count": None, "weight": 1.0, "eps_distribution": "fixed", "delay": 0},
-    **{"source_choice": "random", "label_smoothing": 0.0},
+    **{"eps_rise": None, "source_choice": "random", "label_smoothing": 0.0},
 }
 TRAMER_LOSS = {
     "name": "adversarial",
@@ -190,12 +191,13 @@ STATIC = {
 }
 KURAKIN_LOSS = {
     **{"name": "adversarial", "placement": "replace", "count": 16, "weight": 0.3, "passes": "one"},
-    **{"eps_distribution": "truncated_normal", "delay": 10000, "label_smoothing": 0.1},
+    **{"eps_distribution": "truncated_normal", "eps_rise": None, "delay": 10000, "label_smoothing": 0.1},
 }
 TRAMER_CODE = "train.py, tf_utils.py: Adam's defaults, constant, batch 64, 6 epochs, no augmentation; paper silent"
 
 TRAINERS: list[Row] = [
     (ALL, "optimizer.adam", ADAM, "Kingma and Ba 2014; TensorFlow's defaults: tf_utils.py"),
+    (ALL, "optimizer.adam_madry", ADAM_MADRY, "mnist_challenge config.json, train.py: 1e-4 on the sum of 50 losses"),
     (ALL, "optimizer.sgd", SGD, "He et al. 2016, 4.2; cifar10_challenge train.py: momentum 0.9"),
     (ALL, "optimizer.rmsprop", RMSPROP, "Szegedy et al. 2016, 8: decay 0.9, epsilon 1; rate 0.045: Kurakin 4"),
     (ALL, "trainer.standard.objective", {"name": "standard", "label_smoothing": 0.0}, "tf_utils.py tf_train"),
@@ -233,7 +235,7 @@ TRAINERS: list[Row] = [
     (ALL, "trainer.kurakin", {"epochs": 187, "batch_size": 32, **PLAIN}, "Tramèr 5.3: 187 epochs; Kurakin 3: m = 32"),
     (ALL, "trainer.madry.objective", MADRY_LOSS, "Madry 2: the saddle point; mnist_challenge train.py: only PGD's"),
     (ALL, "trainer.madry.objective.attack", PGD, "Madry 5: 40 steps of 0.01, eps 0.3"),
-    (ALL, "trainer.madry.optimizer", {**ADAM, "lr": 1e-4}, "mnist_challenge config.json, train.py"),
+    (ALL, "trainer.madry.optimizer", ADAM_MADRY, "mnist_challenge config.json, train.py"),
     (
         *(ALL, "trainer.madry", {"epochs": 100_000 / 1100, "batch_size": 50, **CONSTANT, **PLAIN}),
         "mnist_challenge config.json: 100,000 steps of 50 of 55,000 images",

@@ -40,6 +40,7 @@ ADVERSARIAL = {
     **{"name": "adversarial", "attack": PGD, "placement": "append", "count": None, "weight": 1.0, "passes": "one"},
     **{
         "eps_distribution": "truncated_normal",
+        "eps_rise": {"steps": 4, "stairs": 2},
         "delay": 2,
         "crafting_mode": "train",
         "crafting_statistics": "kept",
@@ -62,6 +63,7 @@ def trainer(**fields: Any) -> Trainer:
         "augment": {"shift": 1, "crop": 0.8, "flip": True},
         "clip_norm": 1.0,
         "precision": "fp32",
+        "watch": {"attack": PGD, "images": 3},
         "sources": {},
     }
     made: Trainer = construct(Trainer, {**spec, **fields}, where="trainer")

@@ -69,9 +69,9 @@ def test_optimizer_files(compose: Compose, name: str) -> None:
     """Chosen for any trainer, an optimiser leaves nothing of the trainer's own behind."""
     for trainer in ("standard", "kurakin"):
         chosen = compose(f"trainer={trainer}", f"optimizer@trainer.optimizer={name}", "models=alone")
-        assert chosen["trainer"]["optimizer"]["name"] == name
+        assert chosen["trainer"]["optimizer"]["name"] == name.split("_")[0]
         check_model(chosen["models"]["target"], "models.target")
-    assert set(options("optimizer")) == set(OPTIMIZERS)
+    assert {option.split("_")[0] for option in options("optimizer")} == set(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", options("attack"))

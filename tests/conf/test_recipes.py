@@ -15,7 +15,7 @@ from epsball.attacks.gradient import GradientAttack
 from epsball.build import build
 
 GROUPS = ("optimizer", "attack", "arch", "trainer", "suite", "model")
-NOT_RECIPES = ("dataset", "seed", "precision", "sources")  # a run's own; sources are models of their own
+NOT_RECIPES = ("dataset", "seed", "precision", "sources", "watch")  # a run's own; sources are models of their own
 
 
 @pytest.fixture(scope="session")

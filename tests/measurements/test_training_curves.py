@@ -29,6 +29,16 @@ def test_rows_are_the_epochs_of_training_csv(tiny: Callable[..., Config], tmp_pa
     assert "## Training" in (tmp_path / "run" / "report.md").read_text()
 
 
+def test_a_watched_attack_is_in_the_rows(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    watch = ("+attack@trainer.watch.attack=pgd_7", "++trainer.watch.images=5")
+    experiment = prepare_experiment({**tiny("measurement=training_curves", *watch), "outputs": str(tmp_path)})
+    run_experiments("mine", [[experiment]], tmp_path / "run", [], Stop())
+    found = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert set(found["training_adversarial_n"]) == {5}
+    assert set(found["training_adversarial_error"] * 5) <= set(range(6))
+    assert "training_adversarial_error" in (tmp_path / "run" / "report.md").read_text()
+
+
 def test_a_claim_asks_about_an_epoch(tiny: Callable[..., Config], tmp_path: Path) -> None:
     claim = {"says": "the loss falls", "paper": "-", "images": "all"}
     claim["checks"] = ["training_loss(target, epoch=2) < training_loss(target, epoch=1)"]  # type: ignore[assignment]

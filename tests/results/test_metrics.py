@@ -20,7 +20,7 @@ from epsball.results.rows import MISTAKES, over_seeds
 
 Row = dict[str, Any]
 Z = 1.959963984540054
-COUNTS = {"n": 100, "transfer_n": 40, "transfer_n_top5": 20}
+COUNTS = {"n": 100, "training_adversarial_n": 50, "transfer_n": 40, "transfer_n_top5": 20}
 SPREADS = {"gradient_l2_sd": 0.8, "loss_sd": 0.5}
 ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better end, interval around a half
     "error_top1": ("percent", "low", wilson(50, 100)),
@@ -39,6 +39,7 @@ ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better
     "loss_share": ("percent", None, wilson(50, 100)),
     "training_loss": ("value", None, (nan, nan)),
     "training_clean_error": ("percent", "low", wilson(50, 100)),
+    "training_adversarial_error": ("percent", "low", wilson(25, 50)),
     "learning_rate": ("value", None, (nan, nan)),
 }
 SHARE = Metric("robust_share", "percent", "high", "robust_n", short="robust")

@@ -25,10 +25,38 @@ from tiny_training import (
 )
 from torch import nn
 
+from epsball.build import ConfigError
 from epsball.data.images import to_unit
 from epsball.runtime.progress import Interrupted
 from epsball.training.fit import Diverged, TrainingState, batch_indices, load_optimizer, steps_per_epoch
 from epsball.training.trainer import Trainer
+
+# ---- watched
+
+
+def test_a_watched_training_is_the_unwatched_one_bit_for_bit() -> None:
+    weights, curve, _ = fitted(trainer())
+    alone, unwatched, _ = fitted(trainer(watch=None))
+    assert identical(weights, alone)
+    assert [{k: v for k, v in row.items() if not k.startswith("adversarial")} for row in curve] == unwatched
+
+
+def test_the_watch_is_the_error_of_the_first_training_images_under_the_attack() -> None:
+    """With eps 0 that is the clean error; with eps 1 and 30 steps nothing is left."""
+    free = {**PGD, "eps": 0.0, "step_size": None, "step_share": 1.0, "start": "none", "start_share": 0.0}
+    strong = {**free, "eps": 1.0, "steps": 30, "step_share": 0.2}
+    model = network()
+    _, clean, _ = fitted(trainer(watch={"attack": free, "images": 5}), model=model)
+    x, y = data().train.take(torch.arange(5))
+    assert clean[-1]["adversarial_error"] == float((model(x).argmax(1) != y).float().mean())
+    _, attacked, _ = fitted(trainer(watch={"attack": strong, "images": 5}))
+    assert (attacked[-1]["adversarial_error"], attacked[-1]["adversarial_n"]) == (1.0, 5)
+
+
+def test_a_watch_of_no_images_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.watch\.images should be at least 1, is 0"):
+        trainer(watch={"attack": PGD, "images": 0})
+
 
 # ---- stopped and continued
 

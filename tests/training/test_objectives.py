@@ -18,7 +18,7 @@ from epsball.attacks.gradient import GradientAttack
 from epsball.attacks.noise import NoiseAttack
 from epsball.build import ConfigError, build
 from epsball.models.wrappers import Ensemble
-from epsball.training.adversarial import Adversarial, mode
+from epsball.training.adversarial import Adversarial, EpsRise, mode
 from epsball.training.diversity import Diversity, coherence, gradient_alignment_loss, members
 from epsball.training.objectives import OBJECTIVES, Objective, Standard
 
@@ -56,6 +56,7 @@ def adversarial(**changes: Any) -> Adversarial:
         "weight": 1.0,
         "passes": "two",
         "eps_distribution": "fixed",
+        "eps_rise": None,
         "delay": 0,
         "crafting_mode": "eval",
         "crafting_statistics": "kept",
@@ -235,6 +236,45 @@ def test_sources_at_random(include_self: bool, candidates: set[int]) -> None:
     assert all(first.count(i) > 60 / len(candidates) / 2 for i in candidates)
     other = adversarial(include_self=include_self).prepare(sources, None, 5, seed=4)
     assert crafted_on(other, model, 60) != first
+
+
+def perturbed_by(objective: Adversarial, step: int) -> float:
+    """The largest change of a pixel in the examples of a step."""
+    examples = objective.examples(linear(WEIGHT), X, Y, step, None)[-1]
+    return float((examples.x - X[: len(examples.x)]).abs().max())
+
+
+def test_eps_rises_in_stairs_from_the_first_adversarial_step() -> None:
+    objective = adversarial(placement="only", eps_rise=EpsRise(steps=6, stairs=3), delay=2)
+    shares = [perturbed_by(objective, step) / EPS for step in range(2, 12)]
+    close(torch.tensor(shares), torch.tensor([1 / 3] * 2 + [2 / 3] * 2 + [1.0] * 6))
+    assert len({objective.route(step) for step in range(2, 12)}) == 3  # captured graphs: one a stair
+    assert objective.route(2) == objective.route(3) != objective.route(4)
+
+
+def test_a_rising_eps_scales_the_start_and_each_drawn_eps() -> None:
+    rise = EpsRise(steps=4, stairs=4)
+    drawn = adversarial(eps_distribution="truncated_normal", eps_rise=rise, placement="only", attack=RANDOM_START)
+    whole = adversarial(eps_distribution="truncated_normal", eps_rise=None, placement="only", attack=RANDOM_START)
+    perturbations = []
+    for objective in (drawn, whole):
+        torch.manual_seed(0)
+        x = torch.full_like(X, 0.5)  # far from the box
+        perturbations.append(objective.examples(linear(WEIGHT), x, Y, 0, None)[0].x - 0.5)
+    close(perturbations[0], perturbations[1] / 4)
+
+
+def test_examples_of_a_rising_eps_are_not_crafted_once_for_all() -> None:
+    assert adversarial().repeats and not adversarial(eps_rise=EpsRise(2, 2)).repeats
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"steps": 5, "stairs": 0}, "stairs should be at least 1"), ({"steps": 2, "stairs": 3}, "steps should be at lea")],
+)
+def test_a_wrong_rise_is_refused(fields: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EpsRise(**fields)
 
 
 def test_examples_come_from_the_source_and_train_the_model() -> None:

@@ -43,6 +43,7 @@ def three_models(tmp_path: Path, tiny: Callable[..., dict[str, Any]]) -> Callabl
             "weight": 1.0,
             "passes": "one",
             "eps_distribution": "fixed",
+            "eps_rise": None,
             "delay": 0,
             "crafting_mode": "eval",
             "crafting_statistics": "kept",

@@ -1,4 +1,5 @@
-"""The learning curve of each target as rows: training loss, clean error and learning rate after each epoch."""
+"""The learning curve of each target as rows: training loss, clean error, error under attack and learning rate after
+each epoch."""
 
 import csv
 import io
@@ -14,14 +15,21 @@ from epsball.training.fit import SCORED_IMAGES
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = {"loss": "training_loss", "clean_error": "training_clean_error", "lr": "learning_rate"}
-"""of training.csv, and what they are called in the rows"""
+COLUMNS = {
+    "loss": "training_loss",
+    "clean_error": "training_clean_error",
+    "adversarial_error": "training_adversarial_error",
+    "adversarial_n": "training_adversarial_n",
+    "lr": "learning_rate",
+}
+"""of training.csv, and what they are called in the rows; those under attack are there where the trainer watches one"""
 
 
 @dataclass(frozen=True)
 class TrainingCurves(Measurement):
     """What each target's training.csv says: `training_loss(A, epoch=3)` in tables, claims and figures. The loss is the
-    mean over the epoch's steps of what the trainer minimises; the clean error is of the first 1,000 test images."""
+    mean over the epoch's steps of what the trainer minimises; the clean error is of the first 1,000 test images, that
+    under attack of the training images that the trainer watches."""
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return ()
@@ -58,13 +66,15 @@ def curve_rows(setup: Setup, model: str) -> list[Row]:
 
 def epoch_row(line: Mapping[str, str]) -> Row:
     """Return a line of training.csv as the numbers of a row."""
-    numbers = {name: float(line[column]) for column, name in COLUMNS.items()}
+    numbers = {name: float(line[column]) for column, name in COLUMNS.items() if column in line}
     return {"epoch": float(line["epoch"]), "step": int(line["step"]), **numbers}
 
 
 def last_epochs(rows: "pd.DataFrame") -> "pd.DataFrame":
     """Return the numbers of each model after its last epoch, means over the seeds."""
-    names = ["epoch", *COLUMNS.values()]
-    own = rows.reindex(columns=["target", "seed", *names]).dropna(subset=["training_loss"])
+    names = ["epoch", *(name for name in COLUMNS.values() if name in rows)]
+    own = rows.reindex(columns=["target", "seed", *dict.fromkeys([*names, "training_loss"])]).dropna(
+        subset=["training_loss"]
+    )
     last = own.sort_values("epoch", kind="stable").groupby(["target", "seed"], sort=False).last()
     return last.groupby("target", sort=False).mean()

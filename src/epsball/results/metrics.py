@@ -68,6 +68,7 @@ METRICS: Mapping[str, Metric] = {
         *distribution("loss"),
         Metric("training_loss", "value", None, "n"),
         Metric("training_clean_error", "percent", "low", "n"),
+        Metric("training_adversarial_error", "percent", "low", "training_adversarial_n"),
         Metric("learning_rate", "value", None, "n"),
     )
 }

@@ -1,6 +1,7 @@
 """Adversarial training of Goodfellow, Kurakin, Madry and Tramèr: which examples a batch holds, and how they weigh."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
@@ -33,6 +34,26 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class EpsRise:
+    """An eps that rises in equal stairs to its full value; the attack's steps and start rise with it.
+
+    In stairs, so that on CUDA the steps of a stair are one captured graph.
+    """
+
+    steps: int
+    """of training, until eps is whole"""
+    stairs: int
+
+    def __post_init__(self) -> None:
+        require(self.stairs >= 1, f"stairs should be at least 1, is {self.stairs}")
+        require(self.steps >= self.stairs, f"steps should be at least stairs, {self.stairs}, is {self.steps}")
+
+    def share(self, step: int) -> float:
+        """Return the share of eps at an adversarial step, the first being 0: in (0, 1]."""
+        return min(1.0, math.ceil((step + 1) * self.stairs / self.steps) / self.stairs)
+
+
+@dataclass(frozen=True)
 class Adversarial:
     """Adversarial training.
 
@@ -54,6 +75,9 @@ class Adversarial:
     """one forward pass over the whole batch, or one each for clean and adversarial images"""
     eps_distribution: Literal["fixed", "truncated_normal"]
     """eps itself, or |N(0, eps/2)| truncated to [0, eps] drawn per example (Kurakin, section 3)"""
+    eps_rise: Annotated[EpsRise, EpsRise] | None
+    """small perturbations first; None: eps from the start, with which the loss of MNIST's 0.3 never leaves ln 10 at a
+    learning rate of 1e-3"""
     delay: int
     """steps of clean training first"""
     crafting_mode: Literal["train", "eval"]
@@ -89,7 +113,7 @@ class Adversarial:
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None) -> list[Examples]:
         """Return what the step trains on: the clean part, the adversarial part, or both in this order."""
-        if self.route(step) is None:
+        if self.source(step) is None:
             return [Examples(x, y, 1.0)]
         k = len(x) if self.count is None else min(self.count, len(x))
         x_adv = self.craft(model, x[:k], y[:k], step, None if index is None else index[:k])
@@ -105,9 +129,19 @@ class Adversarial:
     @property
     def repeats(self) -> bool:
         """Whether a frozen source gives the same examples of the same images every time."""
-        return self.attack.deterministic and self.eps_distribution == "fixed" and self.crafting_mode == "eval"
+        fixed = self.eps_distribution == "fixed" and self.eps_rise is None
+        return self.attack.deterministic and fixed and self.crafting_mode == "eval"
 
-    def route(self, step: int) -> int | None:
+    def route(self, step: int) -> Hashable:
+        if self.eps_rise is None:
+            return self.source(step)
+        return self.source(step), self.share(step)
+
+    def share(self, step: int) -> float:
+        """Return the share of eps that the step's examples have."""
+        return 1.0 if self.eps_rise is None else self.eps_rise.share(step - self.delay)
+
+    def source(self, step: int) -> int | None:
         """Return the number of the step's source, the trained model's own last; None for a clean step."""
         if step < self.delay:
             return None
@@ -116,10 +150,12 @@ class Adversarial:
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None) -> Tensor:
         """Return adversarial examples from this step's source."""
-        candidates, i = (*self.sources, model), self.route(step) or 0
+        candidates, i = (*self.sources, model), self.source(step) or 0
         if i < len(self.cached) and index is not None:
             return self.cached[i][index]
         shrink = truncated_normal(y.shape, x.device).abs() if self.eps_distribution == "truncated_normal" else None
+        if self.eps_rise is not None:
+            shrink = (x.new_ones(y.shape) if shrink is None else shrink) * self.share(step)
         frozen, updated = i < len(self.sources), self.crafting_statistics == "updated"
         with mode(candidates[i], training=self.crafting_mode == "train", frozen=frozen, updated=updated):
             return self.attack(candidates[i], x, y, shrink=shrink)

@@ -14,7 +14,7 @@ from epsball.runtime.device import allow_tf32, autocast, borrowed_seed, derived_
 from epsball.runtime.graphs import GraphCache
 from epsball.runtime.progress import Progress, Stop
 from epsball.training.objectives import Objective
-from epsball.training.trainer import Trainer
+from epsball.training.trainer import Trainer, Watch
 
 State = dict[str, Any]
 SCORED_IMAGES = 1000  # test images scored after each epoch, for the learning curve only
@@ -84,7 +84,8 @@ def fit(
 
 def describe(row: Mapping[str, float]) -> str:
     """Say in words what a row of the learning curve holds."""
-    return f"loss {row['loss']:.4f}, clean error {row['clean_error']:.4f}"
+    attacked = f", attacked {row['adversarial_error']:.4f}" if "adversarial_error" in row else ""
+    return f"loss {row['loss']:.4f}, clean error {row['clean_error']:.4f}{attacked}"
 
 
 @dataclass
@@ -108,6 +109,8 @@ class TrainingState:
     graph_cache: GraphCache
     lr: float
     """learning rate of the last step"""
+    seed: int
+    """of the numbers that `watch` draws"""
 
     @classmethod
     def begin(
@@ -123,7 +126,7 @@ class TrainingState:
         if device.type == "cuda":
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(lr, device=device)
-        return cls(model, trainer, objective, optimizer, data, loss_sum, 0, 0, [], GraphCache(device), lr)
+        return cls(model, trainer, objective, optimizer, data, loss_sum, 0, 0, [], GraphCache(device), lr, seed)
 
     def advance(self, index: Tensor, epoch: float) -> None:
         """Take one step on the training images at `index`; `epoch` is how far training has come."""
@@ -164,6 +167,8 @@ class TrainingState:
         if not (math.isfinite(loss) and whole):
             raise Diverged(f"training diverged: loss {loss} at step {self.step}, lr {self.lr:g}")
         row = {"epoch": epoch, "step": self.step, "lr": self.lr, "loss": loss, "clean_error": self.clean_error()}
+        if self.trainer.watch is not None:
+            row |= self.attacked(self.trainer.watch)
         self.curve.append(row)
         self.loss_sum, self.counted_from = torch.zeros_like(self.loss_sum), self.step
         return row
@@ -176,6 +181,17 @@ class TrainingState:
             wrong = (self.model(x).argmax(1) != y).float().mean()
         self.model.train()
         return float(wrong)
+
+    def attacked(self, watch: Watch) -> dict[str, float]:
+        """Return the error rate on attacked training images, in eval mode, and of how many. What it draws is its own:
+        the training goes on as if it had not been."""
+        x, y = next(iter(self.data.train.batches(watch.images)))
+        generator = torch.Generator(x.device).manual_seed(derived_seed(self.seed, "watch", self.step))
+        self.model.eval()
+        with torch.no_grad():
+            wrong = (self.model(watch.attack(self.model, x, y, generator)).argmax(1) != y).float().mean()
+        self.model.train()
+        return {"adversarial_error": float(wrong), "adversarial_n": len(x)}
 
     def state(self) -> State:
         """Return everything that `load` needs to go on bit for bit."""

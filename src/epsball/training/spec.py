@@ -19,6 +19,8 @@ from epsball.training.trainer import Trainer
 
 FIELDS = ("dataset", "arch", "trainer", "seed")
 """of a model's spec"""
+NO_PART = ("name", "watch")
+"""fields of a trainer that change no weight"""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def identity_of(config: Mapping[str, Any], data: Data, sources: Mapping[str, Mod
         "arch": without_labels(config["arch"]),
         "trainer": trainer
         and {
-            **{key: without_labels(value) for key, value in trainer.items() if key != "name"},
+            **{key: without_labels(value) for key, value in trainer.items() if key not in NO_PART},
             "sources": [source.identity for source in sources.values()],
         },
         "seed": config["seed"],

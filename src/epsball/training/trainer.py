@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import nn
 
+from epsball.attacks import ATTACKS
+from epsball.attacks.attack import Attack
 from epsball.build import require
 from epsball.data.images import Augment
 from epsball.runtime.device import Precision
@@ -136,6 +138,19 @@ SCHEDULES: Mapping[str, Callable[..., Constant | Step | Exponential]] = {
 
 
 @dataclass(frozen=True)
+class Watch:
+    """An attack on a few training images after every epoch, for the learning curve alone: it shows at once where
+    training against a weak attack fails against a stronger one (catastrophic overfitting). It changes no weight."""
+
+    attack: Annotated[Attack, ATTACKS]
+    images: int
+    """of the training set, from the first"""
+
+    def __post_init__(self) -> None:
+        require(self.images >= 1, f"images should be at least 1, is {self.images}")
+
+
+@dataclass(frozen=True)
 class Trainer:
     """Settings of a training."""
 
@@ -156,6 +171,8 @@ class Trainer:
     """largest L2 norm of a step's gradient, null for no clipping"""
     precision: Precision
     """of convolutions and matrix products in training, its crafting included; all else is fp32"""
+    watch: Annotated[Watch, Watch] | None
+    """measured beside the training, null for nothing: not part of what the model is"""
     sources: dict[str, Any]
     """specs of the trained models that the objective crafts on"""
 
