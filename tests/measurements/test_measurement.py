@@ -4,18 +4,19 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import pytest
 import torch
 from linear import linear
-from squares import FGSM, WEIGHTS, assert_same, cells, errors, make_setup, whole
+from squares import EPS, FGSM, WEIGHTS, assert_same, cells, errors, example, images, make_setup, whole
 
 from epsball.attacks import NamedAttack
 from epsball.attacks.noise import NoiseAttack
 from epsball.build import ConfigError
-from epsball.data.images import Split
+from epsball.data.examples import Examples, challenge_bytes
+from epsball.data.images import Data, Split
 from epsball.experiment.prepare import Experiment, check_measurements, prepare_experiment
 from epsball.experiment.run import as_frames, measure, of_measurement, run_experiments
 from epsball.experiment.setup import set_up
@@ -24,6 +25,7 @@ from epsball.measurements.gradient_norms import GradientNorms
 from epsball.measurements.gradient_pictures import GradientPictures
 from epsball.measurements.loss_surface import LossSurface
 from epsball.measurements.measurement import Cell, Measurement, Rows, Scope, Setup, clean_rates, clean_rows
+from epsball.measurements.score_examples import ScoreExamples
 from epsball.measurements.training_curves import TrainingCurves
 from epsball.measurements.transfer_matrix import TransferMatrix
 from epsball.measurements.worst_case import WorstCase
@@ -39,6 +41,7 @@ Config = dict[str, Any]
 Measure = Callable[[Measurement, Setup], Rows]
 
 SURFACE = LossSurface("A", "B", extent=0.2, zoom=0.02, grid=4, points=2, averaged=5, clip=False)
+EXAMPLES = Examples(example("A", *whole(images())), EPS, 50, "e" * 12)
 EVERY: dict[str, Measurement] = {
     "transfer_matrix": TransferMatrix(cells="all"),
     "worst_case": WorstCase(),
@@ -46,6 +49,7 @@ EVERY: dict[str, Measurement] = {
     "gradient_pictures": GradientPictures(images=1),
     "loss_surface": SURFACE,
     "training_curves": TrainingCurves(),
+    "score_examples": ScoreExamples("attack.npy", EPS, None, EXAMPLES),
 }
 KEPT = [name for name in EVERY if name != "gradient_pictures"]  # whose rows are kept for later runs
 
@@ -204,7 +208,7 @@ def test_what_is_kept_is_not_measured_again(
 ) -> None:
     first = measured(EVERY[name], make_setup(tmp_path))
     works = ("transfer_matrix.transfer", "gradient_norms.gradient_norms", "worst_case.find_fooled")
-    works += ("loss_surface.losses_on_grid", "training_curves.epoch_row")
+    works += ("loss_surface.losses_on_grid", "training_curves.epoch_row", "score_examples.score")
     for work in (*works, "measurement.find_mistakes"):
         monkeypatch.setattr(f"epsball.measurements.{work}", lambda *_, work=work, **__: pytest.fail(f"{work} called"))
     assert_same(measured(EVERY[name], make_setup(tmp_path))["results"], first["results"])
@@ -322,7 +326,7 @@ def test_the_cells_that_it_promises_are_those_it_measures(name: str, tmp_path: P
     rows = [row for row in EVERY[name].measure(setup)["results"] if "error_top1" in row]
     found = [(row["source"], row["target"], row["attack"], row["eps"]) for row in rows]
     assert list(EVERY[name].error_cells(setup)) == found
-    assert bool(found) == (name in ("transfer_matrix", "worst_case"))
+    assert bool(found) == (name in ("transfer_matrix", "worst_case", "score_examples"))
 
 
 def test_one_that_cannot_be_done_is_refused_where_the_config_names_it() -> None:
@@ -343,6 +347,7 @@ SHOWN: dict[str, Config] = {
     "gradient_norms": {"bins": None},
     "training_curves": {},
     "gradient_pictures": {"images": 1},
+    "score_examples": {"file": "attack.npy", "eps": 0.3, "pixel_max": None},
     "loss_surface": {
         **{"model": "target", "other": "target", "extent": 0.3, "zoom": 0.03, "grid": 3},
         **{"points": 1, "averaged": 2, "clip": True},
@@ -376,10 +381,13 @@ def rows_again(experiment: Experiment) -> Rows:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_it_is_shown_again_from_the_rows_of_a_finished_run(
-    name: str, tiny: Callable[..., Config], outputs: Path, tmp_path: Path
+    name: str, tiny: Callable[..., Config], outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished, again = tmp_path / "finished", tmp_path / "again"
     again.mkdir()
+    monkeypatch.chdir(tmp_path)
+    x, _ = whole(prepare_experiment(tiny()).data.test)
+    Path("attack.npy").write_bytes(challenge_bytes(x))
     experiment = run({**tiny(), "measurement": {"name": name, **SHOWN[name]}}, outputs, finished)
     shown = {"results": read_rows(finished / "results.csv")}
     if name == "loss_surface":
@@ -412,8 +420,15 @@ class Confidence:
     def makes(self) -> tuple[str, ...]:
         return ("clean",)
 
+    @property
+    def other_sources(self) -> tuple[str, ...]:
+        return ()
+
     def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
         return None
+
+    def read(self, data: Data) -> Self:
+        return self
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.targets

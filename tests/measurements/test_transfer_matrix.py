@@ -6,22 +6,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from linear import CountingModel, NoFloat64, linear
+from linear import CountingModel, NoFloat64, linear, seeded
 from squares import CLASSES, EPS, FGSM, WEIGHTS, assert_same, cells, errors, example, frames, make_setup, whole
 from torch import Generator, Tensor, nn
 
 from epsball.attacks import ATTACKS, NamedAttack
 from epsball.attacks.noise import NoiseAttack
 from epsball.build import build
-from epsball.data.images import Split
+from epsball.data.images import Data, Split
 from epsball.measurements.measurement import Measurement, Rows, Setup, clean_rates
+from epsball.measurements.score_examples import ScoreExamples
 from epsball.measurements.transfer_matrix import TOLERANCE, TransferMatrix, Violation, transfer, transfer_rates
 from epsball.models.predictions import Mistakes, find_mistakes
 from epsball.paper.expressions import parse_expression
 from epsball.results.paired import packed_bits
 from epsball.runtime.progress import Interrupted, Stop
+from epsball.runtime.store import Store
 
 REACH = 0.1
 IMAGES = 4
@@ -479,3 +482,85 @@ def test_the_matrix_is_presented_as_files_and_sections(measured: Measure, tmp_pa
     }
     assert [section.title for section in sections][-2:] == ["Transfer matrix", "Error by eps"]
     assert "fgsm" in MATRIX.say(shown)
+
+
+# ---- exported examples
+
+
+EXPORT = TransferMatrix(cells="all", export=True)
+
+
+def exported_files(folder: Path) -> dict[str, Path]:
+    return {path.name.rpartition("-")[0]: path for path in sorted((folder / "examples").iterdir())}
+
+
+def test_the_examples_of_every_attack_on_every_source_are_written(measured: Measure, tmp_path: Path) -> None:
+    setup = make_setup(tmp_path / "store", NamedAttack("fgsm", FGSM), NamedAttack("fgsm", replace(FGSM, eps=0.1)))
+    setup = replace(setup, targets=["B"])
+    x, y = whole(setup.test)
+    rows = measured(EXPORT, setup)["results"]
+    files = exported_files(tmp_path / "store")
+    assert list(files) == [f"{source}-fgsm-eps{eps}" for source in "AB" for eps in (0.1, 0.2)]
+    for name, path in files.items():
+        array, eps = np.load(path), float(name.rpartition("eps")[2])
+        assert array.dtype == np.float32 and np.array_equal(array, example(name[0], x, y, eps).flatten(1).numpy())
+    plain = measured(MATRIX, replace(setup, store=Store(tmp_path / "other", lambda: None)))["results"]
+    assert_same(rows, plain, but=["seconds"])  # identities, too
+    assert not (tmp_path / "other" / "examples").exists()
+
+
+def test_colour_images_are_written_as_the_challenge_has_them(tmp_path: Path) -> None:
+    x = torch.randint(0, 256, (9, 3, 4, 5), generator=seeded(), dtype=torch.uint8)
+    test = Split(x, torch.arange(9) % CLASSES)
+    models = {name: linear(torch.randn(CLASSES, 60, generator=seeded(n))) for n, name in enumerate("AB")}
+    setup = make_setup(tmp_path, models=models, test=test, batch_size=4)
+    rows = {(row["source"], row["target"]): row for row in EXPORT.measure(setup)["results"]}
+    data = Data("made", test, test, tuple("abc"), "made up", "", setup.test_checksum)
+    for name, path in exported_files(tmp_path).items():
+        array = np.load(path)
+        assert array.shape == (9, 4, 5, 3) and 200 < array.max() <= 255 and array.min() >= 0
+        scored = ScoreExamples(str(path), EPS, None).read(data).measure(setup)["results"]
+        for row in scored:
+            crafted = rows[name[0], row["target"]]
+            for number in ("error_top1", "mistakes_top1", "loss_mean", "loss_sd", "max_perturbation"):
+                assert row[number] == crafted[number], (name, number)
+
+
+def test_a_file_that_is_missing_is_crafted_again_though_all_rows_are_there(measured: Measure, tmp_path: Path) -> None:
+    models = counting_models()
+    setup = make_setup(tmp_path, models=models)
+    first = measured(MATRIX, setup)["results"]
+    assert set(MATRIX.unfinished(setup)) == set() and set(EXPORT.unfinished(setup)) == {"A", "B"}
+    assert_same(measured(EXPORT, setup)["results"], first)
+    files = exported_files(tmp_path)
+    content = files["A-fgsm-eps0.2"].read_bytes()
+    assert set(EXPORT.unfinished(setup)) == set()
+    files["A-fgsm-eps0.2"].unlink()
+    assert set(EXPORT.unfinished(setup)) == {"A"}
+    for model in models.values():
+        model.images = 0
+    assert_same(measured(EXPORT, replace(setup, models={"A": models["A"]}))["results"], first)
+    assert {name: model.images for name, model in models.items()} == {"A": 100, "B": 0}
+    assert files["A-fgsm-eps0.2"].read_bytes() == content
+
+
+def test_a_source_by_another_name_has_the_same_file(measured: Measure, tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, sources=["A"], targets=["A"])
+    measured(EXPORT, setup)
+    models = {"mine": setup.models["A"]}
+    other = make_setup(tmp_path, models=models, keys={"mine": setup.keys["A"]})
+    assert not EXPORT.unfinished(other)
+    assert set(EXPORT.unfinished(replace(other, seed=1))) == {"mine"}
+
+
+def test_nothing_is_exported_of_what_is_skipped(measured: Measure, tmp_path: Path) -> None:
+    measured(EXPORT, replace(make_setup(tmp_path), models={}, skips=True))
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_examples_outside_the_ball_are_not_written(a: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ATTACKS, "mark", Mark)  # type: ignore[arg-type]
+    setup = make_setup(tmp_path, NamedAttack("mark", Mark(reach=0.2)), models={"a": a}, test=numbered())
+    with pytest.raises(Violation):
+        EXPORT.measure(setup)
+    assert not list(tmp_path.rglob("*.npy"))

@@ -5,6 +5,7 @@ Whatever is misspelt or out of range raises ConfigError here, before anything is
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -103,6 +104,7 @@ def prepare_experiment(
     aliases = aliases_of(specs)
     crafted_on, shown_to = roles(specs, settings, aliases)
     check_measurements(measurements, config, crafted_on, shown_to, attacks)
+    measurements = with_files(measurements, config, data)
     asked = KnownNames(list(mapping(config.get("models"), "models")), aliases, attacks, measurements, places)
     statements = asked.statements_of(config)
     experiment = Experiment(
@@ -256,11 +258,29 @@ def check_measurements(
 ) -> None:
     """ConfigError unless every measurement can be done on these models and attacks."""
     for name, measurement in measurements.items():
-        where = under("measurements", name) if name in (config.get("measurements") or {}) else "measurement"
-        try:
+        with naming_measurement(name, config):
             measurement.check(sources, targets, [named.name for named in attacks])
-        except ValueError as error:
-            raise ConfigError(under(where, str(error))) from None
+
+
+def with_files(
+    measurements: Mapping[str, Measurement], config: Mapping[str, Any], data: Data
+) -> dict[str, Measurement]:
+    """Return the measurements with the files that they name. ConfigError where one does not fit the images."""
+    found = {}
+    for name, measurement in measurements.items():
+        with naming_measurement(name, config):
+            found[name] = measurement.read(data)
+    return found
+
+
+@contextmanager
+def naming_measurement(name: str, config: Mapping[str, Any]) -> Iterator[None]:
+    """Make a ConfigError, which names the measurement's key, of a ValueError that begins with a field."""
+    try:
+        yield
+    except ValueError as error:
+        where = under("measurements", name) if name in (config.get("measurements") or {}) else "measurement"
+        raise ConfigError(under(where, str(error))) from None
 
 
 def attacks_of(specs: object, where: str) -> Iterator[NamedAttack]:

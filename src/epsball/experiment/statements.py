@@ -99,8 +99,9 @@ class KnownNames:
             raise ConfigError(
                 f"{where} asks about measurement={measurement}{near}: there are {listed(self.measurements)}"
             )
-        for name in (quantity.target, quantity.source):
-            if name not in self.models:
+        others = [source for each in self.measurements.values() for source in each.other_sources]
+        for name, known in ((quantity.target, self.models), (quantity.source, [*self.models, *others])):
+            if name not in known:
                 meant = did_you_mean(name, [*self.models, *(place.grid for place in self.grids.values())])
                 raise ConfigError(f"{where} asks about {name!r}{meant}: the models are {listed(self.models)}")
         if any(quantity.attack in measurement.makes for measurement in self.measurements.values()):

@@ -6,6 +6,7 @@ from epsball.measurements.gradient_norms import GradientNorms
 from epsball.measurements.gradient_pictures import GradientPictures
 from epsball.measurements.loss_surface import LossSurface
 from epsball.measurements.measurement import Measurement
+from epsball.measurements.score_examples import ScoreExamples
 from epsball.measurements.training_curves import TrainingCurves
 from epsball.measurements.transfer_matrix import TransferMatrix
 from epsball.measurements.worst_case import WorstCase
@@ -17,4 +18,5 @@ MEASUREMENTS: Mapping[str, Callable[..., Measurement]] = {
     "gradient_pictures": GradientPictures,
     "loss_surface": LossSurface,
     "training_curves": TrainingCurves,
+    "score_examples": ScoreExamples,
 }

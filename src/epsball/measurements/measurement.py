@@ -4,13 +4,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Generator, nn
 
 from epsball.attacks import NamedAttack
-from epsball.data.images import Split
+from epsball.data.images import Data, Split
 from epsball.models.predictions import Mistakes, find_mistakes, rate
 from epsball.output.pages import Section
 from epsball.paper.expressions import Quantity
@@ -170,9 +170,19 @@ class Measurement(Protocol):
         """Names in its rows' attack column beside those of the attacks."""
         return ("clean",)
 
+    @property
+    def other_sources(self) -> tuple[str, ...]:
+        """Names in its rows' source column that are of no model."""
+        return ()
+
     def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
         """Raise ValueError, beginning with the field, when it cannot be done on these models and attacks."""
         return
+
+    def read(self, data: Data) -> Self:
+        """Return the measurement with the files that it names, read once and checked against the experiment's images.
+        Raise ValueError, beginning with the field, when they do not fit."""
+        return self
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         """Name the models whose clean rows stand before its own."""

@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
+from epsball.data.examples import ROUNDING, challenge_bytes
 from epsball.data.images import Split
 from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, error_rates
 from epsball.models.predictions import Mistakes, gathered, mistakes, rate
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TOLERANCE = 1e-6  # float32 rounding of x + eps - x
+TOLERANCE = ROUNDING
 
 
 class Violation(RuntimeError):
@@ -40,6 +41,8 @@ class TransferMatrix(Measurement):
 
     cells: Literal["all", "asked"]
     """all of them, or only those that the config's tables, claims and figures ask about"""
+    export: bool = False
+    """whether the examples of every attack on every source are written, in the format of Madry's challenges"""
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.targets
@@ -57,11 +60,12 @@ class TransferMatrix(Measurement):
         found: set[str] = set()
         for named, source, targets in self.tasks(setup):
             missing = [target for target in targets if setup.find(named.identity, source, target) is None]
-            found |= {source, *missing} if missing else set()
+            absent = self.export and not exported(setup, named, source).exists()
+            found |= {source, *missing} if missing or absent else set()
         return found
 
     def measure(self, setup: Setup) -> Rows:
-        return {"results": [row for task in self.tasks(setup) for row in transfer_rows(setup, *task)]}
+        return {"results": [row for task in self.tasks(setup) for row in transfer_rows(setup, *task, self.export)]}
 
     def tasks(self, setup: Setup) -> Iterator[tuple[NamedAttack, str, list[str]]]:
         """Yield each attack with a source and the targets that its examples are shown to."""
@@ -86,24 +90,84 @@ def is_asked(asked: Sequence[Quantity], dataset: str, cell: Cell) -> bool:
     return any(quantity.is_about(row) for quantity in asked)
 
 
-def transfer_rows(setup: Setup, named: NamedAttack, source: str, targets: list[str]) -> Iterator[Row]:
-    """Yield the rows of one attack on one source: crafted once, and only for the targets whose row is not finished."""
-    eps = named.attack.eps
+def transfer_rows(
+    setup: Setup, named: NamedAttack, source: str, targets: list[str], export: bool = False
+) -> Iterator[Row]:
+    """Yield the rows of one attack on one source: crafted once, and only for the targets whose row is not finished; or
+    for none, where the examples are to be exported and their file is not there."""
     rows = {target: setup.find(named.identity, source, target) for target in targets}
-    missing = {target: setup.models[target] for target in targets if rows[target] is None and not setup.skips}
-    if missing:
-        title, generator = f"{named.name} eps {eps:g} on {source}", setup.generator(named, source)
-        with setup.graphs():
-            own, mistakes, largest = transfer(
-                setup.models[source], named.attack, missing, setup.test, setup.batch_size, generator, setup.stop, title
-            )
-        for target, found in mistakes.items():
-            numbers = transfer_rates(setup.clean_mistakes(source), own, setup.clean_mistakes(target), found)
-            rows[target] = setup.keep(named.identity, source, target, [numbers | {"max_perturbation": largest}])
+    missing = [target for target in targets if rows[target] is None]
+    absent = export and not exported(setup, named, source).exists()
+    if (missing or absent) and not setup.skips:
+        rows |= craft_rows(setup, named, source, missing, export)
+    for target in targets:
+        yield from (setup.row(numbers, source, target, named.name, named.attack.eps) for numbers in rows[target] or ())
+
+
+def craft_rows(
+    setup: Setup, named: NamedAttack, source: str, missing: Sequence[str], export: bool
+) -> dict[str, list[Row] | None]:
+    """Craft examples of one attack on one source; the rows of the targets that miss theirs, kept. With `export` the
+    examples are written before them."""
+    title, generator = f"{named.name} eps {named.attack.eps:g} on {source}", setup.generator(named, source)
+    models = {target: setup.models[target] for target in missing}
+    recorded = RecordedAttack(named.attack)
+    attack = recorded if export else named.attack
+    with setup.graphs():
+        own, mistakes, largest = transfer(
+            setup.models[source], attack, models, setup.test, setup.batch_size, generator, setup.stop, title
+        )
+    if export:
+        content = challenge_bytes(torch.cat(recorded.examples))
+        log.info("wrote %s", setup.store.keep_examples(*examples_key(setup, named, source), content))
+    rows: dict[str, list[Row] | None] = {}
+    for target, found in mistakes.items():
+        numbers = transfer_rates(setup.clean_mistakes(source), own, setup.clean_mistakes(target), found)
+        rows[target] = setup.keep(named.identity, source, target, [numbers | {"max_perturbation": largest}])
+    if mistakes:
         errors = ", ".join(f"{target} {100 * rate(m.top1):.1f}%" for target, m in mistakes.items())
         log.info("%s: error of %s", title, errors)
-    for target in targets:
-        yield from (setup.row(numbers, source, target, named.name, eps) for numbers in rows[target] or ())
+    return rows
+
+
+@dataclass(frozen=True)
+class RecordedAttack:
+    """An attack whose examples are kept."""
+
+    attack: Attack
+    examples: list[Tensor] = field(default_factory=list)
+    """of each call, on the CPU"""
+
+    @property
+    def eps(self) -> float:
+        return self.attack.eps
+
+    @property
+    def deterministic(self) -> bool:
+        return self.attack.deterministic
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        generator: Generator | None = None,
+        shrink: Tensor | None = None,
+    ) -> Tensor:
+        x_adv = self.attack(model, x, y, generator, shrink)
+        self.examples.append(x_adv.to("cpu", copy=True))
+        return x_adv
+
+
+def examples_key(setup: Setup, named: NamedAttack, source: str) -> tuple[str, str]:
+    """Return label and identity of the examples of one attack on one source."""
+    label = f"{source}-{named.name}-eps{named.attack.eps:g}"
+    return label, setup.identity({"examples": named.identity}, source, source)
+
+
+def exported(setup: Setup, named: NamedAttack, source: str) -> Path:
+    """Return the file of the examples of one attack on one source, which need not be there."""
+    return setup.store.examples(*examples_key(setup, named, source))
 
 
 def transfer(

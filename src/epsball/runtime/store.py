@@ -3,6 +3,7 @@
     <root>/models/<label>-<fingerprint>/   model.safetensors spec.json training.csv manifest.json
                                            (last.pt while training: its sha256, then what torch.save wrote)
     <root>/rows/<identity>.json            finished rows of a measurement
+    <root>/examples/<label>-<identity>.npy adversarial images that a run exported
 
 The manifest is written last and holds the sha256 of the other files: a folder with a manifest is a trained model.
 """
@@ -10,6 +11,7 @@ The manifest is written last and holds the sha256 of the other files: a folder w
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from torch import Tensor
 from epsball.runtime.files import write_whole
 
 FORMAT = 3  # raise it when a change of the code changes what a spec trains to (3: no labels, truncated noise)
-YOUNGER = (("step_share", None), ("crafting_statistics", "kept"), ("eps_rise", None))
+YOUNGER = (("step_share", None), ("crafting_statistics", "kept"), ("eps_rise", None), ("export", False))
 """fields that came after FORMAT 3, each at the value that means what was before: in no identity, so that those stay"""
 MODEL, SPEC, CURVE, MANIFEST, LAST = "model.safetensors", "spec.json", "training.csv", "manifest.json", "last.pt"
 DIGEST = hashlib.sha256().digest_size  # bytes of last.pt before the state: its sha256
@@ -216,6 +218,19 @@ class Store:
         """Keep rows that were measured together."""
         (self.root / "rows").mkdir(parents=True, exist_ok=True)
         write_whole(self.root / "rows" / f"{identity}.json", json.dumps(rows))
+
+    def examples(self, label: str, identity: str) -> Path:
+        """Return the file of exported images: the one that there is, under whatever label it was first written."""
+        folder = self.root / "examples"
+        plain = re.sub(r"[^\w.-]", "_", label)
+        return next(iter(sorted(folder.glob(f"*-{identity}.npy"))), folder / f"{plain}-{identity}.npy")
+
+    def keep_examples(self, label: str, identity: str, content: bytes) -> Path:
+        """Write exported images; their file."""
+        path = self.examples(label, identity)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+        return path
 
     def curve(self, key: str) -> str | None:
         """Return the learning curve of the trained model of that fingerprint, as CSV; None when there is no model."""
