@@ -476,6 +476,20 @@ def test_the_steps_in_parts_are_the_steps_at_once() -> None:
             assert torch.equal(state.x_adv, attack(small_net(), x, y)), (momentum, label)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("advance", [GradientAttack.advance, GradientAttack.advance_captured])
+def test_the_steps_say_what_the_attack_increases_at_each_iterate(advance: Any, momentum: float) -> None:
+    x, y = small_batch()
+    attack = gradient(steps=8, momentum=momentum, eps=0.1)
+    state, single = (attack.begin(x, x, x.new_ones(()), y) for _ in range(2))
+    values = advance(attack, small_net(), state, 8)
+    assert len(values) == 8 and all(value.shape == y.shape for value in values)
+    for value in values:
+        torch.testing.assert_close(value, F.cross_entropy(small_net()(single.x_adv), y, reduction="none"))
+        attack.advance(small_net(), single, 1)
+    assert torch.equal(state.x_adv, single.x_adv) and torch.equal(state.velocity, single.velocity)
+
+
 @pytest.mark.parametrize("label", ["true", "predicted"])
 def test_images_that_leave_and_join_a_batch_take_their_momentum_along(label: str) -> None:
     x, y = small_batch(torch.float64)

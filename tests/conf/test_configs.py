@@ -7,7 +7,7 @@ from configs import CONF, SCALES, Compose, check_model, network, options, text_o
 
 from epsball.build import build
 from epsball.data.datasets import DATASETS
-from epsball.experiment.prepare import attacks_of, distinct, measurements_of
+from epsball.experiment.components import attacks_of, distinct, measurements_of
 from epsball.measurements import MEASUREMENTS
 from epsball.training.trainer import OPTIMIZERS
 

@@ -463,6 +463,7 @@ def small_cifar(tmp_path):
 def test_cifar_folder(small_cifar):
     loaded = cifar(small_cifar)
     assert loaded.origin == f"CIFAR-10 (JPEG), image folder {small_cifar}" and loaded.classes == CIFAR_CLASSES
+    assert loaded.name == "cifar10_jpeg"  # in the rows: no published number is compared with these images'
     assert (loaded.shape, len(loaded.train), len(loaded.test)) == ((3, 32, 32), 40, 20)
     part = cifar(small_cifar, train_size=20, test_size=10)
     assert part.train.y.bincount().tolist() == [2] * 10 and part.test.y.bincount().tolist() == [1] * 10

@@ -161,7 +161,7 @@ def test_a_field_that_a_grid_lacks_is_named(missing: str) -> None:
         expand_grids({"grid": {"a": fields}})
 
 
-@pytest.mark.parametrize("column", ["eps", "seed", "error_top1", "gradient_l2_mean", "job"])
+@pytest.mark.parametrize("column", ["eps", "seed", "error_top1", "gradient_l2_mean", "job", "steps", "image"])
 def test_a_column_of_results_is_no_column_of_a_grid(column: str) -> None:
     with pytest.raises(ConfigError, match=rf"^grid\.a\.values\.{column} is called like a column of results"):
         expand_grids({"grid": {"a": grid(keys={column: "seed"}, **{column: [1]})}})

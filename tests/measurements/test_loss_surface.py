@@ -222,5 +222,5 @@ REFUSED = [
 @pytest.mark.parametrize(("sources", "attacks", "message"), REFUSED)
 def test_what_cannot_be_drawn_is_refused(sources: list[str], attacks: list[str], message: str) -> None:
     with pytest.raises(ValueError) as caught:
-        SURFACE.check(sources, ["A", "B"], attacks)
+        SURFACE.check(sources, ["A", "B"], [NamedAttack(name, FGSM) for name in attacks])
     assert str(caught.value) == message

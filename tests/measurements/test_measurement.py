@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,12 +17,14 @@ from epsball.attacks.noise import NoiseAttack
 from epsball.build import ConfigError
 from epsball.data.examples import Examples, challenge_bytes
 from epsball.data.images import Data, Split
-from epsball.experiment.prepare import Experiment, check_measurements, prepare_experiment
+from epsball.experiment.components import check_measurements
+from epsball.experiment.prepare import Experiment, prepare_experiment
 from epsball.experiment.run import as_frames, measure, of_measurement, run_experiments
 from epsball.experiment.setup import set_up
 from epsball.measurements import MEASUREMENTS
 from epsball.measurements.gradient_norms import GradientNorms
 from epsball.measurements.gradient_pictures import GradientPictures
+from epsball.measurements.loss_paths import LossPaths
 from epsball.measurements.loss_surface import LossSurface
 from epsball.measurements.measurement import Cell, Measurement, Rows, Scope, Setup, clean_rates, clean_rows
 from epsball.measurements.score_examples import ScoreExamples
@@ -50,7 +52,15 @@ EVERY: dict[str, Measurement] = {
     "loss_surface": SURFACE,
     "training_curves": TrainingCurves(),
     "score_examples": ScoreExamples("attack.npy", EPS, None, EXAMPLES),
+    "loss_paths": LossPaths("fgsm", None, images=20, restarts=2, steps=[1], drawn=1, paths=True),
 }
+
+
+def setup_for(name: str, folder: Path) -> Setup:
+    """What a measurement can be done with: FGSM, but from random starts where it asks for these."""
+    return make_setup(folder, NamedAttack("fgsm", UNIFORM if name == "loss_paths" else FGSM))
+
+
 KEPT = [name for name in EVERY if name != "gradient_pictures"]  # whose rows are kept for later runs
 
 
@@ -206,17 +216,17 @@ def test_a_row_says_where_it_stands_before_its_numbers(tmp_path: Path) -> None:
 def test_what_is_kept_is_not_measured_again(
     name: str, measured: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    first = measured(EVERY[name], make_setup(tmp_path))
+    first = measured(EVERY[name], setup_for(name, tmp_path))
     works = ("transfer_matrix.transfer", "gradient_norms.gradient_norms", "worst_case.find_fooled")
-    works += ("loss_surface.losses_on_grid", "training_curves.epoch_row", "score_examples.score")
+    works += ("loss_surface.losses_on_grid", "training_curves.epoch_row", "score_examples.score", "loss_paths.follow")
     for work in (*works, "measurement.find_mistakes"):
         monkeypatch.setattr(f"epsball.measurements.{work}", lambda *_, work=work, **__: pytest.fail(f"{work} called"))
-    assert_same(measured(EVERY[name], make_setup(tmp_path))["results"], first["results"])
+    assert_same(measured(EVERY[name], setup_for(name, tmp_path))["results"], first["results"])
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_models_that_it_needs_are_those_of_unfinished_rows(name: str, measured: Measure, tmp_path: Path) -> None:
-    setup = make_setup(tmp_path)
+    setup = setup_for(name, tmp_path)
     assert set(EVERY[name].unfinished(setup)) == {"A", "B"}
     measured(EVERY[name], setup)
     assert set(EVERY[name].unfinished(setup)) == (set() if name in KEPT else {"A", "B"})
@@ -224,7 +234,7 @@ def test_the_models_that_it_needs_are_those_of_unfinished_rows(name: str, measur
 
 @pytest.mark.parametrize("name", EVERY)
 def test_what_is_skipped_needs_no_model_and_makes_no_row(name: str, measured: Measure, tmp_path: Path) -> None:
-    setup = replace(make_setup(tmp_path), models={}, skips=True)
+    setup = replace(setup_for(name, tmp_path), models={}, skips=True)
     rows = measured(EVERY[name], setup)
     assert rows["results"] == [] and all(found == [] for found in rows.values())
     assert not list(tmp_path.rglob("*.json"))
@@ -232,7 +242,7 @@ def test_what_is_skipped_needs_no_model_and_makes_no_row(name: str, measured: Me
 
 @pytest.mark.parametrize("name", KEPT)
 def test_what_is_finished_is_shown_without_models(name: str, measured: Measure, tmp_path: Path) -> None:
-    setup = make_setup(tmp_path)
+    setup = setup_for(name, tmp_path)
     first = measured(EVERY[name], setup)
     again = measured(EVERY[name], replace(setup, models={}, skips=True))
     assert_same(again["results"], first["results"])
@@ -243,7 +253,7 @@ def test_each_row_is_kept_once(name: str, measured: Measure, monkeypatch: pytest
     kept: list[str] = []
     keep_rows = Store.keep_rows
     monkeypatch.setattr(Store, "keep_rows", lambda store, key, rows: (kept.append(key), keep_rows(store, key, rows)))
-    rows = measured(EVERY[name], make_setup(tmp_path))["results"]
+    rows = measured(EVERY[name], setup_for(name, tmp_path))["results"]
     assert len(kept) == len(set(kept)) and {row["identity"] for row in rows} <= set(kept)
 
 
@@ -300,7 +310,7 @@ def test_every_measurement_is_tested_here() -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_it_stops_when_asked_to_and_leaves_models_as_they_were(name: str, tmp_path: Path) -> None:
-    setup = make_setup(tmp_path / "measured")
+    setup = setup_for(name, tmp_path / "measured")
     before = {model: own.state_dict() for model, own in setup.models.items()}
     before = {model: {key: value.clone() for key, value in state.items()} for model, state in before.items()}
     rows = EVERY[name].measure(setup)
@@ -308,7 +318,7 @@ def test_it_stops_when_asked_to_and_leaves_models_as_they_were(name: str, tmp_pa
     for model, own in setup.models.items():
         assert all(torch.equal(value, before[model][key]) for key, value in own.state_dict().items())
         assert all(parameter.grad is None for parameter in own.parameters()) and not own.training
-    stopped = make_setup(tmp_path / "stopped")
+    stopped = setup_for(name, tmp_path / "stopped")
     stopped.stop.signum = 15
     with pytest.raises(Interrupted):
         EVERY[name].measure(stopped)
@@ -316,17 +326,18 @@ def test_it_stops_when_asked_to_and_leaves_models_as_they_were(name: str, tmp_pa
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_measurement_that_can_be_done_is_not_refused(name: str) -> None:
-    EVERY[name].check(["A", "B"], ["A", "B"], ["fgsm"])
+    EVERY[name].check(["A", "B"], ["A", "B"], [NamedAttack("fgsm", UNIFORM)])
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_cells_that_it_promises_are_those_it_measures(name: str, tmp_path: Path) -> None:
-    attacks = [NamedAttack("fgsm", FGSM), NamedAttack("fgsm", replace(FGSM, eps=0.1)), NamedAttack("other", FGSM)]
+    first = UNIFORM if name == "loss_paths" else FGSM
+    attacks = [NamedAttack("fgsm", first), NamedAttack("fgsm", replace(first, eps=0.1)), NamedAttack("other", FGSM)]
     setup = make_setup(tmp_path, *attacks[: 1 if name == "loss_surface" else 3], sources=["A", "B"], targets=["B"])
     rows = [row for row in EVERY[name].measure(setup)["results"] if "error_top1" in row]
     found = [(row["source"], row["target"], row["attack"], row["eps"]) for row in rows]
-    assert list(EVERY[name].error_cells(setup)) == found
-    assert bool(found) == (name in ("transfer_matrix", "worst_case", "score_examples"))
+    assert list(EVERY[name].error_cells(setup)) == list(dict.fromkeys(found))
+    assert bool(found) == (name in ("transfer_matrix", "worst_case", "loss_paths", "score_examples"))
 
 
 def test_one_that_cannot_be_done_is_refused_where_the_config_names_it() -> None:
@@ -352,7 +363,12 @@ SHOWN: dict[str, Config] = {
         **{"model": "target", "other": "target", "extent": 0.3, "zoom": 0.03, "grid": 3},
         **{"points": 1, "averaged": 2, "clip": True},
     },
+    "loss_paths": {
+        **{"attack": "pgd", "sources": None, "images": 10, "restarts": 2, "steps": [1, 3]},
+        **{"drawn": 1, "paths": True, "bins": {"low": 0, "high": 9, "number": 3, "log": False}},
+    },
 }
+PGD = {"name": "gradient", **asdict(UNIFORM), "steps": 3}
 
 
 @pytest.fixture(scope="module")
@@ -388,7 +404,8 @@ def test_it_is_shown_again_from_the_rows_of_a_finished_run(
     monkeypatch.chdir(tmp_path)
     x, _ = whole(prepare_experiment(tiny()).data.test)
     Path("attack.npy").write_bytes(challenge_bytes(x))
-    experiment = run({**tiny(), "measurement": {"name": name, **SHOWN[name]}}, outputs, finished)
+    shown_by = {**tiny(), "measurement": {"name": name, **SHOWN[name]}}
+    experiment = run({**shown_by, **({"suite": {"pgd": PGD}} if name == "loss_paths" else {})}, outputs, finished)
     shown = {"results": read_rows(finished / "results.csv")}
     if name == "loss_surface":
         shown["surface"] = read_rows(finished / "surface.csv")
@@ -400,7 +417,7 @@ def test_it_is_shown_again_from_the_rows_of_a_finished_run(
     report, written = (finished / "report.md").read_text(), sorted(path.name for path in again.iterdir())
     assert sections and all(f"## {section.title}\n" in report for section in sections)
     assert {section.image.name for section in sections if section.image} <= set(written)
-    assert bool(written) == (name not in ("gradient_norms", "training_curves"))
+    assert bool(written) == (name not in ("gradient_norms", "training_curves", "loss_paths"))
     for file in written:
         assert (again / file).read_bytes() == (finished / file).read_bytes(), file
     assert measurement.say(own)

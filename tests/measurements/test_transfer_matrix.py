@@ -16,10 +16,12 @@ from torch import Generator, Tensor, nn
 from epsball.attacks import ATTACKS, NamedAttack
 from epsball.attacks.noise import NoiseAttack
 from epsball.build import build
+from epsball.data.examples import ROUNDING
 from epsball.data.images import Data, Split
 from epsball.measurements.measurement import Measurement, Rows, Setup, clean_rates
 from epsball.measurements.score_examples import ScoreExamples
-from epsball.measurements.transfer_matrix import TOLERANCE, TransferMatrix, Violation, transfer, transfer_rates
+from epsball.measurements.transfer_matrix import TransferMatrix, transfer, transfer_rates
+from epsball.measurements.violations import Violation
 from epsball.models.predictions import Mistakes, find_mistakes
 from epsball.paper.expressions import parse_expression
 from epsball.results.paired import packed_bits
@@ -324,7 +326,7 @@ def test_rows_hold_plain_numbers() -> None:
     """They go to JSON and CSV."""
     row = transfer_rates(marked(".", "."), marked("x", "x"), marked(".", "."), marked("x", "x"))
     assert {type(value) for value in [*row.values(), *clean_rates(marked("x")).values()]} == {int, float, str}
-    assert TOLERANCE < 1 / 255 / 1000
+    assert ROUNDING < 1 / 255 / 1000
 
 
 def test_no_rate_is_computed_in_float64_on_the_device() -> None:

@@ -34,6 +34,15 @@ BINS = pd.DataFrame(
     ],
     columns=["panel", "line", "bin_low", "bin_high", "y", "low", "high", "paper"],
 )
+CURVES = pd.DataFrame(
+    [
+        ("", line, x, float(10 * restart + x + 5 * (line == "B")), nan, nan, nan, restart)
+        for line in "AB"
+        for restart in range(3)
+        for x in (1, 0, 2)
+    ],
+    columns=[*COLUMNS, "each"],
+)
 
 
 def frame(points: list[Point]) -> pd.DataFrame:
@@ -90,6 +99,7 @@ KINDS: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = {
     "line": (frame(LINES), {}),
     "bar": (frame(BARS), {"kind": "bar", "names": ["FGSM", "PGD"]}),
     "histogram": (BINS, {"kind": "histogram"}),
+    "curves": (CURVES, {"x": "step"}),
 }
 
 
@@ -102,6 +112,18 @@ def test_same_points_same_bytes(kind: str, tmp_path: Path) -> None:
     first, again, changed = ((tmp_path / name).read_bytes() for name in ("one.png", "again.png", "other.png"))
     assert first.startswith(b"\x89PNG\r\n\x1a\n") and first == again != changed
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_line_with_curves_has_one_thin_one_for_each_in_its_colour(drawn: list[Figure]) -> None:
+    figure, axes = show(CURVES, drawn, x="step")
+    assert len(axes.lines) == 2 * 3 and entries(figure) == ["A", "B"]
+    assert [list(line.get_ydata()) for line in axes.lines[:3]] == [[0, 1, 2], [10, 11, 12], [20, 21, 22]]
+    colours = [line.get_color() for line in axes.lines]
+    assert colours == [LINE_COLOURS[0]] * 3 + [LINE_COLOURS[1]] * 3
+    assert all(line.get_linewidth() < handle.get_linewidth() for line in axes.lines for _, handle in legend(figure))
+    both = pd.concat([CURVES[CURVES["line"] == "A"], frame([("", "C", x, 50, 40, 60, nan) for x in range(3)])])
+    _, axes = show(both, drawn, x="step")
+    assert len(axes.lines) == 3 + 2  # C's own and its place for the paper's values
 
 
 def test_panels_stand_side_by_side_while_they_fit(tmp_path: Path) -> None:

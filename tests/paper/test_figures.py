@@ -12,7 +12,8 @@ import pytest
 from epsball.build import ConfigError, construct
 from epsball.experiment.prepare import prepare_experiment
 from epsball.paper.expressions import ANY, Quantity
-from epsball.paper.figures import Figure, figure_points, figure_sections
+from epsball.paper.figures import Figure, figure_sections
+from epsball.paper.points import figure_points
 from epsball.results.distributions import Bins, distribution_rows
 
 Row = dict[str, Any]
@@ -71,6 +72,7 @@ def wilson(k: float, n: float) -> tuple[float, float]:
 
 NORMS = {"kind": "histogram", "x": "gradient_l2", "y": "gradient_l2_share({line})"}
 LOSS = {"x": "epoch", "y": "training_loss({line}, epoch={x})", "unit": "value"}
+PATHS = {"x": "step", "y": "path_loss({line} | {line}, pgd, image=0, step={x})", "unit": "value", "each": "restart"}
 BARS = {"kind": "bar", "x": "attack", "values": {"FGSM": "fgsm"}, "y": "error({line} | B, {x})"}
 
 
@@ -113,6 +115,12 @@ BARS = {"kind": "bar", "x": "attack", "values": {"FGSM": "fgsm"}, "y": "error({l
         ),
         ({**NORMS, "values": [1]}, "values should be null, and y without {x}, for a histogram"),
         ({**NORMS, "y": "gradient_l2_share({line}, epoch={x})"}, "values should be null, and y without {x}, for a"),
+        ({**PATHS, "each": "a restart"}, "each should be a word, such as restart, is 'a restart'"),
+        ({**BARS, "each": "restart"}, "each should be null for a bar: only lines have curves"),
+        ({**NORMS, "each": "restart"}, "each should be null for a histogram: only lines have curves"),
+        ({**PATHS, "each": "step"}, "each should be a column that y does not name, is step"),
+        ({**PATHS, "each": "image"}, "each should be a column that y does not name, is image"),
+        ({**PATHS, "values": [0], "paper": {"A": [1]}}, "paper should be null beside each: its numbers are of no"),
         ({**BARS, "log_x": True}, "log_x should be false: bars stand side by side"),
         ({"log_x": True, "values": [0, 0.1]}, "log_x should be false: values has no numbers above 0 alone"),
         ({"log_x": True, "values": {"small": 0.1}}, "log_x should be false: values has no numbers above 0 alone"),
@@ -250,6 +258,52 @@ def test_several_rows_of_a_point_are_refused_and_the_figure_is_named() -> None:
 def test_no_rows_are_no_points() -> None:
     for found in (points([]), figure_points({}, [attacked("A", "B", 0.1, 0.1)])):
         assert len(found) == 0 and {"figure", "x", "y", "low", "high"} <= set(found.columns)
+
+
+# ---- a curve for each
+
+
+def path(target: str, losses: list[list[float]], **more: Any) -> list[Row]:
+    """Losses of image 0, a list for each restart."""
+    key = {"measurement": "loss_paths", "attack": "pgd", "eps": 0.3, "image": 0}
+    return [
+        row(target, **{**key, "restart": restart, "step": step, "path_loss": loss, **more})
+        for restart, own in enumerate(losses)
+        for step, loss in enumerate(own)
+    ]
+
+
+def curves(found: pd.DataFrame, line: str) -> dict[float, list[tuple[float, float]]]:
+    """(x, y) of each curve of a line, by its value."""
+    own = found[found["line"] == line].groupby("each", sort=False)
+    return {value: list(zip(part["x"], part["y"], strict=True)) for value, part in own}
+
+
+def test_a_line_has_a_curve_for_each_value_of_a_column() -> None:
+    rows = path("A", [[1, 2], [3, 4]]) + path("A", [[9, 9]], image=1) + path("B", [[5, 6, 7]])
+    rows += [row("A", attack="pgd", step=1, path_loss=nan, path_loss_mean=8)]  # as a frame has it
+    found = points(rows[::-1], **PATHS)
+    assert curves(found, "A") == {0: [(0, 1), (1, 2)], 1: [(0, 3), (1, 4)]}
+    assert curves(found, "B") == {0: [(0, 5), (1, 6), (2, 7)]}
+    assert found[["low", "high", "sd"]].isna().all(axis=None) and list(found.columns)[-1] == "each"
+    given = points(rows, **{**PATHS, "values": [1, 5]})
+    assert curves(given, "A") == {0: [(1, 2)], 1: [(1, 4)]}
+    assert "each" not in points(rows, **{**PATHS, "each": None, "y": PATHS["y"].replace("image", "restart=0, image")})
+
+
+def test_words_are_curves_too_and_what_has_none_belongs_to_all() -> None:
+    rows = path("A", [[1, 2]], restart="up") + path("A", [[3, 4]], restart="down") + [row("A", loss_mean=0.5)]
+    found = points(rows, **{**PATHS, "y": PATHS["y"] + " - loss_mean({line})", "lines": {"A": "A"}})
+    assert curves(found, "A") == {"down": [(0, 2.5), (1, 3.5)], "up": [(0, 0.5), (1, 1.5)]}
+
+
+def test_curves_are_of_the_first_seed_and_said_to_be(tmp_path: Path) -> None:
+    rows = path("B", [[0, 0]], seed=0) + path("A", [[1, 2], [3, 4]], seed=1) + path("A", [[5, 6]] * 3, seed=2)
+    asked = {"f": figure(**{**PATHS, "lines": {"A": "A"}})}
+    found = figure_points(asked, rows)
+    assert curves(found, "A") == {0: [(0, 1), (1, 2)], 1: [(0, 3), (1, 4)]} and set(found["seeds"]) == {1}
+    (section,) = figure_sections(asked, found, tmp_path)
+    assert section.text == "One seed: a curve for each restart, 2 of them."
 
 
 # ---- histograms
@@ -393,6 +447,10 @@ def test_a_section_says_over_how_many_seeds(tmp_path: Path) -> None:
         ({}, "eps", "error, per cent", (0, 100)),
         ({"unit": "value"}, "eps", "error", (0, 1)),
         (NORMS, "gradient l2", "share of the images, per cent", (0, 100)),
+        (
+            {"kind": "histogram", "x": "loss", "y": "loss_share({line} | {line}, pgd, image=0)"},
+            *("loss", "share of the starts, per cent", (0, 100)),
+        ),
         (LOSS, "epoch", "training loss", (-float("inf"), float("inf"))),
         (
             {"y": "accuracy({line}, eps={x}) / accuracy({line})", "unit": "value"},

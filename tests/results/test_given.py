@@ -56,6 +56,14 @@ def test_rows_are_found_by_their_identity_with_their_numbers_alone(tmp_path: Pat
     assert given.find("ccc") is None and given.asked == {"aaa", "bbb", "ccc"}
 
 
+def test_a_mean_of_shares_is_no_whole_number_of_images(tmp_path: Path) -> None:
+    shares = known(clean("A", nan, loss_outlier_share=0.0125, negative_gradient_share=0.333), "aaa")
+    (found,) = read_given([written(tmp_path, shares)]).find("aaa") or []
+    assert (found["loss_outlier_share"], found["negative_gradient_share"]) == (0.0125, 0.333)
+    above = known(clean("A", nan, loss_outlier_share=1.25), "aaa")
+    assert refusal(written(tmp_path, above)).endswith("loss_outlier_share should be a share of 100.0 images, is 1.25")
+
+
 def test_without_files_there_are_no_rows() -> None:
     given = read_given([])
     assert given.find("aaa") is None and not given.rows

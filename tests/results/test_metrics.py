@@ -21,7 +21,8 @@ from epsball.results.rows import MISTAKES, over_seeds
 Row = dict[str, Any]
 Z = 1.959963984540054
 COUNTS = {"n": 100, "training_adversarial_n": 50, "transfer_n": 40, "transfer_n_top5": 20}
-SPREADS = {"gradient_l2_sd": 0.8, "loss_sd": 0.5}
+MEANS = ("final_loss", "restart_loss_sd", "maxima_distance", "starts_distance", "maxima_angle", "gradient_cosine")
+SPREADS = {"gradient_l2_sd": 0.8, "loss_sd": 0.5, "path_loss_sd": 0.3, **{f"{name}_sd": 0.2 for name in MEANS}}
 ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better end, interval around a half
     "error_top1": ("percent", "low", wilson(50, 100)),
     "error_top5": ("percent", "low", wilson(50, 100)),
@@ -41,6 +42,11 @@ ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better
     "training_clean_error": ("percent", "low", wilson(50, 100)),
     "training_adversarial_error": ("percent", "low", wilson(25, 50)),
     "learning_rate": ("value", None, (nan, nan)),
+    **dict.fromkeys(MEANS, ("value", None, (0.5 - Z * 0.2 / 10, 0.5 + Z * 0.2 / 10))),
+    **{name: ("percent", None, wilson(50, 100)) for name in ("loss_outlier_share", "negative_gradient_share")},
+    "ball_distance": ("value", None, (nan, nan)),
+    "path_loss": ("value", None, (nan, nan)),
+    "path_loss_mean": ("value", None, (0.5 - Z * 0.3 / 10, 0.5 + Z * 0.3 / 10)),
 }
 SHARE = Metric("robust_share", "percent", "high", "robust_n", short="robust")
 MARGIN = Metric("margin", "value", "low", "margin_n", spread="margin_sd")

@@ -241,6 +241,27 @@ def test_a_captured_attack_makes_the_eager_ones_examples(
     assert not any(torch.equal(x_adv, x) for x_adv, (x, _) in zip(eager, batches_of(digits.train, 9), strict=False))
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_captured_steps_and_the_values_on_their_way_are_the_eager_ones(
+    momentum: float, attack: Callable[..., GradientAttack], madry_net: nn.Module, digits: Data
+) -> None:
+    one = attack("pgd", momentum=momentum)
+
+    def found() -> list[Tensor]:
+        every: list[Tensor] = []
+        for x, y in batches_of(digits.train, EAGER_CALLS + 4):
+            state = one.begin(x, x, x.new_ones(()), y)
+            every += [*one.advance_captured(madry_net, state, 6), state.x_adv, state.velocity]
+        return every
+
+    eager = found()
+    with graphs(DEVICE):
+        captured, graph_cache = found(), current.get()
+    assert graph_cache is not None
+    assert_replayed(graph_cache, 1)
+    assert identical(eager, captured)
+
+
 @pytest.mark.parametrize("own_generator", [True, False])
 def test_every_replay_starts_somewhere_else_and_where_the_eager_attack_does(
     own_generator: bool, attack: Callable[..., GradientAttack], madry_net: nn.Module, digits: Data

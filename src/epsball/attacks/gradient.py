@@ -97,15 +97,19 @@ class GradientAttack:
         size = (share if self.step_size is None else self.step_size) * scale
         return AttackState(start, low, high, size, label, torch.zeros((), device=x.device), None)
 
-    def advance(self, model: nn.Module, state: "AttackState", steps: int) -> None:
-        """Step along the gradient and stay in the ball and the box, `steps` times: the one loop."""
+    def advance(self, model: nn.Module, state: "AttackState", steps: int) -> list[Tensor]:
+        """Step along the gradient and stay in the ball and the box, `steps` times: the one loop. Return what the attack
+        increases, (N,) at each iterate that it steps from."""
+        values = []
         for _ in range(steps):
             value, gradient, state.label = self.gradient(model, state.x_adv, state.label)
+            values.append(value)
             if self.keep == "best" and (self.clip_start or state.best is not None):  # an unclipped start is no example
                 state.best = better(state.best, (value, state.x_adv.clamp(state.low, state.high)))
             if self.momentum:
                 gradient = state.velocity = self.momentum * state.velocity + gradient / norm(gradient, 1)
             state.x_adv = (state.x_adv + state.size * STEPS[self.step](gradient)).clamp(state.low, state.high)
+        return values
 
     def gradient(self, model: nn.Module, x_adv: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the attack increases, per example, its gradient with respect to the images, and the label."""
@@ -206,20 +210,24 @@ class GradientAttack:
         fooled = model(x_adv).argmax(1) != y
         return self.objective(model, x_adv, label)[0], fooled
 
-    def advance_captured(self, model: nn.Module, state: "AttackState", steps: int) -> None:
+    def advance_captured(self, model: nn.Module, state: "AttackState", steps: int) -> list[Tensor]:
         """Do what `advance` does, on CUDA as one graph. For `keep` last: the best iterates are not looked for."""
         if steps < CAPTURED_STEPS or state.label is None:
             return self.advance(model, state, steps)
 
         def moved(x_adv: Tensor, low: Tensor, high: Tensor, size: Tensor, label: Tensor, velocity: Tensor) -> Tensor:
             inner = AttackState(x_adv, low, high, size, label, velocity, None)
-            self.advance(model, inner, steps)
-            return torch.stack([inner.x_adv, inner.velocity]) if self.momentum else inner.x_adv[None]
+            values = self.advance(model, inner, steps)
+            images = [inner.x_adv, inner.velocity] if self.momentum else [inner.x_adv]
+            return torch.cat([*(part.flatten(1) for part in images), torch.stack(values, 1)], 1)
 
         tensors = (state.x_adv, state.low, state.high, state.size, state.label, state.velocity)
-        state.x_adv, *velocity = run_captured((self, id(model), steps), moved, *tensors)
-        state.velocity = velocity[0] if velocity else state.velocity
-        return None
+        found = run_captured((self, id(model), steps), moved, *tensors)
+        shape, pixels = state.x_adv.shape, state.x_adv[0].numel()
+        state.x_adv = found[:, :pixels].reshape(shape)
+        if self.momentum:
+            state.velocity = found[:, pixels : 2 * pixels].reshape(shape)
+        return list(found[:, -steps:].unbind(1))
 
     def __post_init__(self) -> None:
         require(0 <= self.eps <= 1, f"eps should be a float in [0, 1], is {self.eps}")

@@ -42,7 +42,8 @@ def aggregate(rows: "pd.DataFrame", runs: list[Run]) -> "pd.DataFrame":
 
     from epsball.results.rows import error_rows, over_seeds
 
-    rows = error_rows(rows)
+    one = ["experiment", "job", "seed", *KEY]
+    rows = error_rows(rows).drop_duplicates(one, keep="last")  # of a cell's errors the last: of most steps and starts
     means = over_seeds(rows, ["experiment", "job", *KEY])
     lines = [
         (experiment, job, *cell, len(seeds_of(experiment, rows, runs)))

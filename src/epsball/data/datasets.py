@@ -138,7 +138,10 @@ class CIFAR10:
 
 
 def load_cifar_folder(settings: Dataset, folder: Path, counts: tuple[int, int]) -> Data:
-    """Read CIFAR-10 from `folder/{train,test}/<class>/*`, `counts` images each; cache decoded images in `folder`."""
+    """Read CIFAR-10 from `folder/{train,test}/<class>/*`, `counts` images each; cache decoded images in `folder`.
+
+    JPEGs have other pixels than CIFAR-10's own: a data set of its own name, beside which no published number is set.
+    """
     classes, train, test = list_folders(settings, folder / "train", folder / "test")
     if (len(train), len(test)) != counts or len(classes) != 10:
         found = f"{len(train)} + {len(test)} images in {len(classes)} classes"
@@ -149,8 +152,9 @@ def load_cifar_folder(settings: Dataset, folder: Path, counts: tuple[int, int]) 
     ]
     if splits[0][0].shape[1:] != (3, 32, 32):
         raise ConfigError(f"dataset.root: {folder}: the images should be 32x32")
-    jpeg = " (JPEG)" if train[0].path.lower().endswith((".jpg", ".jpeg")) else ""
-    return assemble(settings, "cifar10", f"CIFAR-10{jpeg}, image folder {folder}", classes, *splits)
+    jpeg = train[0].path.lower().endswith((".jpg", ".jpeg"))
+    name, title = ("cifar10_jpeg", "CIFAR-10 (JPEG)") if jpeg else ("cifar10", "CIFAR-10")
+    return assemble(settings, name, f"{title}, image folder {folder}", classes, *splits)
 
 
 @dataclass(frozen=True)

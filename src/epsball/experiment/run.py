@@ -15,7 +15,8 @@ from epsball.measurements.measurement import Row, Rows, Setup, clean_rows
 from epsball.output.pages import Section, html_page, markdown_page
 from epsball.output.tables import write_csv, write_results
 from epsball.paper.claims import claims_sections, claims_summary, claims_table, console_claims
-from epsball.paper.figures import figure_points, figure_sections
+from epsball.paper.figures import figure_sections
+from epsball.paper.points import figure_points
 from epsball.paper.tables import compare, comparison_sections, table_sections, with_paper_values
 from epsball.results.intervals import with_intervals
 from epsball.results.rows import MISTAKES, PAPER, as_dicts

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from epsball.measurements.gradient_norms import GradientNorms
 from epsball.measurements.gradient_pictures import GradientPictures
+from epsball.measurements.loss_paths import LossPaths
 from epsball.measurements.loss_surface import LossSurface
 from epsball.measurements.measurement import Measurement
 from epsball.measurements.score_examples import ScoreExamples
@@ -17,6 +18,7 @@ MEASUREMENTS: Mapping[str, Callable[..., Measurement]] = {
     "gradient_norms": GradientNorms,
     "gradient_pictures": GradientPictures,
     "loss_surface": LossSurface,
+    "loss_paths": LossPaths,
     "training_curves": TrainingCurves,
     "score_examples": ScoreExamples,
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor, nn
 
+from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.attacks.losses import input_gradient
 from epsball.build import require
@@ -35,7 +36,7 @@ class GradientPictures(Measurement):
     def __post_init__(self) -> None:
         require(self.images >= 1, f"images should be at least 1, is {self.images}")
 
-    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
+    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[NamedAttack]) -> None:
         require(bool(attacks), "name gradient_pictures needs an attack: suite=fgsm")
 
     def clean_models(self, scope: Scope) -> Sequence[str]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.attacks.losses import input_gradient
 from epsball.build import require
@@ -63,7 +64,7 @@ class LossSurface(Measurement):
     def makes(self) -> tuple[str, ...]:
         return ("clean", "surface", "surface_zoom")
 
-    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
+    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[NamedAttack]) -> None:
         for field, name in (("model", self.model), ("other", self.other)):
             require(name in sources, f"{field} names {name!r}: the sources are {', '.join(sources)}")
         require(len(attacks) == 1, f"name loss_surface needs one attack, has {len(attacks)}: suite=fgsm")

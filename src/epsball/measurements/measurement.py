@@ -175,7 +175,7 @@ class Measurement(Protocol):
         """Names in its rows' source column that are of no model."""
         return ()
 
-    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
+    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[NamedAttack]) -> None:
         """Raise ValueError, beginning with the field, when it cannot be done on these models and attacks."""
         return
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from epsball.attacks import NamedAttack
 from epsball.build import bound, require
 from epsball.data.examples import Examples, read_examples
 from epsball.data.images import Data, Split
@@ -60,7 +61,7 @@ class ScoreExamples(Measurement):
     def other_sources(self) -> tuple[str, ...]:
         return (SOURCE,)
 
-    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
+    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[NamedAttack]) -> None:
         require(bool(self.file), "file should name a .npy of adversarial images, as in measurement.file=attack.npy")
         clean = self.attack == "clean"
         require(not clean, f"file: {self.file} is called like the rows without an attack: call it something else")

@@ -12,27 +12,26 @@ from torch import Generator, Tensor, nn
 
 from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
-from epsball.data.examples import ROUNDING, challenge_bytes
+from epsball.data.examples import challenge_bytes
 from epsball.data.images import Split
 from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, error_rates
+from epsball.measurements.violations import Reach
 from epsball.models.predictions import Mistakes, gathered, mistakes, rate
 from epsball.output.console import console_matrix
 from epsball.output.matrix import matrix_sections
 from epsball.output.pages import Section
 from epsball.paper.expressions import Quantity
+from epsball.results.metrics import ERROR_METRICS
 from epsball.runtime.device import seconds_at
 from epsball.runtime.progress import Progress, Stop
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MEASURED = (*ERROR_METRICS, "transfer_rate_top1", "transfer_rate_top5")
+"""metrics of its cells"""
+
 log = logging.getLogger(__name__)
-
-TOLERANCE = ROUNDING
-
-
-class Violation(RuntimeError):
-    """An attack left its eps-ball or the pixel range: its numbers would not mean what they say."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class TransferMatrix(Measurement):
         every = [
             Cell(source, target, named.name, named.attack.eps) for named, source in pairs for target in scope.targets
         ]
-        asked = [quantity.without("measurement") for quantity in scope.asked]
+        asked = [quantity.without("measurement") for quantity in scope.asked if quantity.metric in MEASURED]
         return [cell for cell in every if self.cells == "all" or is_asked(asked, scope.dataset, cell)]
 
     def unfinished(self, setup: Setup) -> Collection[str]:
@@ -189,23 +188,20 @@ def transfer(
     began = seconds_at(test.device)
     models = {**targets, "": source} if all(t is not source for t in targets.values()) else dict(targets)
     parts: dict[str, list[Mistakes]] = {name: [] for name in models}
-    largest = outside = torch.zeros((), device=test.device)
+    reach = Reach(title, attack.eps)
     with Progress(title, len(test)) as progress:
         for x, y in test.batches(batch_size):
             stop.check()
             x_adv = attack(source, x, y, generator)
-            largest = torch.maximum(largest, (x_adv - x).abs().amax())
-            outside = torch.maximum(outside, (x_adv - 0.5).abs().amax() - 0.5)
+            reach.add(x_adv, x)
             for name, model in models.items():
                 parts[name].append(mistakes(model, x_adv, y))
             progress.step(len(x))
-    if not (float(largest) <= attack.eps + TOLERANCE and float(outside) <= TOLERANCE):
-        where = f"{float(largest):.6f} from its image, {float(outside):.6f} outside [0, 1]"
-        raise Violation(f"{title}: eps is {attack.eps:.6f}, an example lies {where}")
+    largest = reach.checked()
     seconds = seconds_at(test.device) - began
     found = {name: gathered(part, seconds) for name, part in parts.items()}
     own = next(found[name] for name, model in models.items() if model is source)
-    return own, {name: found[name] for name in targets}, float(largest)
+    return own, {name: found[name] for name in targets}, largest
 
 
 def transfer_rates(source_clean: Mistakes, source_adv: Mistakes, target_clean: Mistakes, target_adv: Mistakes) -> Row:

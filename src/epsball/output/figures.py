@@ -19,6 +19,8 @@ FEW = 12  # values of x up to which each has a marker and a tick
 BAR, CHARACTER, ROW = 0.17, 0.07, 10.5  # inches: a bar's or a legend's line, a letter of a tick, panels side by side
 DASHES = ("-", (0, (4, 1.6)), (0, (1, 1)))
 GREY = "0.35"
+CURVE: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.55, "solid_capstyle": "round", "zorder": 3}
+"""one of many of a line"""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ class Style(NamedTuple):
 
 
 def draw_figure(points: "pd.DataFrame", drawing: Drawing, path: Path) -> None:
-    """Draw `points` (columns panel, line, x, y, low, high, paper; of a histogram bin_low and bin_high), axes for each
-    panel and a colour for each line, both in order of appearance. What a log scale cannot show is left out."""
+    """Draw `points` (columns panel, line, x, y, low, high, paper; of a histogram bin_low and bin_high; of curves each),
+    axes for each panel and a colour for each line, both in order of appearance. What a log scale cannot show is left
+    out."""
     points = positioned(points, drawing)
     panels, lines = (list(dict.fromkeys(points[name])) for name in ("panel", "line"))
     styles, ends = styles_of(lines), y_ends(points, drawing)
@@ -191,7 +194,11 @@ def tick_text(x: float | str, drawing: Drawing) -> str:
 
 
 def draw_line(axes: Any, own: "pd.DataFrame", style: Style, ends: tuple[float, float]) -> None:
-    """Draw a line with the band of its intervals; a point by itself has a bar."""
+    """Draw a line with the band of its intervals; a point by itself has a bar. Where it has curves, draw these."""
+    if "each" in own and own["each"].notna().any():
+        for _, curve in own.groupby("each", sort=False):
+            axes.plot(curve["at"], curve["y"], color=style.colour, linestyle=style.dash, **CURVE)
+        return
     at, y, paper = (own[name].to_numpy(dtype=float) for name in ("at", "y", "paper"))
     low, high = (own[name].clip(*ends).to_numpy(dtype=float) for name in ("low", "high"))
     few = len(own) <= FEW

@@ -1,10 +1,9 @@
 """A paper's figures: an expression over eps, a step, an epoch or a grid's value, or a histogram; a line per model."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
-from math import inf, isnan, nan
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +12,12 @@ from epsball.output.figures import Drawing, Kind, draw_figure
 from epsball.output.pages import Section
 from epsball.paper.expressions import ANY, Quantity, Ratio, Sum, check_unit, naming_field, parse_expression
 from epsball.paper.placeholders import check_loops, expanded, fill, fill_known, options
-from epsball.paper.values import SeedRows, by_seed, distinguishing, estimate
-from epsball.results.intervals import Estimate, estimate_row, mean_estimate, wilson
 from epsball.results.metrics import METRICS, Unit
-from epsball.results.rows import Row, as_float
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EVERY_X = "every_x"  # stands for {x} where it stands for all values that our rows have
-COLUMNS = ("figure", "unit", "panel", "line", "x", "y", "low", "high", "sd", "seeds", "paper")
-"""of `figures.csv`; bin_low, bin_high and published_on stand there where a figure has them"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +40,8 @@ class Figure:
     """by a panel's label what stands for {panel}, or for each of several placeholders; null: one panel"""
     for_: dict[str, list[str | float] | dict[str, str | float]] | None = None
     """values of placeholders: a line or panel whose label has one stands for each of its values"""
+    each: str | None = None
+    """of a line: a column of the rows; it is drawn as one thin curve for each value there, of the first seed"""
     log_x: bool = False
     log_y: bool = False
     paper: dict[str, list[float | None] | dict[str, list[float | None]]] | None = None
@@ -66,6 +62,7 @@ class Figure:
             self.check_histogram()
         else:
             self.check_x()
+        self.check_each()
         self.check_paper()
 
     @cached_property
@@ -147,6 +144,16 @@ class Figure:
         above_0 = all(not isinstance(x, str) and x > 0 for x in self.given)
         require(not self.log_x or above_0, "log_x should be false: values has no numbers above 0 alone")
 
+    def check_each(self) -> None:
+        """ValueError unless `each` can be drawn as curves beside one another."""
+        if self.each is None:
+            return
+        require(self.each.isidentifier(), f"each should be a word, such as restart, is {self.each!r}")
+        require(self.kind == "line", f"each should be null for a {self.kind}: only lines have curves")
+        named = {self.x, *(column for quantity in self.quantities for column, _ in quantity.conditions)}
+        require(self.each not in named, f"each should be a column that y does not name, is {self.each}")
+        require(self.paper is None, "paper should be null beside each: its numbers are of no single curve")
+
     def check_paper(self) -> None:
         """ValueError unless the paper's numbers stand at lines and values that there are."""
         require(
@@ -184,7 +191,9 @@ class Figure:
         """Return how it is drawn."""
         metrics = [METRICS[quantity.metric] for quantity in self.quantities]
         names = listed(dict.fromkeys((metric.short or metric.name).replace("_", " ") for metric in metrics))
-        name = "share of the images" if self.kind == "histogram" else names
+        single = any(column == "image" for quantity in self.quantities for column, _ in quantity.conditions)
+        shares = f"share of the {'starts' if single else 'images'}"  # a single image's histogram is of its starts
+        name = shares if self.kind == "histogram" else names
         terms = [term for sides in self.sides.values() for side in sides for _, term in side.terms]
         ratio = any(isinstance(term, Ratio) for term in terms)
         rate = all(side.alone and side.is_rate for sides in self.sides.values() for side in sides)
@@ -219,91 +228,6 @@ def named_in(quantity: Quantity) -> tuple[str, ...]:
     return (quantity.target, *quantity.sources, *quantity.attacks)
 
 
-# ---- its points in our rows
-
-
-def figure_points(figures: Mapping[str, Figure], rows: Sequence[Row]) -> "pd.DataFrame":
-    """Measure all figures: `figures.csv`, a line per point, in the figure's unit, those that our rows lack left out.
-
-    low, high: the 95 % interval; sd: over seeds; paper: the paper's number there. A histogram has bin_low and bin_high
-    instead of x. published_on: the data set of the paper's numbers where it is not ours.
-    """
-    import pandas as pd
-
-    seeds, datasets = by_seed(rows), {str(row["dataset"]) for row in rows}
-    lines: list[dict[str, Any]] = []
-    for name, figure in figures.items():
-        about = {"figure": name, "unit": figure.unit}
-        if figure.paper and not figure.compares_on(datasets):
-            about["published_on"] = str(figure.published_on)
-        with naming_field(f"figures.{name}.y"):
-            lines += [{**about, **point} for point in points_of(figure, seeds)]
-    optional = [name for name in ("bin_low", "bin_high", "published_on") if any(name in line for line in lines)]
-    return pd.DataFrame(lines, columns=[*COLUMNS, *optional])
-
-
-def points_of(figure: Figure, seeds: Sequence[SeedRows]) -> Iterator[dict[str, Any]]:
-    """Yield the points of a figure that our rows have, line by line."""
-    measure = bins_of if figure.kind == "histogram" else line_of
-    for panel, line in figure.places:
-        for place, found in measure(figure, panel, line, seeds):
-            ours = found.times(figure.scale)
-            if not isnan(ours.value):
-                numbers = {"y": ours.value, "low": ours.low, "high": ours.high, "sd": ours.sd, "seeds": ours.seeds}
-                yield {"panel": panel, "line": line, **place, **numbers}
-
-
-Points = Iterator[tuple[dict[str, Any], Estimate]]  # where each stands, and its value
-
-
-def line_of(figure: Figure, panel: str, line: str, seeds: Sequence[SeedRows]) -> Points:
-    """Yield a line's values over x: at those that it gives, or at all that our rows have."""
-    sides = figure.sides[panel, line]
-    if figure.values is None:
-        for x in found_values(figure.x, sides[0], seeds):
-            yield {"x": x}, estimate(sides[0].mapped(with_value(ANY, x)), seeds, wilson)
-    else:
-        paper = figure.papers.get(panel, {}).get(line) or [None] * len(sides)
-        for x, side, number in zip(figure.given, sides, paper, strict=True):
-            yield {"x": x, "paper": nan if number is None else number}, estimate(side, seeds, wilson)
-
-
-def found_values(column: str, side: Sum, seeds: Sequence[SeedRows]) -> list[float | str]:
-    """Return what stands in a column of the rows that have a quantity at any of its values, numbers rising."""
-    asked = [quantity for quantity in side.quantities if (column, ANY) in quantity.conditions]
-    rows = (row for quantity in asked for own in seeds for row in own.find(quantity))
-    values = [value for row in rows if isinstance(value := row.get(column), str | int | float)]
-    texts = {f"{x:.9g}": float(x) for x in values if not isinstance(x, str) and not isnan(x)}
-    return [*sorted(texts.values()), *dict.fromkeys(x for x in values if isinstance(x, str))]
-
-
-def bins_of(figure: Figure, panel: str, line: str, seeds: Sequence[SeedRows]) -> Points:
-    """Yield the bins of a line's histogram, each with its mean share over the seeds."""
-    quantity = figure.sides[panel, line][0].alone
-    assert quantity is not None
-    found: dict[tuple[float, float], list[Estimate]] = {}
-    for own in seeds:
-        for row in one_histogram(quantity, own):
-            ends = as_float(row["bin_low"]), as_float(row["bin_high"])
-            found.setdefault(ends, []).append(estimate_row(row, quantity.metric, wilson))
-    for (low, high), shares in found.items():
-        yield {"bin_low": low, "bin_high": high}, mean_estimate(shares)
-
-
-def one_histogram(quantity: Quantity, rows: SeedRows) -> list[Row]:
-    """Return the bins of a quantity in one seed, rising. ValueError where several histograms have its name."""
-    bins = sorted(rows.find(quantity), key=lambda row: as_float(row["bin_low"]))
-    for lower, upper in pairwise(bins):
-        if as_float(lower["bin_high"]) > as_float(upper["bin_low"]):
-            named = ", ".join(f"{name}={value}" for name, value in distinguishing(bins).items())
-            about = f"{quantity.metric}({quantity.target} | {quantity.source}, {quantity.attack})"
-            raise ValueError(f"{about} names several histograms of a seed: say which, such as {named}")
-    return bins
-
-
-# ---- in the report
-
-
 def figure_sections(figures: Mapping[str, Figure], points: "pd.DataFrame", folder: Path) -> list[Section]:
     """Draw each figure into `folder` and show it in a report, with what its intervals are."""
     sections = []
@@ -321,6 +245,8 @@ def caption(figure: Figure, mine: "pd.DataFrame") -> str:
     """Say what is drawn: intervals, of how many seeds, and whose the hollow markers are."""
     fewest, most = mine["seeds"].min(), mine["seeds"].max()
     seeds = "one seed" if most == 1 else f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
+    if figure.each is not None:
+        return f"One seed: a curve for each {figure.each.replace('_', ' ')}, {mine['each'].nunique()} of them."
     intervals = figure.kind != "histogram" and mine["low"].notna().any()
     text = f"With 95 % intervals, over {seeds}" if intervals else f"Mean over {seeds}" if most > 1 else "One seed"
     if mine["paper"].notna().any():

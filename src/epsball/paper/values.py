@@ -23,7 +23,7 @@ class SeedRows:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.by_cell: dict[Cell, list[Row]] = {}
-        self.by_number: dict[tuple[Cell, str], list[tuple[float, Row]]] = {}
+        self.by_number: dict[tuple[Cell, str], tuple[list[float], list[Row]]] = {}
         self.found: dict[Quantity, list[Row]] = {}
         self.known: dict[tuple[int, str], Mistaken] = {}
         for row in rows:
@@ -40,21 +40,21 @@ class SeedRows:
         return self.found[quantity]
 
     def near(self, cell: Cell, quantity: Quantity) -> list[Row]:
-        """Return the rows of a cell that are near the first number of a quantity's conditions; all where it has none.
-        A training curve has a thousand rows, and a figure asks for each."""
-        own = self.by_cell.get(cell, [])
+        """Return the rows of a cell that are near that number of a quantity's conditions which the fewest rows have;
+        all where it has none. Curves have thousands of rows, and a figure asks for each."""
         numbers = [(column, value) for column, value in quantity.conditions if not isinstance(value, str)]
-        if not numbers:
-            return own
-        column, value = numbers[0]
+        near = (self.near_number(cell, column, value) for column, value in numbers)
+        return min(near, key=len, default=self.by_cell.get(cell, []))
+
+    def near_number(self, cell: Cell, column: str, value: float) -> list[Row]:
+        """Return the rows of a cell that are near a number in a column."""
         if (cell, column) not in self.by_number:
+            own = self.by_cell.get(cell, [])
             found = [(row[column], row) for row in own if isinstance(row.get(column), int | float)]
-            known = [pair for pair in found if not isnan(pair[0])]
-            self.by_number[cell, column] = sorted(known, key=itemgetter(0))
-        rising, far = self.by_number[cell, column], 1e-8 * max(abs(value), 1.0)
-        first = bisect_left(rising, value - far, key=itemgetter(0))
-        last = bisect_right(rising, value + far, key=itemgetter(0))
-        return [row for _, row in rising[first:last]]
+            known = sorted((pair for pair in found if not isnan(pair[0])), key=itemgetter(0))
+            self.by_number[cell, column] = [number for number, _ in known], [row for _, row in known]
+        (rising, rows), far = self.by_number[cell, column], 1e-8 * max(abs(value), 1.0)
+        return rows[bisect_left(rising, value - far) : bisect_right(rising, value + far)]
 
     def mistakes(self, row: Row, metric: Metric) -> Mistaken | None:
         """Return the images that a row's rate counts, None where they were not kept."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from epsball.build import ConfigError
-from epsball.results.metrics import METRICS
+from epsball.results.metrics import METRICS, Metric
 from epsball.results.paired import unpacked_bits
 from epsball.results.rows import FINGERPRINTS, KEY, MISTAKES, PAPER
 
@@ -112,7 +112,7 @@ def checked(line: Mapping[str, str], place: str) -> dict[str, Any]:
     if not (is_whole(row["seed"]) and is_whole(row["n"]) and row["n"] >= 0 and is_finite(row["eps"])):
         raise ConfigError(f"rows: {place} is damaged: seed and n should be whole numbers, and eps a number")
     for name in row.keys() & METRICS.keys():
-        check_number(METRICS[name].is_rate, name, row[name], row.get(METRICS[name].trials), place)
+        check_number(METRICS[name], row[name], row.get(METRICS[name].trials), place)
     return {**row, "seed": int(row["seed"]), "n": int(row["n"])}
 
 
@@ -131,14 +131,15 @@ def is_whole(value: object) -> bool:
     return isinstance(value, float) and value.is_integer()
 
 
-def check_number(is_rate: bool, name: str, value: object, trials: object, place: str) -> None:
-    """ConfigError unless a rate is a whole number of trials out of all, and any other metric a number."""
+def check_number(metric: Metric, value: object, trials: object, place: str) -> None:
+    """ConfigError unless a rate is a whole number of trials out of all, or a mean of shares, and any other metric a
+    number."""
     if not isinstance(value, float) or isnan(value):
-        raise ConfigError(f"rows: {place} is damaged: {name} should be a number, is {value!r}")
+        raise ConfigError(f"rows: {place} is damaged: {metric.name} should be a number, is {value!r}")
     counted = value * trials if isinstance(trials, float) else 0.0
-    whole = isfinite(counted) and abs(counted - round(counted)) < 1e-3
-    if is_rate and not (0 <= value <= 1 and whole):
-        raise ConfigError(f"rows: {place} is damaged: {name} should be a share of {trials} images, is {value!r}")
+    whole = metric.shares or (isfinite(counted) and abs(counted - round(counted)) < 1e-3)
+    if metric.is_rate and not (0 <= value <= 1 and whole):
+        raise ConfigError(f"rows: {place} is damaged: {metric.name} should be a share of {trials} images, is {value!r}")
 
 
 def read_mistakes(path: Path) -> dict[str, dict[str, str]]:

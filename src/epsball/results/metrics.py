@@ -32,6 +32,9 @@ class Metric:
     """the column that says of each image whether it counts, packed (results/paired.py)"""
     binned: bool = False
     """whether each row has it of one bin of a histogram, `bin_low` to `bin_high`"""
+    shares: bool = False
+    """of a rate: whether it is the mean of each trial's own share, and need not count a whole number of trials; the
+    interval of as many trials that are counted or not is wider, at least as safe"""
 
     def value_in(self, row: Mapping[str, Any]) -> float:
         """Return its value in a row, NaN where the row has none."""
@@ -49,6 +52,11 @@ def distribution(quantity: str) -> tuple[Metric, Metric, Metric]:
     mean, sd = f"{quantity}_mean", f"{quantity}_sd"
     share = Metric(f"{quantity}_share", "percent", None, "n", binned=True)
     return Metric(mean, "value", None, "n", spread=sd), Metric(sd, "value", None, "n"), share
+
+
+def averaged(name: str) -> Metric:
+    """Return the metric of a mean over images of something that is no rate, with its standard deviation beside it."""
+    return Metric(name, "value", None, "n", spread=f"{name}_sd")
 
 
 TOP1, TOP5 = "mistakes_top1", "mistakes_top5"
@@ -70,8 +78,23 @@ METRICS: Mapping[str, Metric] = {
         Metric("training_clean_error", "percent", "low", "n"),
         Metric("training_adversarial_error", "percent", "low", "training_adversarial_n"),
         Metric("learning_rate", "value", None, "n"),
+        averaged("final_loss"),
+        averaged("restart_loss_sd"),
+        Metric("loss_outlier_share", "percent", None, "n", shares=True),
+        averaged("maxima_distance"),
+        averaged("starts_distance"),
+        Metric("ball_distance", "value", None, "n"),
+        averaged("maxima_angle"),
+        Metric("negative_gradient_share", "percent", None, "n", shares=True),
+        averaged("gradient_cosine"),
+        Metric("path_loss", "value", None, "n"),
+        Metric("path_loss_mean", "value", None, "n", spread="path_loss_sd"),
     )
 }
+ERROR_METRICS = (
+    *(name for name, metric in METRICS.items() if metric.mistakes),
+    *("clean_error_top1", "loss_mean", "loss_sd"),
+)  # those of any row with an error, whichever measurement's
 ERROR = METRICS["error_top1"]  # what the transfer matrix and its figures show
 
 

@@ -19,6 +19,11 @@ KEY = ("dataset", "measurement", "source", "target", "attack", "eps")  # a cell;
 PAPER = ("paper_value", "paper_metric", "difference")
 FINGERPRINTS = ("source_model", "target_model", "identity")
 MISTAKES = (TOP1, TOP5)
+FURTHER = (
+    *("e1", "e2", "epoch", "step", "bin_low", "bin_high"),
+    *("steps", "restarts", "worst_for", "image", "restart"),
+)
+"""columns that tell the rows of one measurement apart"""
 COLUMNS = (
     "dataset", "seed", "measurement", "source", "target", "attack", "eps", "n", "error_top1", "error_top1_low",
     "error_top1_high", "error_top5", "transfer_rate_top1", "transfer_rate_top5", "transfer_n", "clean_error_top1",

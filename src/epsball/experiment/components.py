@@ -1,0 +1,86 @@
+"""Attacks and measurements that a config names, checked."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from epsball.attacks import ATTACKS, NamedAttack
+from epsball.build import ConfigError, build, listed, mapping, under
+from epsball.data.images import Data
+from epsball.measurements import MEASUREMENTS
+from epsball.measurements.measurement import Measurement
+
+
+def measurements_of(config: Mapping[str, Any]) -> dict[str, Measurement]:
+    """Return what is measured by the name that its rows carry: `measurement`, and those of `measurements`."""
+    first = config.get("measurement")
+    found: dict[str, Measurement] = {}
+    if first is not None:
+        measurement = build(MEASUREMENTS, first, where="measurement")
+        found[str(mapping(first, "measurement")["name"])] = measurement
+    for name, spec in mapping(config.get("measurements") or {}, "measurements").items():
+        if spec is not None:
+            if name in (*found, "clean"):
+                raise ConfigError(f"measurements.{name}: the name {name} is taken: call it something else")
+            found[name] = build(MEASUREMENTS, spec, where=under("measurements", name))
+    if not found:
+        raise ConfigError(f"measurement is missing: choose one of {listed(MEASUREMENTS)}")
+    return found
+
+
+def check_measurements(
+    measurements: Mapping[str, Measurement],
+    config: Mapping[str, Any],
+    sources: Sequence[str],
+    targets: Sequence[str],
+    attacks: Sequence[NamedAttack],
+) -> None:
+    """ConfigError unless every measurement can be done on these models and attacks."""
+    for name, measurement in measurements.items():
+        with naming_measurement(name, config):
+            measurement.check(sources, targets, attacks)
+
+
+def with_files(
+    measurements: Mapping[str, Measurement], config: Mapping[str, Any], data: Data
+) -> dict[str, Measurement]:
+    """Return the measurements with the files that they name. ConfigError where one does not fit the images."""
+    found = {}
+    for name, measurement in measurements.items():
+        with naming_measurement(name, config):
+            found[name] = measurement.read(data)
+    return found
+
+
+@contextmanager
+def naming_measurement(name: str, config: Mapping[str, Any]) -> Iterator[None]:
+    """Make a ConfigError, which names the measurement's key, of a ValueError that begins with a field."""
+    try:
+        yield
+    except ValueError as error:
+        where = under("measurements", name) if name in (config.get("measurements") or {}) else "measurement"
+        raise ConfigError(under(where, str(error))) from None
+
+
+def attacks_of(specs: object, where: str) -> Iterator[NamedAttack]:
+    """Yield the attacks of a suite {name: spec}, one for each of a spec's eps values."""
+    for name, spec in mapping(specs or {}, where).items():
+        if spec is None:
+            continue
+        key = where if where == "attack" else under(where, name)  # the one attack's fields stand at attack.*
+        fields = dict(mapping(spec, key))
+        values = fields.get("eps")
+        for eps in values if isinstance(values, list) else [values]:
+            yield NamedAttack(name, build(ATTACKS, {**fields, "eps": eps}, where=key))
+
+
+def distinct(attacks: Sequence[NamedAttack]) -> list[NamedAttack]:
+    """Return each attack once; two different ones may not carry the same name and eps."""
+    found: dict[tuple[str, float], NamedAttack] = {}
+    for named in attacks:
+        other = found.setdefault((named.name, named.attack.eps), named)
+        if other != named:
+            raise ConfigError(f"attack {named.name} at eps {named.attack.eps:g} is set twice, differently: rename one")
+    if "clean" in (named.name for named in attacks):
+        raise ConfigError("suite.clean: the name clean is taken by the rows without an attack")
+    return list(found.values())
