@@ -1,11 +1,13 @@
 #!/bin/sh
 # What a GPU has to show, in one command that ends in time; what is done comes back whatever fails.
 #
-#   scripts/gpu.sh [STAGE...]     these, in the order given; all four if none is named:
+#   scripts/gpu.sh [STAGE...]     these, in the order given; the first four if none is named:
 #     tests     pytest on the card: $TESTS
 #     parity    captured against eager, bit for bit, for every trainer and six attacks
 #     speed     steps and images per second, share of the card's measured peak, memory; torchattacks; several processes
 #     tramer    all of Tramèr et al. on MNIST at paper scale, a seed at a time, then all $SEEDS under one report
+#     madry     Madry et al. at paper scale, a seed at a time, by value: mnist (Table 1, Figures 1, 2, 4, section 3.1),
+#               capacity (Figure 3, MNIST), cifar10 (the same of width 1), capacity_cifar10, wide (Table 2, width 10)
 #
 # Settings, all out of the environment; paths are relative to the repository:
 #   LIMIT     seconds for everything (540). A stage but the last gets half of what is left
@@ -15,10 +17,11 @@
 #   WORK      folder to work in, kept; a second call on the same machine goes on from it without STATE (a temporary one)
 #   PACKAGES  folder of wheels that the machine lacks: `pip wheel --no-deps -w wheels hydra-core omegaconf
 #             antlr4-python3-runtime==4.9.3 torchattacks`
-#   DATA      folder of MNIST/raw, gzipped will do (data)
+#   DATA      folder of MNIST/raw, gzipped will do, and for madry of cifar10 or cifar-10-batches-py (data)
 #   PYTHON    interpreter (python3); DEVICE (cuda); SCALE paper, quick, smoke (paper); DATASET (mnist); SEEDS (3)
 #   WORKERS   models trained side by side (3); GRAPHS: CUDA graphs in tramer, true unless the tests failed
-#   ONLY      cases of parity and speed whose name holds this text; TESTS: files; OVERRIDES: words for run.py
+#   ONLY      cases of parity and speed, and runs of madry, whose name holds this text
+#   TESTS     files; OVERRIDES: words for run.py
 #
 # Exit codes: 0 all done, 1 a stage failed, 2 no such stage, 3 time ran out, 130 SIGINT, 143 SIGTERM.
 set -u
@@ -27,9 +30,9 @@ cd "$(dirname "$0")/.." || exit 1
 [ $# -gt 0 ] || set -- tests parity speed tramer
 for stage in "$@"; do
     case $stage in
-    tests | parity | speed | tramer) ;;
+    tests | parity | speed | tramer | madry) ;;
     *)
-        echo "no such stage: $stage; choose tests, parity, speed, tramer" >&2
+        echo "no such stage: $stage; choose tests, parity, speed, tramer, madry" >&2
         exit 2
         ;;
     esac
@@ -118,7 +121,7 @@ bench() {
 tramer() {
     seed=0 seeds=${SEEDS:-3} worst=0
     while [ "$seed" -lt "$seeds" ]; do
-        run_tramer "seed_$seed" "seed=$seed"
+        run_paper "seed_$seed" paper=tramer/all "seed=$seed"
         code=$?
         pack_results
         [ "$code" -ne 124 ] || return 124
@@ -126,34 +129,78 @@ tramer() {
         seed=$((seed + 1))
     done
     [ "$worst" -eq 0 ] || return "$worst"
-    [ "$seeds" -eq 1 ] || run_tramer all "seeds=$seeds"
+    [ "$seeds" -eq 1 ] || run_paper all paper=tramer/all "seeds=$seeds"
+}
+
+madry() {
+    seed=0 seeds=${SEEDS:-1} worst=0
+    while [ "$seed" -lt "$seeds" ]; do
+        while read -r name words; do
+            case $name in
+            *"${ONLY:-}"*) ;;
+            *) continue ;;
+            esac
+            # shellcheck disable=SC2086 # several words
+            run_paper "madry_${name}_seed_$seed" $words "seed=$seed"
+            code=$?
+            pack_results
+            [ "$code" -ne 124 ] || return 124
+            [ "$code" -eq 0 ] || worst=$code
+        done <<EOF
+mnist paper=madry/all parts=[$(parts_of mnist table1 text_mnist figure1 figure2 figure4 maxima)]
+capacity paper=madry/figure3_mnist
+cifar10 paper=madry/all parts=[$(parts_of cifar10 table2 figure1 figure2 figure4 maxima)]
+capacity_cifar10 paper=madry/figure3_cifar10 grid.natural.values.width=[1]
+wide paper=madry/table2 models.A.arch.width=10 models.A_copy.arch.width=10 models.A_nat.arch.width=10
+EOF
+        seed=$((seed + 1))
+    done
+    return "$worst"
+}
+
+# parts_of DATASET NAME...: the parts of madry/all, separated by commas.
+parts_of() {
+    of=$1 found=
+    shift
+    for name in "$@"; do
+        case $name in
+        figure* | maxima) name=${name}_$of ;;
+        esac
+        found=$found${found:+,}madry/$name
+    done
+    echo "$found"
 }
 
 # One run of the paper in a directory of its own, unless it is done; without graphs if it fails with them.
-run_tramer() {
-    directory=$work/runs/$1
+run_paper() {
+    run=$1 directory=$work/runs/$1
+    shift
     if grep -qs '"status": "done"' "$directory/run.json"; then
-        say "$1: done by an earlier call"
+        say "$run: done by an earlier call"
         return 0
     fi
-    say "$1, cuda_graphs=$graphs"
-    tramer_command "$directory" "$2" "cuda_graphs=$graphs"
+    say "$run, cuda_graphs=$graphs"
+    paper_command "$directory" "$@" "cuda_graphs=$graphs"
     code=$?
     if [ "$code" -eq 1 ] && [ "$graphs" = true ] && [ "$device" != cpu ]; then
-        say "$1 failed: again without graphs"
+        say "$run failed: again without graphs"
         graphs=false
-        tramer_command "$directory" "$2" cuda_graphs=false
+        paper_command "$directory" "$@" cuda_graphs=false
         code=$?
     fi
     return "$code"
 }
 
-tramer_command() {
+paper_command() {
     directory=$1
     shift
-    [ "$dataset" = digits ] || set -- "$@" "dataset.root=${DATA:-data}"
+    if [ "$dataset" = mnist ]; then # the papers' files choose their own data sets
+        set -- "$@" "dataset.root=${DATA:-data}"
+    else
+        set -- "$@" "dataset=$dataset"
+    fi
     # shellcheck disable=SC2086 # several words
-    within_time "$python" run.py paper=tramer/all "scale=$scale" "dataset=$dataset" "device=$device" precision=tf32 \
+    within_time "$python" run.py "scale=$scale" "device=$device" precision=tf32 \
         "workers=${WORKERS:-3}" checkpoint_seconds=20 "outputs=$work/outputs" "hydra.run.dir=$directory" "$@" \
         ${OVERRIDES:-}
 }
@@ -216,7 +263,7 @@ while [ $# -gt 0 ]; do
     stage_ends=$((stage_began + (began + limit - reserve - stage_began) / ($# > 0 ? 2 : 1)))
     say "$stage, until $((stage_ends - began)) s"
     case $stage in
-    tests | tramer) "$stage" ;;
+    tests | tramer | madry) "$stage" ;;
     parity | speed) bench "$stage" ;;
     esac
     code=$?

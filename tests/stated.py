@@ -165,6 +165,9 @@ RMSPROP = {
     **{"weight_decay": 0.0, "decay_on": "all"},
 }
 ADAM_MADRY = {**ADAM, "lr": 1e-4, "eps": 1e-8 / 50}
+SGD_MADRY = {**SGD, "weight_decay": 2e-4, "decay_on": "weights"}
+STEPS_MADRY = {"name": "step", "milestones": [0.5, 0.75], "gamma": 0.1}
+CROPS_MADRY = {"shift": 2, "crop": 1.0, "flip": True}
 CONSTANT = {"schedule": {"name": "constant"}}
 PLAIN = {"augment": None, "clip_norm": None}
 SHIFTED = {"augment": {"shift": 2, "crop": 0.9, "flip": False}, "clip_norm": None}
@@ -240,14 +243,49 @@ TRAINERS: list[Row] = [
         *(ALL, "trainer.madry", {"epochs": 100_000 / 1100, "batch_size": 50, **CONSTANT, **PLAIN}),
         "mnist_challenge config.json: 100,000 steps of 50 of 55,000 images",
     ),
+    *(
+        (
+            *(ALL, f"trainer.{name}", {"optimizer": ADAM_MADRY, "epochs": 100_000 / 1100, "batch_size": 50}),
+            "Madry 4, 5: natural and FGSM training, whose schedule is not stated: PGD's",
+        )
+        for name in ("madry_nat", "madry_fgsm")
+    ),
+    *(
+        (
+            *(ALL, f"trainer.{name}", {"optimizer": SGD_MADRY, "epochs": 80_000 / 391, "batch_size": 128}),
+            "Madry 4: natural and FGSM training, whose schedule is not stated: PGD's",
+        )
+        for name in ("madry_cifar_nat", "madry_cifar_fgsm")
+    ),
+    *(
+        (
+            *(ALL, f"trainer.{name}", {"schedule": STEPS_MADRY, "augment": CROPS_MADRY, "clip_norm": None}),
+            "Madry 4; cifar10_challenge",
+        )
+        for name in ("madry_cifar_nat", "madry_cifar_fgsm")
+    ),
+    *(
+        (ALL, f"trainer.{name}", {**CONSTANT, **PLAIN}, "mnist_challenge train.py")
+        for name in ("madry_nat", "madry_fgsm")
+    ),
+    *(
+        (ALL, f"trainer.{name}.objective", {"name": "standard", "label_smoothing": 0.0}, "Madry 4: natural examples")
+        for name in ("madry_nat", "madry_cifar_nat")
+    ),
+    (ALL, "trainer.madry_fgsm.objective", MADRY_LOSS, "Madry 2.1: every training example is replaced"),
+    (ALL, "trainer.madry_cifar_fgsm.objective", MADRY_CIFAR_LOSS, "Madry 2.1: every training example is replaced"),
+    *(
+        (ALL, f"trainer.{name}.objective.attack", FGSM, "Madry 2.1: FGSM of the true label")
+        for name in ("madry_fgsm", "madry_cifar_fgsm")
+    ),
     (ALL, "trainer.madry_cifar.objective", MADRY_CIFAR_LOSS, "cifar10_challenge train.py: BN in train mode, updated"),
     (ALL, "trainer.madry_cifar.objective.attack", PGD_7, "Madry 5: 7 steps of 2, eps 8 (config.json: 10)"),
     (
-        *(ALL, "trainer.madry_cifar.optimizer", {**SGD, "weight_decay": 2e-4, "decay_on": "weights"}),
+        *(ALL, "trainer.madry_cifar.optimizer", SGD_MADRY),
         "cifar10_challenge config.json: 0.1, momentum 0.9, 2e-4; model.py: on kernels",
     ),
     (
-        *(ALL, "trainer.madry_cifar.schedule", {"name": "step", "milestones": [0.5, 0.75], "gamma": 0.1}),
+        *(ALL, "trainer.madry_cifar.schedule", STEPS_MADRY),
         "cifar10_challenge config.json: 0.01 at 40,000, 0.001 at 60,000 of 80,000 steps",
     ),
     (
@@ -255,7 +293,7 @@ TRAINERS: list[Row] = [
         "cifar10_challenge config.json: 80,000 steps of 128 of 50,000 images",
     ),
     (
-        *(ALL, "trainer.madry_cifar.augment", {"shift": 2, "crop": 1.0, "flip": True}),
+        *(ALL, "trainer.madry_cifar.augment", CROPS_MADRY),
         "Madry 4: crops and flips; cifar10_input.py: 2 pixels of padding",
     ),
     *(
@@ -300,7 +338,11 @@ RECIPE = {  # model: its arch, trainer, epochs
     "mnist_a_adv_ens": ("mnist_a", "ensemble_adv", 6),
     "mnist_a_adv_ens_12": ("mnist_a", "ensemble_adv", 12),
     "mnist_a_rand": ("mnist_a", "rand_fgsm_adv", 6),
-}  # Tramèr 3.1, 5.2: 6 epochs; 5.3: 12; train.py: 6 for A to D
+    "madry_mnist": ("madry_mnist", "madry", 100_000 / 1100),
+    "madry_mnist_nat": ("madry_mnist", "madry_nat", 100_000 / 1100),
+    "madry_cifar10": ("wide_resnet_w1", "madry_cifar", 80_000 / 391),
+    "madry_cifar10_nat": ("wide_resnet_w1", "madry_cifar_nat", 80_000 / 391),
+}  # Tramèr 3.1, 5.2: 6 epochs; 5.3: 12; train.py: 6 for A to D; Madry: the challenges' config.json
 A, A_ADV, B = {"A": "mnist_a"}, {"A_adv": "mnist_a_adv"}, {"B": "mnist_b"}
 PARTS: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {  # models, suite, source
     "table1": (A | A_ADV | B, {"fgsm": FGSM}, "Table 1: FGSM, eps 0.3"),
@@ -324,6 +366,39 @@ PARTS: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {  # models, suit
         "3.3: eps = 1; 4: eps - alpha = 0.25",
     ),
 }
+MADRY_A, COPY, NAT = {"A": "madry_mnist"}, {"A_copy": "madry_mnist"}, {"A_nat": "madry_mnist_nat"}
+CIFAR_A, CIFAR_COPY, CIFAR_NAT = {"A": "madry_cifar10"}, {"A_copy": "madry_cifar10"}, {"A_nat": "madry_cifar10_nat"}
+PGD_20 = {**PGD_7, "steps": 20}
+MADRY_PARTS: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {  # models, suite, source
+    "table1": (
+        MADRY_A | COPY | B,
+        {
+            **{"fgsm": FGSM, "pgd": PGD, "pgd_100": {**PGD, "steps": 100}, "pgd_targeted": {**PGD, "label": "random"}},
+            **{"cw": {**PGD, "loss": "margin", "kappa": 0.0}, "cw_plus": {**PGD, "loss": "margin", "kappa": 50.0}},
+        },
+        "Table 1: eps 0.3; PGD 40 and 100, targeted, CW, CW+ with kappa 50",
+    ),
+    "text_mnist": (NAT, {"fgsm": FGSM}, "5: FGSM"),
+    "figure1_mnist": (MADRY_A | NAT, {"pgd": PGD}, "Figure 1"),
+    "figure2_mnist": (MADRY_A | NAT, {"pgd_100": {**PGD, "steps": 100}}, "Figure 2"),
+    "maxima_mnist": (MADRY_A | NAT, {"pgd": {"eps": [0.075, 0.15, 0.3], "steps": 40}}, "3.1"),
+    "figure3_mnist": ({}, {"fgsm": {"eps": 0.1}, "pgd": {"eps": 0.1, "steps": 40}}, "4: eps 0.1"),
+    "figure4_mnist": (MADRY_A, {}, "Figure 4"),
+    "table2": (
+        CIFAR_A | CIFAR_COPY | CIFAR_NAT,
+        {
+            **{"fgsm": {"eps": 8 / 255}, "pgd_7": {"eps": 8 / 255, "steps": 7, "step_share": 2 / 8}},
+            **{"pgd_20": {"eps": 8 / 255, "steps": 20, "step_share": 2 / 8}, "cw": {"steps": 30, "kappa": 0.0}},
+        },
+        "Table 2: eps 8, steps of 2",
+    ),
+    "text_cifar10": ({"A_nat_wide": "madry_cifar10_nat"}, {}, "4: natural training"),
+    "figure1_cifar10": (CIFAR_A | CIFAR_NAT, {"pgd_20": {"steps": 20, "step_share": 2 / 8}}, "Figure 1"),
+    "figure2_cifar10": (CIFAR_A | CIFAR_NAT, {"pgd_20": {"steps": 20, "step_share": 2 / 8}}, "Figure 2"),
+    "maxima_cifar10": (CIFAR_A | CIFAR_NAT, {"pgd_20": {"eps": [2 / 255, 4 / 255, 8 / 255]}}, "3.1"),
+    "figure3_cifar10": ({}, {"fgsm": {"eps": 8 / 255}, "pgd_20": {"steps": 20}}, "4: eps 8"),
+    "figure4_cifar10": (CIFAR_A, {}, "Figure 4"),
+}
 SURFACE = {"model": "A_adv", "other": "B"}
 PAPERS: list[Row] = [
     *((f"paper=tramer/{part} scale=paper", "suite", suite, source) for part, (_, suite, source) in PARTS.items()),
@@ -331,6 +406,16 @@ PAPERS: list[Row] = [
         (f"paper=tramer/{part} scale=paper", "dataset", {"name": "mnist", "train_size": 60_000, "test_size": 10_000}, s)
         for part in PARTS
         for s in ["mnist.py: all 60,000 training images; Table 1: the full test set"]
+    ),
+    *((f"paper=madry/{part} scale=paper", "suite", suite, s) for part, (_, suite, s) in MADRY_PARTS.items()),
+    *(
+        (
+            *(f"paper=madry/{part} scale=paper", "dataset"),
+            {"name": "mnist", "train_skip": 5000, "train_size": 55_000, "test_size": 10_000},
+            "mnist_challenge: read_data_sets keeps 5,000 for validation",
+        )
+        for part in MADRY_PARTS
+        if MADRY_PARTS[part][0].get("A") == "madry_mnist"
     ),
     *((f"paper=tramer/{part} scale=paper", "precision", "fp32", "float32: tf_utils.py") for part in PARTS),
     (

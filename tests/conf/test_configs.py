@@ -15,7 +15,7 @@ GROUPS = {
     *("dataset", "arch", "optimizer", "trainer", "attack", "suite", "model", "models"),
     *("measurement", "diagnostic", "paper", "scale"),
 }
-BASES = ("tramer",)
+BASES = ("tramer", "madry", "madry_cifar10", "madry_figure1", "madry_figure2", "madry_maxima")
 """what the parts of a paper share: files beside config.yaml"""
 
 

@@ -30,14 +30,16 @@ from epsball.runtime.store import Store
 from epsball.training.spec import BuildCache
 from epsball.training.trained import TrainedModels
 
-BASES = ("tramer",)
+BASES = ("tramer", "madry", "madry_cifar10", "madry_figure1", "madry_figure2", "madry_maxima")
 """what the parts of a paper share: files beside config.yaml"""
 
 # ---- what a paper's files measure: on the digits, with a linear model in place of every network
 
 
-CURVE = "epoch,step,lr,loss,clean_error\n1.0,2,0.1,2.0,0.5\n2.0,4,0.1,1.0,0.4\n"
-"""a training.csv, for there is no training"""
+def curve(epochs: float) -> str:
+    """A training.csv of so many epochs, the last one perhaps cut short: there is no training."""
+    ends = [*range(1, int(epochs) + 1), *([epochs] if epochs % 1 else [])]
+    return "epoch,step,lr,loss,clean_error\n" + "".join(f"{e},{2 * e:.0f},0.1,{2 / e},0.5\n" for e in ends)
 
 
 def resized(node: Any) -> Any:
@@ -78,7 +80,7 @@ def rows_of(tmp_path: Path) -> Callable[[Experiment], list[Config]]:
         for spec in experiment.specs.values():
             folder = models.store.path(spec.label, spec.key)
             folder.mkdir(parents=True, exist_ok=True)
-            models.store.publish(folder, {}, {}, CURVE)
+            models.store.publish(folder, {}, {}, curve(spec.epochs))
         return measure(experiment, replace(set_up(experiment, models), models=networks))["results"]
 
     return rows
@@ -98,6 +100,7 @@ def test_a_paper_file_measures_what_its_tables_and_claims_ask_about(
     for quantity in experiment.asked:
         assert is_measured(quantity, rows), quantity
     key = ("measurement", "source", "target", "attack", "eps", "e1", "e2", "epoch", "bin_low")
+    key += ("steps", "restarts", "worst_for", "image", "restart", "step")
     assert len({tuple(row.get(column) for column in key) for row in rows}) == len(rows)
 
 
@@ -129,12 +132,17 @@ def test_a_misspelt_cell_is_noticed(compose: Compose, rows_of: Callable[[Experim
         asking("error(A | A, fgsm)")
 
 
-def test_all_of_a_paper_is_each_of_its_files(compose: Compose) -> None:
-    lists = {scale: compose("paper=tramer/all", f"scale={scale}")["parts"] for scale in SCALES}
+@pytest.mark.parametrize("paper", ["tramer", "madry"])
+def test_all_of_a_paper_is_each_of_its_files(compose: Compose, paper: str) -> None:
+    """Each that has no parts of its own; what these are, all has."""
+    lists = {scale: compose(f"paper={paper}/all", f"scale={scale}")["parts"] for scale in SCALES}
     assert lists["smoke"] == lists["quick"] == lists["paper"]
-    parts = lists["paper"]
-    assert sorted(parts) == [name for name in options("paper") if name.startswith("tramer/") and name != "tramer/all"]
-    assert not any("\nparts:" in (CONF / "paper" / f"{part}.yaml").read_text() for part in parts)
+    files = [name for name in options("paper") if name.startswith(f"{paper}/") and name != f"{paper}/all"]
+    whole = [name for name in files if "\nparts:" in (CONF / "paper" / f"{name}.yaml").read_text()]
+    assert sorted(lists["paper"]) == [name for name in files if name not in whole]
+    for name in whole:
+        parts = compose(f"paper={name}")["parts"]
+        assert [part.rpartition("_")[0] for part in parts] == [name] * len(parts) and set(parts) <= set(lists["paper"])
 
 
 @pytest.mark.parametrize("name", options("paper"))
@@ -182,12 +190,18 @@ def published(config: Config, table: Table) -> dict[Key, float]:
     return found
 
 
-def test_the_papers_numbers_are_those_of_the_paper(compose: Compose) -> None:
+def reference_lines(paper: str) -> list[dict[str, str]]:
+    """Return the lines of reference.csv of a paper's MNIST and CIFAR-10."""
     path = ROOT.parent / "shared" / "papers" / "reference.csv"
     if not path.is_file():
         pytest.skip(f"the numbers as read from the papers are not here: {path}")
     with path.open(newline="") as file:
-        lines = [line for line in csv.DictReader(file) if (line["paper"], line["dataset"]) == ("tramer", "mnist")]
+        lines = list(csv.DictReader(file))
+    return [line for line in lines if line["paper"] == paper and line["dataset"] in ("mnist", "cifar10")]
+
+
+def test_tramers_numbers_are_those_of_the_paper(compose: Compose) -> None:
+    lines = reference_lines("tramer")
     assert {line["table"] for line in lines} == set(FILES) and len(lines) == 51
     expected: dict[str, dict[Key, float]] = {name: {} for name in FILES}
     for line in lines:
@@ -201,6 +215,46 @@ def test_the_papers_numbers_are_those_of_the_paper(compose: Compose) -> None:
         config = compose(f"paper={paper}", "scale=paper")
         for name, spec in config["tables"].items():
             assert set(published(config, construct(Table, spec, where=name)).items()) <= anywhere, (paper, name)
+
+
+MADRY_FILES = {
+    **{"1": ("madry/table1", "table_1"), "2": ("madry/table2", "table_2")},
+    **{"text-5": ("madry/text_mnist", "text"), "text-4": ("madry/text_cifar10", "text")},
+}
+Attacked = tuple[str, str, str, int | None, int]  # target, source, attack, steps, restarts
+
+
+def madry_key(line: dict[str, str]) -> Attacked:
+    """Return what a line of reference.csv is about. Table 1 leaves out the steps of CW from B: those of the others."""
+    setting = dict(part.split("=") for part in line["setting"].split(";") if part)
+    target, source = (line[name].replace("'", "_copy") for name in ("target", "source"))
+    iterated = line["attack"] not in ("clean", "fgsm")
+    steps = int(setting.get("steps") or 40) if iterated else None
+    return target, source or target, line["attack"], steps, int(setting.get("restarts") or 1)
+
+
+def madry_published(config: Config, table: Table) -> dict[Attacked, float]:
+    """Return the accuracies that a table in conf/ says the paper has; the paper does not say for whom of two models the
+    worst of several restarts is meant."""
+    found: dict[Attacked, float] = {}
+    for (row, column), whole in table.cells.items():
+        cell, number = whole.alone, table.published(row, column)
+        assert cell is not None and cell.metric == "accuracy_top1" and number is not None
+        said, iterated = dict(cell.conditions), cell.attack not in ("clean", "fgsm")
+        steps = int(said.get("steps") or config["suite"][cell.attack]["steps"]) if iterated else None
+        name = "pgd" if cell.attack in ("pgd_7", "pgd_20", "pgd_100") else cell.attack
+        key = cell.target, cell.source, name, steps, int(said.get("restarts", 1))
+        assert found.setdefault(key, number) == number
+    return found
+
+
+def test_madrys_numbers_are_those_of_the_paper(compose: Compose) -> None:
+    lines = reference_lines("madry")
+    assert {line["table"] for line in lines} == set(MADRY_FILES) and len(lines) == 17 + 10 + 3
+    for printed, (paper, table) in MADRY_FILES.items():
+        config = compose(f"paper={paper}", "scale=paper")
+        expected = {madry_key(line): float(line["value"]) for line in lines if line["table"] == printed}
+        assert madry_published(config, construct(Table, config["tables"][table], where=table)) == expected, printed
 
 
 @pytest.mark.parametrize("name", options("paper"))

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from configs import Compose, Config, options
 from conftest import ROOT
-from stated import ALL, PARTS, PINNED, RECIPE
+from stated import ALL, MADRY_PARTS, PARTS, PINNED, RECIPE
 
 from epsball.attacks import ATTACKS
 from epsball.attacks.gradient import GradientAttack
 from epsball.build import build
+from epsball.models import MODELS
 
 GROUPS = ("optimizer", "attack", "arch", "trainer", "suite", "model")
 NOT_RECIPES = ("dataset", "seed", "precision", "sources", "watch")  # a run's own; sources are models of their own
@@ -106,3 +107,46 @@ def test_kurakins_number_of_steps_is_cut(found: Callable[[str], Config], name: s
     spec = {**found(ALL)["attack"][name], "eps": levels / 255}
     attack = build(ATTACKS, spec, where=name)
     assert isinstance(attack, GradientAttack) and attack.number_of_steps == steps
+
+
+@pytest.mark.parametrize("part", MADRY_PARTS)
+def test_a_part_of_madrys_paper_is_about_its_models(found: Callable[[str], Config], part: str) -> None:
+    """A' is A from another seed, and the text's wide network ten times as wide; on MNIST B trains on what A does."""
+    models = found(f"paper=madry/{part} scale=paper")["models"]
+    assert list(models) == list(MADRY_PARTS[part][0])
+    for name, file in MADRY_PARTS[part][0].items():
+        stated = found(ALL)["model"][file]
+        wide = {"width": 10} if name == "A_nat_wide" else {}
+        assert models[name]["arch"] == {**stated["arch"], **wide}
+        trainer = {**models[name]["trainer"], "precision": stated["trainer"]["precision"]}
+        eps = {"eps": 8 / 255} if "cifar" in file else {}
+        if "objective" in trainer and "attack" in trainer["objective"]:
+            attacks = stated["trainer"]["objective"]["attack"] | eps, stated["trainer"]["watch"]["attack"] | eps
+            objective = {**stated["trainer"]["objective"], "attack": attacks[0]}
+            watch = {**stated["trainer"]["watch"], "attack": attacks[1]}
+            stated = {**stated, "trainer": {**stated["trainer"], "objective": objective, "watch": watch}}
+        assert trainer == stated["trainer"]
+        assert models[name]["seed"] == (1000 if name == "A_copy" else 0)
+    files = {path.stem for path in (ROOT / "conf/paper/madry").glob("*.yaml")}
+    assert {name for name in files if f"madry/{name}" not in found("paper=madry/all")["parts"]} == {
+        *("all", "text", "maxima"),
+        *(f"figure{n}" for n in range(1, 5)),
+    }
+    assert set(MADRY_PARTS) == {name.removeprefix("madry/") for name in found("paper=madry/all")["parts"]}
+
+
+@pytest.mark.parametrize("width", [0.0625, 0.125, 0.25, 0.5, 1])
+def test_the_capacity_study_starts_at_2_and_4_filters_and_8_units_and_doubles(
+    found: Callable[[str], Config], width: float
+) -> None:
+    grids = found("paper=madry/figure3_mnist scale=paper")["grid"]
+    assert set(grids) == {"natural", "fgsm_trained", "pgd_trained"}
+    for grid, trainer in (("natural", "madry_nat"), ("fgsm_trained", "madry_fgsm"), ("pgd_trained", "madry")):
+        model = grids[grid]["model"]
+        assert width in grids[grid]["values"]["width"] and grids[grid]["keys"] == {"width": "arch.width"}
+        net = build(MODELS, {**model["arch"], "width": width}, (1, 28, 28), 10, where="arch")
+        sizes = [p.shape[0] for p in net.parameters() if p.dim() > 1]
+        assert sizes == [round(size * width) for size in (32, 64, 128)] + [10]
+        assert model["trainer"]["name"] == trainer and model["trainer"]["epochs"] == 100_000 / 1100
+        if trainer != "madry_nat":
+            assert model["trainer"]["objective"]["attack"]["eps"] == 0.1

@@ -1,18 +1,19 @@
-"""A paper's claims, judged on the paper's own numbers: each says what the paper says, and is confirmed there."""
+"""The papers' claims, judged on the papers' own numbers: each says what the paper says, and is confirmed there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from configs import Compose, Config
-from stated import PARTS
+from stated import MADRY_PARTS, PARTS
 
 from epsball.build import construct
 from epsball.paper.claims import Check, Claim, judge_claim, overall_verdict
 from epsball.paper.expressions import Quantity
 from epsball.paper.tables import Table
 from epsball.paper.values import by_seed
+from epsball.results.metrics import METRICS
 
 CLAIMS: dict[str, list[tuple[float, str, float]]] = {  # left, operator, right in per cent (12: as they are): claims.md
     "tramer-1": [(3.6, "<", 71.4)],
@@ -28,7 +29,31 @@ CLAIMS: dict[str, list[tuple[float, str, float]]] = {  # left, operator, right i
     "tramer-12": [(0.7 * 12, "<", 11), (11, "<", 1.3 * 12)],
     "tramer-13": [(57, "<", 80)],
     "tramer-14": [(2, "<", 2.9), (2.9, "<", 4), (99, ">", 95)],
+    "madry-4": [
+        *[(95.6, ">=", 93.2 - 1), (93.2, ">=", 91.8 - 1), (91.8, ">=", 90.4 - 1), (90.4, ">=", 89.3 - 1)],
+        (95.6, ">", 89.3 + 3),
+    ],
+    "madry-5": [(89.3, ">=", 88), (94.0, ">=", 93.2 - 1), (93.9, ">=", 91.8 - 1)],
+    "madry-6": [(95.7, ">", 89.3), (96.0, ">", 93.2), (96.4, ">", 93.2)],
+    "madry-7": [(99.2, ">", 98.5), (6.4, "<", 10)],
+    "madry-4-cifar10": [(56.1, ">=", 50.0 - 1), (50.0, ">=", 45.8 - 1)],
+    "madry-6-cifar10": [(64.2, ">", 45.8), (64.2, ">", 50.0), (86.0, ">", 50.0)],
 }
+PGD_TRAINED, FGSM_TRAINED = "accuracy(pgd_trained | pgd_trained, pgd", "accuracy(fgsm_trained | fgsm_trained"
+LOSS = "training_loss(pgd_trained"
+
+
+def concentrated(attack: str, half: int, end: int) -> list[str]:
+    """Return the checks of madry-1: of each kind, of A and then of A_nat."""
+    checks: list[list[str]] = []
+    for model in ("A", "A_nat"):
+        loss, cell = f"path_loss_mean({model} | {model}, {attack}, step=", f"({model} | {model}, {attack})"
+        plateau = f"{loss}{end}) - {loss}{half}) < 0.1 * {loss}{half}) - 0.1 * {loss}0)"
+        spread = f"restart_loss_sd{cell} < 0.5 * final_loss{cell}"
+        checks.append([plateau, spread, f"loss_outlier_share{cell} < 0.01"])
+    return [check for kind in zip(*checks, strict=True) for check in kind]
+
+
 WITHOUT_NUMBERS: dict[str, tuple[str, list[str]]] = {  # why there is nothing to judge on; what the words compare
     "tramer-5": (
         'section 4 has no numbers: "FGSM with norm eps - alpha yields a weaker attack than the FGSM with norm eps"',
@@ -53,35 +78,100 @@ WITHOUT_NUMBERS: dict[str, tuple[str, list[str]]] = {  # why there is nothing to
             "loss_mean(A_adv | B, surface, e1=0, e2=0) < loss_mean(A_adv | B, surface, e1=0, e2=0.3)",
         ],
     ),
+    "madry-1": ("Figures 1 and 2 are pictures: losses plateau and are concentrated", concentrated("pgd_100", 40, 100)),
+    "madry-1-cifar10": ("Figures 1 and 2 are pictures", concentrated("pgd_20", 10, 20)),
+    "madry-2": ("Figure 1 is a picture", ["final_loss(A | A, pgd) < 0.2 * final_loss(A_nat | A_nat, pgd)"]),
+    "madry-2-cifar10": (
+        "Figure 1 is a picture",
+        ["final_loss(A | A, pgd_20) < 0.2 * final_loss(A_nat | A_nat, pgd_20)"],
+    ),
+    "madry-3": (
+        'section 3.1 has no numbers: "angles are close to 90 degrees"',
+        [f"maxima_angle({m} | {m}, pgd, eps=0.3) > 75" for m in ("A", "A_nat")],
+    ),
+    "madry-3-cifar10": (
+        "section 3.1 has no numbers",
+        [f"maxima_angle({m} | {m}, pgd_20, eps={8 / 255}) > 75" for m in ("A", "A_nat")],
+    ),
+    "madry-8": (
+        'Figure 3 is a picture: training small networks on PGD "fails to reach convergence"',
+        [
+            "accuracy(pgd_trained, width=0.0625) < accuracy(natural, width=0.0625) - 0.1",
+            f"{PGD_TRAINED}, width=1) > {PGD_TRAINED}, width=0.0625) + 0.1",
+        ],
+    ),
+    "madry-9": (
+        'Figure 3 is a picture: "Capacity alone helps"',
+        ["accuracy(natural | natural, fgsm, width=1) > accuracy(natural | natural, fgsm, width=0.0625)"],
+    ),
+    "madry-10": (
+        'section 4: "an increase in the robustness against iterative methods", not "for eps 8 on CIFAR10"',
+        [
+            f"{FGSM_TRAINED}, pgd_20, width=1) < 0.5 * {FGSM_TRAINED}, fgsm, width=1)",
+            f"{FGSM_TRAINED}, pgd_20, width=1) < accuracy(pgd_trained | pgd_trained, pgd_20, width=1)",
+        ],
+    ),
+    "madry-11": (
+        "Figures 3 and 4 are pictures: a steady decrease; the value drops as capacity increases",
+        [
+            *(f"{LOSS}, epoch={b}, width=1) < {LOSS}, epoch={a}, width=1)" for a, b in ((1, 45), (45, 90))),
+            *(
+                f"{LOSS}, epoch={100_000 / 1100}, width={width}) < {LOSS}, epoch={100_000 / 1100}, width=0.0625)"
+                for width in (0.125, 0.25, 0.5, 1)
+            ),
+        ],
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def parts(compose: Compose) -> dict[str, Config]:
-    return {part: compose(f"paper=tramer/{part}", "scale=paper") for part in PARTS}
+    names = [*(f"tramer/{part}" for part in PARTS), *(f"madry/{part}" for part in MADRY_PARTS)]
+    return {name: compose(f"paper={name}", "scale=paper") for name in names}
+
+
+def about(part: str, config: Config) -> tuple[str, str]:
+    """Return paper and data set of a part: what its models' names are unique in."""
+    return part.split("/")[0], config["dataset"]["name"]
 
 
 @pytest.fixture(scope="module")
 def stated(parts: dict[str, Config]) -> dict[str, Claim]:
-    """Return every claim of the paper's files, by name."""
+    """Return every claim of the papers' files, by name."""
     both = [(name, spec) for config in parts.values() for name, spec in config["claims"].items()]
     assert len(dict(both)) == len(both)
     return {name: construct(Claim, spec, where=name) for name, spec in both}
 
 
 @pytest.fixture(scope="module")
-def papers_rows(parts: dict[str, Config]) -> list[Config]:
-    """Return rows of results that have the numbers of all the paper's tables, of 10,000 images."""
-    rows: dict[tuple[Any, ...], Config] = {}
-    for config in parts.values():
+def printed_rows(parts: dict[str, Config]) -> dict[tuple[str, str], list[Config]]:
+    """Return rows of results that have the numbers of all tables of a paper and data set, of 10,000 images."""
+    rows: dict[tuple[str, str], dict[tuple[Any, ...], Config]] = {}
+    for part, config in parts.items():
+        mine = rows.setdefault(about(part, config), {})
         for name, spec in config["tables"].items():
-            table = construct(Table, spec, where=name)
-            for cell, number in printed(table):
-                key = (cell.target, cell.source, cell.attack, dict(cell.conditions).get("eps", 0.3))
-                row = rows.setdefault(key, {"seed": 0, "n": 10_000, "transfer_n": 10_000})
-                row |= dict(zip(("target", "source", "attack", "eps"), key, strict=True))
-                assert row.setdefault(cell.metric, number) == number, (name, cell)  # what two tables print is the same
-    return list(rows.values())
+            for cell, number in printed(construct(Table, spec, where=name)):
+                where = {"target": cell.target, "source": cell.source, "attack": cell.attack, "eps": 0.3}
+                where |= dict(cell.conditions)
+                metric = METRICS[cell.metric]
+                column, value = (metric.complement, 1 - number) if metric.complement else (cell.metric, number)
+                row = mine.setdefault(tuple(where.items()), {"seed": 0, "n": 10_000, "transfer_n": 10_000, **where})
+                assert row.setdefault(column, value) == value, (name, cell)  # what two tables print is the same
+    return {key: list(found.values()) for key, found in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def rows_for(
+    parts: dict[str, Config], printed_rows: dict[tuple[str, str], list[Config]]
+) -> Callable[[str], list[Config]]:
+    """`rows_for(claim)`: the rows that have the numbers of the claim's paper and data set."""
+    of = {name: about(part, config) for part, config in parts.items() for name in config["claims"]}
+    return lambda claim: printed_rows[of[claim]]
+
+
+@pytest.fixture(scope="module")
+def papers_rows(printed_rows: dict[tuple[str, str], list[Config]]) -> list[Config]:
+    return printed_rows["tramer", "mnist"]
 
 
 def printed(table: Table) -> Iterator[tuple[Quantity, float]]:
@@ -104,10 +194,10 @@ def test_every_claim_is_judged_here(stated: dict[str, Claim]) -> None:
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_a_claim_holds_on_the_papers_own_numbers(
-    stated: dict[str, Claim], papers_rows: list[Config], name: str
+    stated: dict[str, Claim], rows_for: Callable[[str], list[Config]], name: str
 ) -> None:
     """Both sides as the paper prints them: an operator turned round, or a factor dropped, is another claim."""
-    checks = judged(stated[name], papers_rows)
+    checks = judged(stated[name], rows_for(name))
     for check, (left, operator, right) in zip(checks, CLAIMS[name], strict=True):
         assert check.comparison.operator == operator, check.comparison.text
         sides = (100 * check.left.value, 100 * check.right.value)
@@ -116,10 +206,12 @@ def test_a_claim_holds_on_the_papers_own_numbers(
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_the_papers_own_numbers_confirm_a_claim(stated: dict[str, Claim], papers_rows: list[Config], name: str) -> None:
+def test_the_papers_own_numbers_confirm_a_claim(
+    stated: dict[str, Claim], rows_for: Callable[[str], list[Config]], name: str
+) -> None:
     """By the rule that judges our rows. A margin or a share in the claim's words makes up for what is left open by as
     many images as the paper has, of which it does not say who was mistaken: no pairs."""
-    checks = judged(stated[name], papers_rows)
+    checks = judged(stated[name], rows_for(name))
     gaps = {check.comparison.text: (check.gap.low, check.gap.high) for check in checks}
     assert overall_verdict(checks, stated[name].share) == "confirmed", gaps
     assert not any(check.paired for check in checks)
@@ -137,12 +229,12 @@ def test_the_margin_of_a_half_is_the_least_whole_per_cent_that_the_papers_number
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_a_claim_turned_round_does_not_hold_on_the_papers_numbers(
-    stated: dict[str, Claim], papers_rows: list[Config], name: str
+    stated: dict[str, Claim], rows_for: Callable[[str], list[Config]], name: str
 ) -> None:
     """The numbers decide: none is missing, and none so close to its limit that the opposite would hold as well."""
     for check in (comparison.text for comparison in stated[name].comparisons):
         opposite = Claim(says="", paper="", checks=[check.translate(str.maketrans("<>", "><"))])
-        assert not all(turned.holds for turned in judged(opposite, papers_rows)), check
+        assert not all(turned.holds for turned in judged(opposite, rows_for(name))), check
 
 
 @pytest.mark.parametrize("name", WITHOUT_NUMBERS)

@@ -54,7 +54,7 @@ def state_names(out: Path) -> set[str]:
 def test_an_unknown_stage_is_told_before_anything_is_done(tmp_path: Path) -> None:
     done = subprocess.run([SCRIPT, "tests", "sped"], env=settings(tmp_path / "out"), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "no such stage: sped; choose tests, parity, speed, tramer" in done.stderr
+    assert "no such stage: sped; choose tests, parity, speed, tramer, madry" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -84,6 +84,17 @@ def test_speed_writes_a_row_per_case(tmp_path: Path) -> None:
     assert {(row["case"], row["unit"]) for row in found} == {("PGD-40, batch 256", "images/s")}
     assert {row["precision"] for row in found} == {"fp32", "tf32"}
     assert all(float(row["value"]) > 0 and float(row["share_of_peak"]) > 0 and not row["error"] for row in found)
+
+
+def test_madry_runs_what_only_names(tmp_path: Path) -> None:
+    few = "dataset.train_size=64 dataset.test_size=20 threads=1"
+    assert call(tmp_path, "madry", ONLY="mnist", OVERRIDES=f"parts=[madry/figure4_mnist,madry/text_mnist] {few}") == 0
+    assert codes(tmp_path) == {"madry": 0}
+    with tarfile.open(tmp_path / "results.tar.gz") as archive:
+        names = archive.getnames()
+    runs = {name.split("/")[1] for name in names if name.count("/") > 1}
+    assert runs == {"madry_mnist_seed_0"}
+    assert any(name.endswith("figure4_mnist/figure_training_loss.png") for name in names)
 
 
 def test_a_stopped_call_brings_back_the_state_that_the_next_goes_on_from(tmp_path: Path) -> None:
