@@ -23,6 +23,7 @@ from epsball.experiment.setup import set_up
 from epsball.paper.expressions import ANY, Quantity, Sum
 from epsball.paper.tables import Table
 from epsball.paper.values import SeedRows, estimate_in_seed
+from epsball.results.given import DROPPED, MEASURED
 from epsball.results.intervals import wilson
 from epsball.results.metrics import METRICS
 from epsball.runtime.progress import Stop
@@ -99,6 +100,8 @@ def test_a_paper_file_measures_what_its_tables_and_claims_ask_about(
     rows = rows_of(experiment)
     for quantity in experiment.asked:
         assert is_measured(quantity, rows), quantity
+    for row in rows:  # another column would be taken for a grid's where the rows are given to a run
+        assert set(row) <= {*MEASURED, *DROPPED, *experiment.grid.get(row["target"], {})}
     key = ("measurement", "source", "target", "attack", "eps", "e1", "e2", "epoch", "bin_low")
     key += ("steps", "restarts", "worst_for", "image", "restart", "step")
     assert len({tuple(row.get(column) for column in key) for row in rows}) == len(rows)

@@ -64,6 +64,15 @@ def test_a_mean_of_shares_is_no_whole_number_of_images(tmp_path: Path) -> None:
     assert refusal(written(tmp_path, above)).endswith("loss_outlier_share should be a share of 100.0 images, is 1.25")
 
 
+def test_a_model_of_a_grid_is_the_same_model_where_it_stands_in_none(tmp_path: Path) -> None:
+    """Its rows of one part have the grid's value and those of another have not: they are the same numbers."""
+    in_grid = {**known(fgsm("wide_width_1", "B", 0.5), "bbb"), "width": 1.0}
+    plain = known(fgsm("A", "B", 0.5), "bbb")
+    for rows in ((plain, in_grid), (in_grid, plain)):
+        (found,) = read_given([written(tmp_path, *rows)]).find("bbb") or []
+        assert "width" not in found and found["error_top1"] == 0.5
+
+
 def test_without_files_there_are_no_rows() -> None:
     given = read_given([])
     assert given.find("aaa") is None and not given.rows

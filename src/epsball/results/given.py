@@ -14,12 +14,18 @@ from typing import Any
 from epsball.build import ConfigError
 from epsball.results.metrics import METRICS, Metric
 from epsball.results.paired import unpacked_bits
-from epsball.results.rows import FINGERPRINTS, KEY, MISTAKES, PAPER
+from epsball.results.rows import COLUMNS, FINGERPRINTS, FURTHER, KEY, MISTAKES, PAPER
 
 NEEDED = ("dataset", "seed", "source", "target", "attack", "eps", "n", *FINGERPRINTS)
 TEXTS = ("dataset", "measurement", "source", "target", "attack", "part", *FINGERPRINTS)
 LABELS = ("dataset", "measurement", "seed", "source", "target", *FINGERPRINTS)
 DROPPED = (*LABELS, "part", "error_top1_low", "error_top1_high", *PAPER)  # what a run knows or works out for itself
+MEASURED = {
+    *(*COLUMNS, *FURTHER, *MISTAKES),
+    *(str(name) for metric in METRICS.values() for name in (metric.name, metric.trials, metric.spread)),
+}
+"""columns that a measurement fills; any other is the value of a grid, which is a row's in its own run alone: the same model
+may stand in another run, or part, without it"""
 Label = tuple[Any, ...]  # as rows.KEY, then the seed
 
 
@@ -65,7 +71,7 @@ def read_given(paths: Sequence[str]) -> GivenRows:
             add_mistakes(row, bits.get(row["identity"], {}), place)
             label = *(row.get(name, "") for name in KEY), row["seed"]
             given.places.setdefault(label, []).append((row["identity"], place))
-            numbers = {name: value for name, value in row.items() if name not in DROPPED}
+            numbers = {name: value for name, value in row.items() if name in MEASURED and name not in DROPPED}
             group = own.setdefault(row["identity"], [])
             told = "error_top1" in row  # one row, whatever its attack is called; others may be many of one identity
             varying = ("seconds", "attack") if told else ("seconds",)
