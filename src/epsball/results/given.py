@@ -24,8 +24,8 @@ MEASURED = {
     *(*COLUMNS, *FURTHER, *MISTAKES),
     *(str(name) for metric in METRICS.values() for name in (metric.name, metric.trials, metric.spread)),
 }
-"""columns that a measurement fills; any other is the value of a grid, which is a row's in its own run alone: the same model
-may stand in another run, or part, without it"""
+"""columns that a measurement fills; any other is a grid's value, which a row has in its own run alone: in another run
+or part the same model may be of no grid"""
 Label = tuple[Any, ...]  # as rows.KEY, then the seed
 
 
