@@ -147,28 +147,15 @@ madry() {
             [ "$code" -ne 124 ] || return 124
             [ "$code" -eq 0 ] || worst=$code
         done <<EOF
-mnist paper=madry/all parts=[$(parts_of mnist table1 text_mnist figure1 figure2 figure4 maxima)]
+mnist paper=madry/all parts=[madry/table1,madry/text_mnist,madry/figure1_mnist,madry/figure2_mnist,madry/figure4_mnist,madry/maxima_mnist]
 capacity paper=madry/figure3_mnist
-cifar10 paper=madry/all parts=[$(parts_of cifar10 table2 figure1 figure2 figure4 maxima)]
+cifar10 paper=madry/all parts=[madry/table2,madry/figure1_cifar10,madry/figure2_cifar10,madry/figure4_cifar10,madry/maxima_cifar10]
 capacity_cifar10 paper=madry/figure3_cifar10 grid.natural.values.width=[1]
 wide paper=madry/table2 models.A.arch.width=10 models.A_copy.arch.width=10 models.A_nat.arch.width=10
 EOF
         seed=$((seed + 1))
     done
     return "$worst"
-}
-
-# parts_of DATASET NAME...: the parts of madry/all, separated by commas.
-parts_of() {
-    of=$1 found=
-    shift
-    for name in "$@"; do
-        case $name in
-        figure* | maxima) name=${name}_$of ;;
-        esac
-        found=$found${found:+,}madry/$name
-    done
-    echo "$found"
 }
 
 # One run of the paper in a directory of its own, unless it is done; without graphs if it fails with them.

@@ -304,8 +304,8 @@ def test_an_interrupted_matrix_goes_on_where_it_was(
     stop, original = Stop(), transfer
     calls: list[str] = []
 
-    def stopping(*arguments: Any) -> Any:
-        found = original(*arguments)
+    def stopping(*arguments: Any, **more: Any) -> Any:
+        found = original(*arguments, **more)
         calls.append(arguments[-1])
         if len(calls) == finished:
             stop.signum = 15
@@ -379,7 +379,7 @@ def test_a_damaged_spec_of_a_model_stops_no_run(base: Config, rows: pd.DataFrame
 def test_a_failed_run_says_why(base: Config, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(outputs / "rows")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no luck")
 
     monkeypatch.setattr(transfer_matrix, "transfer", fail)
@@ -506,12 +506,12 @@ def test_an_interrupted_run_keeps_what_earlier_parts_wrote_and_goes_on(
     stop, original = Stop(), transfer
     titles: list[str] = []
 
-    def stopping(*arguments: Any) -> Any:
+    def stopping(*arguments: Any, **more: Any) -> Any:
         titles.append(arguments[-1])
         if titles[-1].startswith("pgd"):
             stop.signum = 2
             stop.check()
-        return original(*arguments)
+        return original(*arguments, **more)
 
     monkeypatch.setattr(transfer_matrix, "transfer", stopping)
     with pytest.raises(Interrupted):
@@ -535,7 +535,7 @@ def test_a_failed_part_fails_the_run_and_says_why_in_both(
     two_parts: list[list[Config]], outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(outputs / "rows")
-    monkeypatch.setattr(transfer_matrix, "transfer", lambda *_: 1 / 0)
+    monkeypatch.setattr(transfer_matrix, "transfer", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_parts(two_parts, outputs, name="all")
     for name in ("all", "all/first"):

@@ -50,7 +50,7 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Followed:
-    """What was seen of N images with R starts each, on the host."""
+    """What was seen of N images with R starts each; of a whole attack on the host, of a batch on its device."""
 
     source: str
     looks: dict[int, Look]
@@ -80,9 +80,8 @@ class Followed:
         """
         look = self.looks[steps]
         if restarts == 1:
-            return chosen(look.shown[target], torch.zeros(len(look.reach), dtype=torch.int64)), float(
-                look.reach[:, 0].max()
-            )
+            first = torch.zeros(len(look.reach), dtype=torch.int64)
+            return chosen(look.shown[target], first), float(look.reach[:, 0].max())
         judge = look.shown[target if worst_for == "target" else self.source]
         place = first_or_highest(judge.top1, judge.losses if worst_for == "target" else look.value)
         return chosen(look.shown[target], place), float(look.reach.max())
@@ -128,15 +127,21 @@ def follow(
 
 
 def joined(parts: Sequence[Followed], seconds: float) -> Followed:
-    """Put what was seen of several batches together."""
+    """Put what was seen of several batches together, on the host: only now does it wait for the device."""
     looks = {}
     for steps in parts[0].looks:
         same = [part.looks[steps] for part in parts]
-        shown = {name: gathered([look.shown[name] for look in same], 0.0) for name in same[0].shown}
-        looks[steps] = Look(torch.cat([look.value for look in same]), torch.cat([look.reach for look in same]), shown)
+        shown = {name: on_host(gathered([look.shown[name] for look in same], 0.0)) for name in same[0].shown}
+        value, reach = (torch.cat([getattr(look, name) for look in same]).cpu() for name in ("value", "reach"))
+        looks[steps] = Look(value, reach, shown)
     paths = [part.paths for part in parts if part.paths is not None]
-    geometry = {name: torch.cat([part.geometry[name] for part in parts]) for name in parts[0].geometry}
-    return Followed(parts[0].source, looks, torch.cat(paths) if paths else None, geometry, seconds)
+    geometry = {name: torch.cat([part.geometry[name] for part in parts]).cpu() for name in parts[0].geometry}
+    geometry = {name: values.double() for name, values in geometry.items()}
+    return Followed(parts[0].source, looks, torch.cat(paths).cpu() if paths else None, geometry, seconds)
+
+
+def on_host(found: Mistakes) -> Mistakes:
+    return Mistakes(found.top1.cpu(), None if found.top5 is None else found.top5.cpu(), found.losses.cpu())
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ class Batch:
             looks[until], done = self.look(state, many, labels), until
         last, paths = looks[done].shown[self.source].losses, None
         if self.plan.paths:
-            paths = torch.cat([torch.stack(losses, 1).view(shape).cpu(), last[:, :, None]], 2)
+            paths = torch.cat([torch.stack(losses, 1).view(shape), last[:, :, None]], 2)
         starts, maxima, moved = (part.reshape(shape) for part in (start, state.x_adv, state.x_adv - many))
         geometry = geometry_of(starts, maxima, moved, input_gradient(self.models[self.source], x, y).flatten(1))
         return Followed(self.source, looks, paths, geometry, 0.0)
@@ -192,16 +197,18 @@ class Batch:
         self.reach.add(state.x_adv, many)
 
         def by_image(found: Tensor) -> Tensor:
-            return found.view(-1, attack.restarts).cpu()
+            return found.view(-1, attack.restarts)
 
         shown = {}
         for name, model in self.models.items():
             top1, top5, losses, _ = mistakes(model, state.x_adv, labels)
             shown[name] = Mistakes(by_image(top1), None if top5 is None else by_image(top5), by_image(losses))
-        assert state.label is not None
-        value, _ = attack.outcome(source, state.x_adv, labels, state.label)
+        value = shown[self.source].losses
+        if not increases_loss(attack, source):
+            with torch.no_grad():
+                value = by_image(attack.objective(source, state.x_adv, state.label)[0])
         reach = (state.x_adv - many).abs().flatten(1).amax(1)
-        return Look(by_image(value), by_image(reach), shown)
+        return Look(value, by_image(reach), shown)
 
 
 def increases_loss(attack: GradientAttack, model: nn.Module) -> bool:
@@ -213,11 +220,10 @@ def geometry_of(starts: Tensor, maxima: Tensor, perturbations: Tensor, gradients
     """Return (K,) numbers of each image, by their metric: of its R starts, maxima and perturbations, (K, R, pixels),
     and of its gradient, (K, pixels)."""
     along = cosines(perturbations, gradients)
-    found = {
+    return {
         "maxima_distance": mean_distance(maxima),
         "starts_distance": mean_distance(starts),
         "maxima_angle": mean_angle(perturbations),
         "gradient_cosine": along.nanmean(1),
         "negative_gradient_share": (along < 0).float().mean(1),
     }
-    return {name: values.cpu().double() for name, values in found.items()}

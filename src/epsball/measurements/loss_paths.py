@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+import numpy as np
+
 from epsball.attacks import NamedAttack
 from epsball.attacks.gradient import GradientAttack
 from epsball.build import did_you_mean, listed, require
@@ -236,8 +238,6 @@ def check_attack(named: NamedAttack, steps: Sequence[int]) -> None:
 
 def averaged(metric: str, values: Any) -> Row:
     """Return a metric, the mean of (N,) values of images, with its standard deviation; NaN ones are left out."""
-    import numpy as np
-
     found = mean_and_sd("", values[~np.isnan(values)])
     return {metric: found["_mean"], str(METRICS[metric].spread): found["_sd"]}
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -110,14 +110,21 @@ def craft_rows(
     examples are written before them."""
     title, generator = f"{named.name} eps {named.attack.eps:g} on {source}", setup.generator(named, source)
     models = {target: setup.models[target] for target in missing}
-    recorded = RecordedAttack(named.attack)
-    attack = recorded if export else named.attack
+    examples: list[Tensor] | None = [] if export else None
     with setup.graphs():
         own, mistakes, largest = transfer(
-            setup.models[source], attack, models, setup.test, setup.batch_size, generator, setup.stop, title
+            setup.models[source],
+            named.attack,
+            models,
+            setup.test,
+            setup.batch_size,
+            generator,
+            setup.stop,
+            title,
+            examples=examples,
         )
-    if export:
-        content = challenge_bytes(torch.cat(recorded.examples))
+    if examples is not None:
+        content = challenge_bytes(torch.cat(examples))
         log.info("wrote %s", setup.store.keep_examples(*examples_key(setup, named, source), content))
     rows: dict[str, list[Row] | None] = {}
     for target, found in mistakes.items():
@@ -127,35 +134,6 @@ def craft_rows(
         errors = ", ".join(f"{target} {100 * rate(m.top1):.1f}%" for target, m in mistakes.items())
         log.info("%s: error of %s", title, errors)
     return rows
-
-
-@dataclass(frozen=True)
-class RecordedAttack:
-    """An attack whose examples are kept."""
-
-    attack: Attack
-    examples: list[Tensor] = field(default_factory=list)
-    """of each call, on the CPU"""
-
-    @property
-    def eps(self) -> float:
-        return self.attack.eps
-
-    @property
-    def deterministic(self) -> bool:
-        return self.attack.deterministic
-
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        generator: Generator | None = None,
-        shrink: Tensor | None = None,
-    ) -> Tensor:
-        x_adv = self.attack(model, x, y, generator, shrink)
-        self.examples.append(x_adv.to("cpu", copy=True))
-        return x_adv
 
 
 def examples_key(setup: Setup, named: NamedAttack, source: str) -> tuple[str, str]:
@@ -178,9 +156,10 @@ def transfer(
     generator: Generator,
     stop: Stop,
     title: str,
+    examples: list[Tensor] | None = None,
 ) -> tuple[Mistakes, dict[str, Mistakes], float]:
     """Return the mistakes of the source and of every target on examples crafted once on the source, and the largest
-    perturbation.
+    perturbation. The examples are added to `examples`, batch by batch, on the CPU, where it is given.
 
     All lie on one device; models are in eval mode. Raises Violation when an example is outside the pixel range or
     further than eps from its image.
@@ -194,6 +173,8 @@ def transfer(
             stop.check()
             x_adv = attack(source, x, y, generator)
             reach.add(x_adv, x)
+            if examples is not None:
+                examples.append(x_adv.cpu())
             for name, model in models.items():
                 parts[name].append(mistakes(model, x_adv, y))
             progress.step(len(x))
