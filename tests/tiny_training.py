@@ -1,6 +1,7 @@
 """A training of a tiny network with everything random in it, in a blink, and a control that records it."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ PGD = {
     **{"momentum": 0.0, "restarts": 1, "keep": "last"},
 }
 ADVERSARIAL = {
-    **{"name": "adversarial", "attack": PGD, "placement": "append", "count": None, "weight": 1.0, "passes": "one"},
+    **{"name": "adversarial", "attack": PGD, "crafted_on": "augmented", "crafted_once": False},
+    **{"placement": "append", "count": None, "weight": 1.0, "passes": "one"},
     **{
         "eps_distribution": "truncated_normal",
         "eps_rise": {"steps": 4, "stairs": 2},
@@ -113,11 +115,16 @@ class Recorder:
 
 
 def fitted(
-    by: Trainer, seed: int = 0, model: nn.Module | None = None, on: Data | None = None, recorder: Recorder | None = None
+    by: Trainer,
+    seed: int = 0,
+    model: nn.Module | None = None,
+    on: Data | None = None,
+    recorder: Recorder | None = None,
+    sources: Sequence[nn.Module] = (),
 ) -> tuple[dict[str, Tensor], list[dict[str, float]], Recorder]:
     """Return weights, learning curve and saved states of a whole training."""
     model, recorder = model or network(), recorder or Recorder()
-    curve = fit(model, by, [], on or data(), seed, recorder.control)
+    curve = fit(model, by, sources, on or data(), seed, recorder.control)
     return model.state_dict(), curve, recorder
 
 

@@ -1,6 +1,7 @@
 """Rows of a training.csv: read as it stands, asked about like any other row."""
 
 import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.run import run_experiments
+from epsball.measurements.training_curves import epoch_row
 from epsball.runtime.progress import Stop
 
 Config = dict[str, Any]
@@ -37,6 +39,40 @@ def test_a_watched_attack_is_in_the_rows(tiny: Callable[..., Config], tmp_path: 
     assert set(found["training_adversarial_n"]) == {5}
     assert set(found["training_adversarial_error"] * 5) <= set(range(6))
     assert "training_adversarial_error" in (tmp_path / "run" / "report.md").read_text()
+
+
+DIVERSITY = (
+    *("models=alone", "attack=none", "suite=fgsm", "device=cpu", "threads=1", "measurement=training_curves"),
+    *("dataset.train_size=24", "dataset.test_size=10", "arch=ensemble", "arch@arch.members.member=madry_mnist"),
+    *("arch.copies=2", "arch.members.member.width=0.25", "arch.members.member.hidden=32"),
+    *("trainer=diversity", "trainer.batch_size=8", "trainer.epochs=2"),
+)
+
+
+def test_the_gradient_alignment_loss_is_in_the_rows(compose: Callable[..., Config], tmp_path: Path) -> None:
+    """Beside a model without: its rows have none."""
+    config = compose(*DIVERSITY, f"outputs={tmp_path}")
+    target = config["models"]["target"]
+    standard = {**target["trainer"], "objective": {"name": "standard", "label_smoothing": 0.0}}
+    config["models"]["plain"] = {**target, "trainer": standard}
+    run_experiments("mine", [[prepare_experiment(config)]], tmp_path / "run", [], Stop())
+    found = pd.read_csv(tmp_path / "run" / "results.csv")
+    (text,) = (path.read_text() for path in tmp_path.glob("models/*/training.csv") if ",gal" in path.read_text())
+    lines = list(csv.DictReader(text.splitlines()))
+    own = found[found["target"] == "target"]
+    assert own["training_gal"].tolist() == pytest.approx([float(line["gal"]) for line in lines])
+    assert own["training_gal"].nunique() == 2 and own["training_gal"].between(-1, 1).all()  # one pair: its cosine
+    others = found[found["target"] == "plain"]
+    assert len(others) == 2 and others["training_gal"].isna().all() and others["training_loss"].notna().all()
+    assert "training_gal" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_an_empty_place_in_training_csv_is_no_number() -> None:
+    """A training went on from a state of before the gradient alignment loss was shown."""
+    curve = [{"epoch": 1.0, "step": 4, "loss": 2.5}, {"epoch": 2.0, "step": 8, "loss": 1.5, "gal": 0.5}]
+    first, second = map(epoch_row, csv.DictReader(io.StringIO(pd.DataFrame(curve).to_csv(index=False))))
+    assert first == {"epoch": 1.0, "step": 4, "training_loss": 2.5}
+    assert second == {"epoch": 2.0, "step": 8, "training_loss": 1.5, "training_gal": 0.5}
 
 
 def test_a_claim_asks_about_an_epoch(tiny: Callable[..., Config], tmp_path: Path) -> None:

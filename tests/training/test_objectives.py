@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 
 from epsball.attacks.attack import Attack
 from epsball.attacks.gradient import GradientAttack
-from epsball.attacks.noise import NoiseAttack
+from epsball.attacks.noise import NoiseAttack, truncated_normal
 from epsball.build import ConfigError, build
 from epsball.models.wrappers import Ensemble
 from epsball.training.adversarial import Adversarial, EpsRise, mode
@@ -51,6 +51,8 @@ def adversarial(**changes: Any) -> Adversarial:
     """Goodfellow's, with some fields changed."""
     plain: dict[str, Any] = {
         "attack": FGSM,
+        "crafted_on": "augmented",
+        "crafted_once": False,
         "placement": "append",
         "count": None,
         "weight": 1.0,
@@ -431,6 +433,185 @@ def test_caching_crafts_in_eval_mode_and_gives_the_mode_back() -> None:
         torch.testing.assert_close(objective.cached[0], FGSM(source, X.float(), Y))
 
 
+# ---- examples of the images before augmentation
+
+MIRRORED = X.flip(3)  # as an augmentation gives them
+PLACED: dict[str, tuple[dict[str, Any], slice, slice]] = {  # fields, which images are clean and which adversarial
+    "append": ({"placement": "append"}, slice(0, 5), slice(0, 5)),
+    "replace": ({"placement": "replace", "count": 2}, slice(2, 5), slice(0, 2)),
+    "only": ({"placement": "only"}, slice(0, 0), slice(0, 5)),
+}
+
+
+@pytest.mark.parametrize("placement", PLACED)
+@pytest.mark.parametrize(
+    ("field", "given", "images"),
+    [("original", X, X), ("original", None, MIRRORED), ("augmented", X, MIRRORED)],
+    ids=["on the original", "no original is known", "on the augmented"],
+)
+def test_images_that_examples_are_crafted_on(placement: str, field: str, given: Tensor | None, images: Tensor) -> None:
+    """The clean part is the augmented images whichever the others are crafted on."""
+    fields, clean, crafted = PLACED[placement]
+    noise = NoiseAttack(EPS, "sign")
+    for attack in (FGSM, noise):
+        objective = adversarial(crafted_on=field, attack=attack, **fields)
+        *rest, part = objective.examples(linear(WEIGHT), MIRRORED, Y, 0, None, given)
+        assert sum(len(each.x) for each in rest) == clean.stop - clean.start
+        for each in rest:
+            assert torch.equal(each.x, MIRRORED[clean]) and torch.equal(each.y, Y[clean])
+        assert torch.equal(part.y, Y[crafted])
+        if attack is FGSM:
+            close(part.x, fgsm(images, Y)[crafted])
+        else:  # no pixel is near 0 or 1, so each is moved by eps, from the image that was crafted on
+            moved = (part.x - images[crafted]).abs()
+            torch.testing.assert_close(moved, torch.full_like(moved, EPS), rtol=0, atol=1e-7)
+
+
+def test_the_loss_on_augmented_images_and_examples_of_the_originals() -> None:
+    expected = loss_of(MIRRORED, Y).mean() / 2 + loss_of(fgsm(X, Y), Y).mean() / 2
+    close(adversarial(crafted_on="original")(linear(WEIGHT), MIRRORED, Y, 0, None, X), expected)
+    data, model = adversarial(crafted_on="original", passes="one", include_self=False), smooth_ensemble()
+    objective = Diversity(0.5, data, 0.0).prepare([linear(WEIGHT)], None, 1)
+    losses = [Diversity(0.5, None, 0.0)(model, x, Y, 0).detach() for x in (MIRRORED, fgsm(X, Y))]
+    close(objective(model, MIRRORED, Y, 0, None, X), (losses[0] + losses[1]) / 2)
+
+
+def test_which_objectives_take_the_originals_and_which_show_terms() -> None:
+    on = {field: adversarial(crafted_on=field) for field in ("original", "augmented")}
+    plain: list[Objective] = [Standard(0.0), on["augmented"], Diversity(0.5, None, 0.0)]
+    plain.append(Diversity(0.5, on["augmented"], 0.0))
+    takes: list[Objective] = [on["original"], Diversity(0.5, on["original"], 0.0)]
+    assert not any(objective.takes_originals for objective in plain)
+    assert all(objective.takes_originals for objective in takes)
+    terms = [objective.terms for objective in (*plain, *takes)]
+    assert terms == [(), (), ("gal",), ("gal",), (), ("gal",)]
+
+
+# ---- examples of the originals that are made once, each with its own eps
+
+
+def once(**changes: Any) -> Adversarial:
+    """Kariyappa's D_adv."""
+    kariyappa = {"crafted_on": "original", "crafted_once": True, "eps_distribution": "truncated_normal"}
+    return adversarial(**(kariyappa | {"include_self": False, "placement": "only"} | changes))
+
+
+def prepared(settings: Adversarial, sources: list[nn.Module], epochs: float = 3.0, seed: int = 0) -> Adversarial:
+    torch.manual_seed(seed)
+    return settings.prepare(sources, train_batches, epochs)
+
+
+def test_examples_made_once_by_hand() -> None:
+    """Class 0 goes along the direction, class 1 against it, each image by its own share of eps."""
+    direction, y = torch.tensor([1.0, -2.0, 3.0, -0.5], dtype=torch.float64), Y.clamp(max=1)
+    batches, source = [(X[:3], y[:3]), (X[3:], y[3:])], two_class(direction)
+    torch.manual_seed(4)
+    (found,) = once().prepare([source], lambda: iter(batches), 3).cached
+    torch.manual_seed(4)
+    share = torch.cat([truncated_normal(torch.Size([n]), X.device).abs() for n in (3, 2)]).double()
+    assert len(set(share.tolist())) == 5 and share.min() >= 0 and share.max() <= 1
+    moved = torch.outer((1 - 2 * y) * share, EPS * direction.sign()).view_as(X)
+    torch.testing.assert_close(found, X + moved, rtol=0, atol=1e-7)
+
+
+def test_the_same_examples_in_every_step_by_index() -> None:
+    source = linear(WEIGHT)
+    objective, model = prepared(once(), [source]), linear(WEIGHT)
+    passes = batch_sizes(source), batch_sizes(model)
+    for step, places in enumerate(([4, 1, 3], [3, 4], [0, 1, 2, 3, 4], [1, 4])):
+        index = torch.tensor(places)
+        (part,) = objective.examples(model, MIRRORED[index], Y[index], step, index, X[index])
+        assert torch.equal(part.x, objective.cached[0][index]) and torch.equal(part.y, Y[index])
+    assert passes == ([], [])  # nothing is crafted any more
+    eps = (objective.cached[0] - X).abs().flatten(1)
+    close(eps.amin(1), eps.amax(1))  # one eps an image
+    assert eps.min() > 0 and eps.max() <= EPS and len(set(eps.amax(1).tolist())) == 5
+
+
+@pytest.mark.parametrize("placement", PLACED)
+def test_examples_made_once_beside_augmented_images(placement: str) -> None:
+    fields, clean, crafted = PLACED[placement]
+    objective, index = prepared(once(**fields), [linear(WEIGHT)]), torch.tensor([4, 1, 3, 0, 2])
+    parts = objective.examples(linear(WEIGHT), MIRRORED[index], Y[index], 0, index, X[index])
+    assert torch.equal(parts[-1].x, objective.cached[0][index[crafted]])
+    assert torch.equal(torch.cat([each.x for each in parts[:-1]] or [X[:0]]), MIRRORED[index[clean]])
+
+
+@pytest.mark.parametrize("changes", [{}, {"attack": NoiseAttack(EPS, "sign")}, {"attack": RANDOM_START}], ids=str)
+def test_the_same_seed_makes_the_same_examples(changes: dict[str, Any]) -> None:
+    first, same, other = (prepared(once(**changes), [linear(WEIGHT)], seed=seed).cached[0] for seed in (3, 3, 4))
+    assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("epochs", [0.1, 1.0, 7.0])
+@pytest.mark.parametrize("include_self", [True, False])
+def test_each_image_is_attacked_once_on_each_source_however_long_training_is(epochs: float, include_self: bool) -> None:
+    sources: list[nn.Module] = [linear(WEIGHT), linear(WEIGHT.flip(0)), flat_net().double()]
+    seen = [batch_sizes(source) for source in sources]
+    objective = prepared(once(source_choice="rotate", include_self=include_self), sources, epochs)
+    assert len(objective.cached) == 3
+    for step in range(3):  # a fourth would craft on the model, where that is a source
+        index = torch.arange(5)
+        (part,) = objective.examples(linear(WEIGHT), MIRRORED, Y, step, index, X)
+        assert torch.equal(part.x, objective.cached[step])
+    assert seen == [[2, 2, 1]] * 3
+
+
+def test_the_trained_models_own_examples_are_of_the_originals_and_new_each_time() -> None:
+    objective = prepared(once(source_choice="rotate", include_self=True), [linear(WEIGHT.flip(0))])
+    crafted = [objective.examples(linear(WEIGHT), MIRRORED, Y, 1, torch.arange(5), X)[0].x for _ in range(2)]
+    sign = softmax_gradient(WEIGHT, X, Y).sign()
+    assert all(torch.equal((x - X).sign(), sign) for x in crafted) and not torch.equal(*crafted)
+
+
+def test_diversitys_examples_are_made_once_too() -> None:
+    source, model = linear(WEIGHT), smooth_ensemble()
+    torch.manual_seed(0)
+    objective = Diversity(0.5, once(placement="append", passes="one"), 0.0).prepare([source], train_batches, 0.5)
+    made = prepared(once(), [source]).cached[0]
+    losses = [Diversity(0.5, None, 0.0)(model, x, Y, 0).detach() for x in (MIRRORED, made)]
+    close(objective(model, MIRRORED, Y, 0, torch.arange(5), X), (losses[0] + losses[1]) / 2)
+
+
+def test_only_examples_that_are_crafted_in_each_batch_or_before_depend_on_the_epochs() -> None:
+    fixed: dict[str, Any] = {"eps_distribution": "fixed"}
+    assert adversarial(crafted_on="original", include_self=False).depends_on_epochs
+    assert not once(**fixed).depends_on_epochs and once(**fixed).repeats
+    assert not once().depends_on_epochs
+    assert not Diversity(0.5, once(**fixed), 0.0).depends_on_epochs
+
+
+REFUSED_ONCE: list[tuple[dict[str, Any], str]] = [
+    (
+        {"crafted_on": "augmented"},
+        "crafted_on should be original where crafted_once is true: augmented images are new in every epoch",
+    ),
+    ({"eps_rise": {"steps": 4, "stairs": 2}}, "eps_rise should be null where crafted_once is true"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED_ONCE)
+def test_what_cannot_be_made_once_is_refused_in_one_line(
+    changes: dict[str, Any], message: str, compose: Callable[..., dict[str, Any]]
+) -> None:
+    spec = compose("trainer=static_adv_diversity")["trainer"]["objective"]
+    with pytest.raises(ConfigError) as error:
+        build(OBJECTIVES, {**spec, "data": {**spec["data"], **changes}}, where="trainer.objective")
+    assert str(error.value) == f"trainer.objective.data.{message}"
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+def test_examples_are_made_once_on_sources_alone(include_self: bool) -> None:
+    first = "crafted_once should be false" if include_self else "include_self should be true"
+    for objective, model in (
+        (once(include_self=include_self), flat_net()),
+        (Diversity(0.5, once(include_self=include_self), 0.0), smooth_ensemble()),
+    ):
+        with pytest.raises(ValueError, match=f"^{first} when there are no sources$"):
+            objective.check(model, 0)
+        objective.check(model, 1)
+
+
 # ---- gradient alignment loss
 
 
@@ -491,13 +672,19 @@ def test_a_two_member_linear_ensemble_by_hand() -> None:
     model, y = pair([1.0, 0.0, 0.0, 0.0], [3.0, 4.0, 0.0, 0.0]), torch.zeros(5, dtype=torch.long)
     flat = X.flatten(1)
     cross_entropy = (F.softplus(flat[:, 0]) + F.softplus(3 * flat[:, 0] + 4 * flat[:, 1])) / 2
-    close(Diversity(0.5, None, 0.0)(model, X, y, 0), cross_entropy.mean() + 0.5 * 0.6)
+    objective = Diversity(0.5, None, 0.0)
+    loss, gal = objective(model, X, y, 0)
+    close(loss, cross_entropy.mean() + 0.5 * 0.6)
+    close(gal, 0.6)
+    gradients = torch.autograd.grad(gal, list(model.parameters()), retain_graph=True, allow_unused=True)
+    assert objective.terms == ("gal",) and not any(g is not None and g.any() for g in gradients)  # shown, not minimised
+    assert all(g.any() for g in torch.autograd.grad(loss, list(model.parameters())))
 
 
 def test_diversity_runs_each_member_once() -> None:
     model = pair([1.0, 0.0, 0.0, 0.0], [3.0, 4.0, 0.0, 0.0])
     passes = [batch_sizes(member) for member in model.members]
-    Diversity(0.5, None, 0.0)(model, X, Y.clamp(max=1), 0).backward()
+    Diversity(0.5, None, 0.0)(model, X, Y.clamp(max=1), 0)[0].backward()
     assert passes == [[5], [5]]
 
 
@@ -509,7 +696,7 @@ def smooth_ensemble(dtype: torch.dtype = torch.float64, n: int = 3) -> Ensemble:
 
 def test_diversitys_parameter_gradient_against_finite_differences() -> None:
     model, objective = smooth_ensemble(), Diversity(2.0, None, 0.1)
-    objective(model, X, Y, 0).backward()
+    objective(model, X, Y, 0)[0].backward()
     for parameter in model.parameters():
         flat, slope = parameter.data.view(-1), parameter.grad
         assert slope is not None
@@ -518,7 +705,7 @@ def test_diversitys_parameter_gradient_against_finite_differences() -> None:
             sides = []
             for h in (1e-5, -1e-5):
                 flat[i] = at + h
-                sides.append(objective(model, X, Y, 0).item())
+                sides.append(objective(model, X, Y, 0)[0].item())
             flat[i] = at
             assert slope.view(-1)[i].item() == pytest.approx((sides[0] - sides[1]) / 2e-5, abs=1e-7)
 
@@ -533,9 +720,9 @@ def test_a_member_without_input_gradient_does_not_spoil_training(dead: str) -> N
         else:  # certain of class 0: its loss is 0 in float32, and so is its slope
             nets[0][3].bias.copy_(torch.tensor([500.0, 0.0, 0.0]))
     model, y = Ensemble(list(nets), "mean_probability"), torch.zeros(5, dtype=torch.long)
-    loss = Diversity(0.5, None, 0.0)(model, X.float(), y, 0)
+    loss, gal = Diversity(0.5, None, 0.0)(model, X.float(), y, 0)
     loss.backward()
-    assert loss.isfinite()
+    assert loss.isfinite() and gal.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -571,7 +758,7 @@ def test_diversity_data_may_be_delayed() -> None:
 
 def test_weight_0_is_standard_training() -> None:
     model = smooth_ensemble()
-    close(Diversity(0.0, None, 0.1)(model, X, Y, 0), Standard(0.1)(model, X, Y, 0).detach())
+    close(Diversity(0.0, None, 0.1)(model, X, Y, 0)[0], Standard(0.1)(model, X, Y, 0).detach())
 
 
 def test_members() -> None:
@@ -645,15 +832,16 @@ def test_every_trainers_objective_gives_a_finite_loss_with_gradients(name: str, 
     x, y = torch.rand(40, 1, 2, 2), torch.arange(40) % 3
     for step in (0, 10_000):  # before and after every delay
         model.zero_grad()
-        loss = ready(model, x, y, step, torch.arange(40))
+        loss, *terms = torch.atleast_1d(ready(model, x, y, step, torch.arange(40)))
         loss.backward()
-        assert loss.shape == () and loss.isfinite()
+        assert loss.isfinite() and len(terms) == len(objective.terms)
         slopes = [p.grad for p in model.parameters()]
         assert all(g is not None and g.isfinite().all() for g in slopes) and any(g.any() for g in slopes)
 
 
 PLANNED: dict[str, tuple[str, ...]] = {  # file: name, placement, passes, weight, attack's label or distribution
     "standard": ("standard",),
+    "standard_augmented": ("standard",),
     "fgsm_adv": ("adversarial", "append", "two", "1.0", "predicted"),
     "rand_fgsm_adv": ("adversarial", "append", "two", "1.0", "predicted"),
     "ensemble_adv": ("adversarial", "append", "two", "1.0", "predicted"),

@@ -38,6 +38,8 @@ def three_models(tmp_path: Path, tiny: Callable[..., dict[str, Any]]) -> Callabl
         adversarial = {
             "name": "adversarial",
             "attack": {**next(iter(config["suite"].values()))},
+            "crafted_on": "augmented",
+            "crafted_once": False,
             "placement": "append",
             "count": None,
             "weight": 1.0,
@@ -288,6 +290,7 @@ TRAININGS = {
     "sources at random": ("trainer=ensemble_adv",),
     "exponential schedule": ("trainer=standard", "+trainer.schedule={name:exponential,gamma:0.5,every:1}"),
     "augmented": ("trainer=standard", "trainer.augment={shift:2,crop:0.9,flip:false}"),
+    "examples made once": ("trainer=static_adv",),
 }
 STEPS = 8  # of an epoch: 64 images by 8
 

@@ -1,5 +1,5 @@
-"""The learning curve of each target as rows: training loss, clean error, error under attack and learning rate after
-each epoch."""
+"""The learning curve of each target as rows: training loss, gradient alignment loss, clean error, error under attack
+and learning rate after each epoch."""
 
 import csv
 import io
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 COLUMNS = {
     "loss": "training_loss",
+    "gal": "training_gal",
     "clean_error": "training_clean_error",
     "adversarial_error": "training_adversarial_error",
     "adversarial_n": "training_adversarial_n",
     "lr": "learning_rate",
 }
-"""of training.csv, and what they are called in the rows; those under attack are there where the trainer watches one"""
+"""of training.csv, and what they are called in the rows; the gradient alignment loss is there where the trainer adds
+it, the error under attack where it watches one"""
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ def curve_rows(setup: Setup, model: str) -> list[Row]:
 
 
 def epoch_row(line: Mapping[str, str]) -> Row:
-    """Return a line of training.csv as the numbers of a row."""
-    numbers = {name: float(line[column]) for column, name in COLUMNS.items() if column in line}
+    """Return a line of training.csv as the numbers of a row. A training that went on from an older state, or watched
+    an attack from some epoch on, has empty places."""
+    numbers = {name: float(line[column]) for column, name in COLUMNS.items() if line.get(column)}
     return {"epoch": float(line["epoch"]), "step": int(line["step"]), **numbers}
 
 

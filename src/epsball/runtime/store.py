@@ -26,7 +26,10 @@ from torch import Tensor
 from epsball.runtime.files import write_whole
 
 FORMAT = 3  # raise it when a change of the code changes what a spec trains to (3: no labels, truncated noise)
-YOUNGER = (("step_share", None), ("crafting_statistics", "kept"), ("eps_rise", None), ("export", False))
+YOUNGER: tuple[tuple[str, Any], ...] = (
+    *(("step_share", None), ("crafting_statistics", "kept"), ("eps_rise", None), ("export", False)),
+    *(("crafted_on", "augmented"), ("crafted_once", False), ("images", {})),
+)
 """fields that came after FORMAT 3, each at the value that means what was before: in no identity, so that those stay"""
 MODEL, SPEC, CURVE, MANIFEST, LAST = "model.safetensors", "spec.json", "training.csv", "manifest.json", "last.pt"
 DIGEST = hashlib.sha256().digest_size  # bytes of last.pt before the state: its sha256

@@ -65,6 +65,12 @@ class Adversarial:
 
     attack: Annotated[Attack, ATTACKS]
     """crafts the adversarial examples"""
+    crafted_on: Literal["augmented", "original"]
+    """images that they are crafted on: the step's own, or the same ones as they stand in the training set (Kariyappa's
+    D_noise and D_adv, section 4.1)"""
+    crafted_once: bool
+    """whether the sources' examples of the original images are made before training, each with one eps, as a data set
+    of its own (Kariyappa's D_adv, section 4.2), and not again with every batch"""
     placement: Literal["append", "replace", "only"]
     """adversarial examples beside the clean images, in place of the first `count` of them, or alone"""
     count: int | None
@@ -104,19 +110,41 @@ class Adversarial:
         require(self.weight > 0, f"weight should be positive, is {self.weight}")
         require(self.delay >= 0, f"delay should be at least 0, is {self.delay}")
         require(0 <= self.label_smoothing < 1, f"label_smoothing should be in [0, 1), is {self.label_smoothing}")
+        require(
+            not self.crafted_once or self.crafted_on == "original",
+            "crafted_on should be original where crafted_once is true: augmented images are new in every epoch",
+        )
+        require(not (self.crafted_once and self.eps_rise), "eps_rise should be null where crafted_once is true")
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None = None) -> Tensor:
-        parts = self.examples(model, x, y, step, index)
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        step: int,
+        index: Tensor | None = None,
+        original: Tensor | None = None,
+    ) -> Tensor:
+        parts = self.examples(model, x, y, step, index, original)
         groups = [parts] if self.passes == "one" else [[part] for part in parts]
         losses = [cross_entropy(heads(model, g_x), g_y, self.label_smoothing) for g_x, g_y, _ in map(joined, groups)]
         return weighted_mean(torch.cat(losses), joined(parts)[2])
 
-    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None) -> list[Examples]:
+    def examples(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        step: int,
+        index: Tensor | None,
+        original: Tensor | None = None,
+    ) -> list[Examples]:
         """Return what the step trains on: the clean part, the adversarial part, or both in this order."""
         if self.source(step) is None:
             return [Examples(x, y, 1.0)]
         k = len(x) if self.count is None else min(self.count, len(x))
-        x_adv = self.craft(model, x[:k], y[:k], step, None if index is None else index[:k])
+        images = x if original is None or self.crafted_on == "augmented" else original
+        x_adv = self.craft(model, images[:k], y[:k], step, None if index is None else index[:k])
         adversarial = Examples(x_adv, y[:k], self.weight)
         if self.placement == "append":
             return [Examples(x, y, 1.0), adversarial]
@@ -124,13 +152,21 @@ class Adversarial:
 
     @property
     def depends_on_epochs(self) -> bool:
-        return self.repeats  # `prepare` crafts once or again each time
+        return self.repeats and not self.crafted_once  # `prepare` crafts once or again each time
 
     @property
     def repeats(self) -> bool:
         """Whether a frozen source gives the same examples of the same images every time."""
         fixed = self.eps_distribution == "fixed" and self.eps_rise is None
         return self.attack.deterministic and fixed and self.crafting_mode == "eval"
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def takes_originals(self) -> bool:
+        return self.crafted_on == "original"
 
     def route(self, step: int) -> Hashable:
         if self.eps_rise is None:
@@ -153,31 +189,39 @@ class Adversarial:
         candidates, i = (*self.sources, model), self.source(step) or 0
         if i < len(self.cached) and index is not None:
             return self.cached[i][index]
-        shrink = truncated_normal(y.shape, x.device).abs() if self.eps_distribution == "truncated_normal" else None
+        shrink = self.draw_shrink(y)
         if self.eps_rise is not None:
             shrink = (x.new_ones(y.shape) if shrink is None else shrink) * self.share(step)
         frozen, updated = i < len(self.sources), self.crafting_statistics == "updated"
         with mode(candidates[i], training=self.crafting_mode == "train", frozen=frozen, updated=updated):
             return self.attack(candidates[i], x, y, shrink=shrink)
 
+    def draw_shrink(self, y: Tensor) -> Tensor | None:
+        """Return (N,) each example's share of eps, None where all have the whole of it."""
+        return truncated_normal(y.shape, y.device).abs() if self.eps_distribution == "truncated_normal" else None
+
     def check(self, model: nn.Module, number_of_sources: int) -> None:
         require(self.include_self or number_of_sources > 0, "include_self should be true when there are no sources")
+        require(
+            number_of_sources > 0 or not self.crafted_once, "crafted_once should be false when there are no sources"
+        )
 
     def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0) -> Self:
-        """Bind the sources; craft their examples now if they never change and are used more than once on average.
+        """Bind the sources; craft their examples now if they are crafted once, or never change and are used more than
+        once on average.
 
         Tramèr et al., section 5.2: gradients for pre-trained models can be precomputed.
         """
         ready = replace(self, sources=tuple(sources), seed=seed)
         uses = epochs / (len(sources) + self.include_self) if sources else 0.0
-        if train is None or not self.repeats or uses <= 1:
+        if train is None or not (self.crafted_once or (self.repeats and uses > 1)):
             return ready
         return replace(ready, cached=tuple(self.craft_all(source, train()) for source in sources))
 
     def craft_all(self, source: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         """Return a source's examples of all training images, in order."""
-        with mode(source, training=False, frozen=True, updated=False):
-            return torch.cat([self.attack(source, x, y) for x, y in batches])
+        with mode(source, training=self.crafting_mode == "train", frozen=True, updated=False):
+            return torch.cat([self.attack(source, x, y, shrink=self.draw_shrink(y)) for x, y in batches])
 
 
 def joined(parts: Sequence[Examples]) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,8 @@ from epsball.training.adversarial import Adversarial, Batches, Examples, joined,
 class Diversity:
     """Diversity training of an ensemble: mean cross-entropy of the members + weight * GAL (Kariyappa, equation 9).
 
-    One forward pass per member serves cross-entropy and input gradient alike.
+    One forward pass per member serves cross-entropy and input gradient alike. Returns (2,): the loss, and GAL alone,
+    which is shown and has no gradient.
     """
 
     weight: float
@@ -33,12 +34,28 @@ class Diversity:
         require(self.weight >= 0, f"weight should be at least 0, is {self.weight}")
         require(0 <= self.label_smoothing < 1, f"label_smoothing should be in [0, 1), is {self.label_smoothing}")
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None = None) -> Tensor:
-        parts = self.data.examples(model, x, y, step, index) if self.data else [Examples(x, y, 1.0)]
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        step: int,
+        index: Tensor | None = None,
+        original: Tensor | None = None,
+    ) -> Tensor:
+        parts = self.data.examples(model, x, y, step, index, original) if self.data else [Examples(x, y, 1.0)]
         x, y, weight = joined(parts)
         losses, gradients = self.losses_and_gradients(model, x, y)
-        gal = gradient_alignment_loss(gradients)
-        return weighted_mean(losses.mean(0), weight) + self.weight * weighted_mean(gal, weight)
+        gal = weighted_mean(gradient_alignment_loss(gradients), weight)
+        return torch.stack([weighted_mean(losses.mean(0), weight) + self.weight * gal, gal.detach()])
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return ("gal",)
+
+    @property
+    def takes_originals(self) -> bool:
+        return self.data is not None and self.data.takes_originals
 
     def losses_and_gradients(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return (members, N) losses and (members, N, pixels) gradients of their sum, differentiable once more."""

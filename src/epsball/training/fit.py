@@ -84,8 +84,8 @@ def fit(
 
 def describe(row: Mapping[str, float]) -> str:
     """Say in words what a row of the learning curve holds."""
-    attacked = f", attacked {row['adversarial_error']:.4f}" if "adversarial_error" in row else ""
-    return f"loss {row['loss']:.4f}, clean error {row['clean_error']:.4f}{attacked}"
+    shown = {"loss": "loss", "gal": "GAL", "clean_error": "clean error", "adversarial_error": "attacked"}
+    return ", ".join(f"{text} {row[name]:.4f}" for name, text in shown.items() if name in row)
 
 
 @dataclass
@@ -99,7 +99,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     data: Data
     loss_sum: Tensor
-    """losses of the epoch's steps so far, on the device"""
+    """losses of the epoch's steps so far, on the device; (1 + terms,) where the objective has terms to show"""
     step: int
     """steps taken"""
     counted_from: int
@@ -120,7 +120,8 @@ class TrainingState:
         model.train()
         device = data.train.x.device
         crafted = max(trainer.batch_size, CRAFTED_ON_CUDA) if device.type == "cuda" else trainer.batch_size
-        repeatable = (lambda: data.train.batches(crafted)) if trainer.augment is None else None
+        same = trainer.augment is None or trainer.objective.takes_originals
+        repeatable = (lambda: data.train.batches(crafted)) if same else None
         objective = trainer.objective.prepare(sources, repeatable, trainer.epochs, seed)
         loss_sum, optimizer, lr = torch.zeros((), device=device), trainer.optimizer.make(model), trainer.optimizer.lr
         if device.type == "cuda":
@@ -148,13 +149,13 @@ class TrainingState:
 
         On CUDA it is captured as one graph: the host decides nothing in here but what the objective's route says.
         """
-        x, y = self.data.train.take(index)
-        if self.trainer.augment:
-            x = self.trainer.augment(x)
+        original, y = self.data.train.take(index)
+        x = self.trainer.augment(original) if self.trainer.augment else original
         with autocast(self.trainer.precision, x.device):
-            loss = self.objective(self.model, x, y, self.step, index)
+            loss = self.objective(self.model, x, y, self.step, index, original)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        total = loss[0] if loss.dim() else loss
+        total.backward(inputs=list(self.model.parameters()))  # type: ignore[no-untyped-call]  # not to the images
         if self.trainer.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.trainer.clip_norm)
         self.optimizer.step()
@@ -162,11 +163,12 @@ class TrainingState:
 
     def close_epoch(self, epoch: float) -> dict[str, float]:
         """Return a row of the learning curve; the only place where the host waits for the device."""
-        loss = self.loss_sum.item() / (self.step - self.counted_from)
+        loss, *terms = (self.loss_sum.reshape(-1) / (self.step - self.counted_from)).tolist()
         whole = all(torch.stack([p.isfinite().all() for p in self.model.parameters()]).tolist())
         if not (math.isfinite(loss) and whole):
             raise Diverged(f"training diverged: loss {loss} at step {self.step}, lr {self.lr:g}")
         row = {"epoch": epoch, "step": self.step, "lr": self.lr, "loss": loss, "clean_error": self.clean_error()}
+        row |= dict(zip(self.objective.terms, terms, strict=True))
         if self.trainer.watch is not None:
             row |= self.attacked(self.trainer.watch)
         self.curve.append(row)
@@ -210,8 +212,12 @@ class TrainingState:
         """Go on from a saved state."""
         self.model.load_state_dict(state["model"])
         load_optimizer(self.optimizer, state["optimizer"])
-        self.loss_sum = state["loss_sum"].to(self.loss_sum.device)
         self.step, self.counted_from, self.curve = state["step"], state["counted_from"], list(state["curve"])
+        loss_sum = state["loss_sum"].to(self.loss_sum.device)
+        if loss_sum.dim() == 0 and self.step > self.counted_from:  # older than the terms: this epoch's are not known
+            unknown = [torch.full_like(loss_sum, math.nan) for _ in self.objective.terms]
+            loss_sum = torch.stack([loss_sum, *unknown]) if unknown else loss_sum
+        self.loss_sum = loss_sum
         set_random_state(state["rng"], self.data.train.x.device)
 
 

@@ -1,4 +1,4 @@
-"""Losses that a training step minimises: `objective(model, x, y, step) -> scalar loss`, x in [0, 1], y class labels.
+"""Losses that a training step minimises: `objective(model, x, y, step) -> loss`, x in [0, 1], y class labels.
 
 Standard training, adversarial training in all the papers' forms (one class: what differs is which examples a batch
 holds and how they are weighed), and diversity training. Fields that a config never sets (`sources`, `cached`) are
@@ -19,9 +19,27 @@ from epsball.training.diversity import Diversity
 
 
 class Objective(Protocol):
-    """Settings first, model at call time. `index` (N,) are the batch's places in the training set, where known."""
+    """Settings first, model at call time. `index` (N,) are the batch's places in the training set, and `original` its
+    images before augmentation, where known."""
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None = None) -> Tensor: ...
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        step: int,
+        index: Tensor | None = None,
+        original: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss, a scalar; where it has `terms`, (1 + terms,): the loss, then they."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms of the loss that the learning curve shows beside it."""
+
+    @property
+    def takes_originals(self) -> bool:
+        """Whether it crafts on the images before augmentation."""
 
     @property
     def depends_on_epochs(self) -> bool:
@@ -39,8 +57,8 @@ class Objective(Protocol):
     def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0) -> Self:
         """Return the objective with its frozen, trained source models.
 
-        `train`: the training set in order, in batches, when every epoch sees the same images (no augmentation), else
-        None. `seed`: of its choices between sources.
+        `train`: the images that it crafts on, in order, in batches, when they are the same in every epoch (no
+        augmentation, or `takes_originals`), else None. `seed`: of its choices between sources.
         """
 
 
@@ -54,8 +72,24 @@ class Standard:
     def __post_init__(self) -> None:
         require(0 <= self.label_smoothing < 1, f"label_smoothing should be in [0, 1), is {self.label_smoothing}")
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, index: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        step: int,
+        index: Tensor | None = None,
+        original: Tensor | None = None,
+    ) -> Tensor:
         return cross_entropy(heads(model, x), y, self.label_smoothing).mean()
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def takes_originals(self) -> bool:
+        return False
 
     @property
     def depends_on_epochs(self) -> bool:
