@@ -15,10 +15,11 @@ from torch import Generator, Tensor, nn
 
 from epsball.attacks import ATTACKS, NamedAttack
 from epsball.attacks.noise import NoiseAttack
-from epsball.build import build
+from epsball.build import ConfigError, build
 from epsball.data.examples import ROUNDING
 from epsball.data.images import Data, Split
-from epsball.measurements.measurement import Measurement, Rows, Setup, clean_rates
+from epsball.experiment.prepare import prepare_experiment
+from epsball.measurements.measurement import Measurement, Row, Rows, Setup, clean_rates
 from epsball.measurements.score_examples import ScoreExamples
 from epsball.measurements.transfer_matrix import TransferMatrix, transfer, transfer_rates
 from epsball.measurements.violations import Violation
@@ -566,3 +567,136 @@ def test_examples_outside_the_ball_are_not_written(a: Oracle, tmp_path: Path, mo
     with pytest.raises(Violation):
         EXPORT.measure(setup)
     assert not list(tmp_path.rglob("*.npy"))
+
+
+# ---- an attack that has examples of the first images alone
+
+
+FEW = TransferMatrix(cells="all", images={"fgsm": 3})
+WEAKER = NamedAttack("weaker", replace(FGSM, eps=0.1))
+
+
+def of_attack(rows: Rows, attack: str) -> list[Row]:
+    return [row for row in rows["results"] if row["attack"] == attack]
+
+
+def test_an_attack_of_the_first_images_by_hand(measured: Measure, tmp_path: Path) -> None:
+    """Of three images the first is mislabelled: both are wrong on it, clean. Any example fools A on all three, and B on
+    the first two."""
+    rows = of_attack(measured(FEW, make_setup(tmp_path)), "fgsm")
+    x, y = whole(make_setup(tmp_path).test.first(3))
+    wrong = {name: errors(name, x, y).tolist() for name in "AB"}
+    fooled = {(s, t): errors(t, example(s, x, y), y).tolist() for s in "AB" for t in "AB"}
+    assert wrong == {name: [True, False, False] for name in "AB"}
+    assert fooled == {(s, t): [True, True, t == "A"] for s in "AB" for t in "AB"}
+    found = {(row["source"], row["target"]): row for row in rows}
+    for (source, target), row in found.items():
+        lost = [not clean and own for clean, own in zip(wrong[source], fooled[source, source], strict=True)]
+        both = [of and on for of, on in zip(lost, fooled[source, target], strict=True)]
+        assert row["n"] == 3 and row["error_top1"] == pytest.approx(sum(fooled[source, target]) / 3)
+        assert row["mistakes_top1"] == packed_bits(fooled[source, target])
+        assert row["clean_error_top1"] == pytest.approx(sum(wrong[target]) / 3)
+        assert row["transfer_n"] == sum(lost) and row["transfer_rate_top1"] == pytest.approx(sum(both) / sum(lost))
+    assert {key: row["transfer_n"] for key, row in found.items() if key[1] == "B"} == {("A", "B"): 2, ("B", "B"): 1}
+    assert found["A", "B"]["transfer_rate_top1"] == 0.5  # of the last two, the first
+
+
+@pytest.mark.parametrize("attack", [FGSM, NoiseAttack(EPS, "sign")], ids=["fgsm", "noise"])
+def test_rows_of_the_first_images_are_those_of_a_test_set_of_them(
+    attack: Any, measured: Measure, tmp_path: Path
+) -> None:
+    named = NamedAttack("fgsm", attack), WEAKER
+    setup = make_setup(tmp_path / "few", *named)
+    rows = measured(FEW, setup)
+    short = make_setup(tmp_path / "short", *named, test=setup.test.first(3), test_checksum="3 squares")
+    small, every = measured(MATRIX, short), measured(MATRIX, make_setup(tmp_path / "all", *named))
+    assert_same(of_attack(rows, "fgsm"), of_attack(small, "fgsm"), but=["seconds", "identity"])
+    for other in ("weaker", "clean"):
+        assert_same(of_attack(rows, other), of_attack(every, other), but=["seconds"])  # all 50, identity and all
+    assert {row["n"] for row in of_attack(rows, "weaker")} == {50}
+    assert [row["n"] for row in of_attack(every, "fgsm")] == [50] * 4
+
+
+def test_rows_of_fewer_images_have_an_identity_of_their_own(measured: Measure, tmp_path: Path) -> None:
+    identities = {}
+    for number in (3, 4, 49, 50, 51, 10_000):
+        matrix = TransferMatrix(cells="all", images={"fgsm": number})
+        rows = of_attack(measured(matrix, make_setup(tmp_path / str(number))), "fgsm")
+        assert {row["n"] for row in rows} == {min(number, 50)}
+        identities[number] = tuple(row["identity"] for row in rows)
+    every = tuple(row["identity"] for row in of_attack(measured(MATRIX, make_setup(tmp_path / "all")), "fgsm"))
+    assert identities[50] == identities[51] == identities[10_000] == every
+    assert len({one for own in identities.values() for one in own}) == 4 * 4  # 3, 4, 49 and all, of four cells
+
+
+def test_rows_of_all_images_do_not_stand_in_for_those_of_the_first(measured: Measure, tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    measured(MATRIX, setup)
+    assert set(FEW.unfinished(setup)) == {"A", "B"} and not MATRIX.unfinished(setup)
+    first = measured(FEW, setup)
+    assert {row["n"] for row in of_attack(first, "fgsm")} == {3}
+    assert not FEW.unfinished(setup) and not MATRIX.unfinished(setup)
+    assert_same(measured(FEW, replace(setup, models={}, skips=True))["results"], first["results"])
+
+
+def test_the_first_images_alone_are_attacked(tmp_path: Path) -> None:
+    models = counting_models()
+    setup = make_setup(tmp_path, models=models, sources=["A"], targets=["B"])
+    FEW.measure(setup)
+    assert {name: model.images for name, model in models.items()} == {"A": 50 + 2 * 3, "B": 50 + 3}  # clean, and these
+
+
+def test_every_eps_of_an_attack_has_the_first_images(measured: Measure, tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, NamedAttack("fgsm", FGSM), NamedAttack("fgsm", replace(FGSM, eps=0.1)))
+    assert [row["n"] for row in of_attack(measured(FEW, setup), "fgsm")] == [3] * 8
+
+
+def test_examples_of_the_first_images_are_written_beside_those_of_all(measured: Measure, tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, NamedAttack("fgsm", FGSM), WEAKER, sources=["A"], targets=["B"])
+    measured(replace(FEW, export=True), setup)
+    x, y = whole(setup.test)
+    files = exported_files(tmp_path)
+    few, weaker = (np.load(files[f"A-{name}"]) for name in ("fgsm-eps0.2", "weaker-eps0.1"))
+    assert few.shape == (3, 4) and np.array_equal(few, example("A", x[:3], y[:3]).flatten(1).numpy())
+    assert weaker.shape == (50, 4)
+    assert set(EXPORT.unfinished(setup)) == {"A", "B"}
+    measured(EXPORT, setup)
+    assert sorted(len(np.load(path)) for path in (tmp_path / "examples").iterdir()) == [3, 50, 50]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ({"fgsn": 3}, "images.fgsn is none of the attacks (did you mean 'fgsm'?): they are fgsm"),
+        ({"fgsm": 2, "mine": 3}, "images.mine is none of the attacks: they are fgsm"),
+        ({"fgsm": 0}, "images.fgsm should be at least 1, is 0"),
+        ({"fgsm": -1}, "images.fgsm should be at least 1, is -1"),
+        ({"fgsm": 1.5}, "images.fgsm should be an int, is 1.5"),
+    ],
+)
+def test_wrong_numbers_of_images_are_refused_before_training(
+    images: dict[str, Any], message: str, tiny: Callable[..., dict[str, Any]]
+) -> None:
+    config = tiny()
+    config["measurement"]["images"] = images
+    with pytest.raises(ConfigError) as error:
+        prepare_experiment(config)
+    assert str(error.value) == f"measurement.{message}"
+
+
+def test_a_config_may_set_the_number_of_images(tiny: Callable[..., dict[str, Any]]) -> None:
+    (measurement,) = prepare_experiment(tiny("+measurement.images={fgsm: 3}")).measurements.values()
+    assert measurement == FEW
+
+
+# ---- the first of the images and of what is known of them
+
+
+def test_the_first_of_a_split_and_of_mistakes() -> None:
+    test = numbered()
+    assert test.first(3).x[:, 0, 0, 0].tolist() == [0, 1, 2] and test.first(3).y.tolist() == LABELS[:3]
+    assert len(test.first(4)) == len(test.first(9)) == len(test) == 4
+    found = marked(".xx.", "..x.").first(3)
+    assert found.top1.tolist() == [False, True, True] and found.losses.tolist() == [1.0, 2.0, 3.0]
+    assert found.top5 is not None and found.top5.tolist() == [False, False, True] and found.seconds == 2.5
+    assert marked(".x").first(1).top5 is None

@@ -115,7 +115,7 @@ def follow(
     Of each batch of images the generator gives the labels, then one start after another, as the attack itself draws
     them. Raises Violation when an iterate that is looked at is outside the pixel range or the eps-ball.
     """
-    began, first = seconds_at(test.device), Split(test.x[: plan.images], test.y[: plan.images])
+    began, first = seconds_at(test.device), test.first(plan.images)
     batch = Batch(plan, models, source, stop, Reach(plan.title, plan.attack.eps))
     parts = []
     with Progress(plan.title, len(first)) as progress:

@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
 from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
+from epsball.build import did_you_mean, listed, require
 from epsball.data.examples import challenge_bytes
 from epsball.data.images import Split
 from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, error_rates
@@ -42,6 +43,18 @@ class TransferMatrix(Measurement):
     """all of them, or only those that the config's tables, claims and figures ask about"""
     export: bool = False
     """whether the examples of every attack on every source are written, in the format of Madry's challenges"""
+    images: dict[str, int] = field(default_factory=dict)
+    """how many of the test images, from the first, an attack has examples of, by its name; others have all"""
+
+    def __post_init__(self) -> None:
+        for attack, number in self.images.items():
+            require(number >= 1, f"images.{attack} should be at least 1, is {number}")
+
+    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[NamedAttack]) -> None:
+        names = {named.name for named in attacks}
+        for attack in self.images:
+            known = f"{did_you_mean(attack, names)}: they are {listed(names)}"
+            require(attack in names, f"images.{attack} is none of the attacks{known}")
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.targets
@@ -57,16 +70,15 @@ class TransferMatrix(Measurement):
 
     def unfinished(self, setup: Setup) -> Collection[str]:
         found: set[str] = set()
-        for named, source, targets in self.tasks(setup):
-            missing = [target for target in targets if setup.find(named.identity, source, target) is None]
-            absent = self.export and not exported(setup, named, source).exists()
-            found |= {source, *missing} if missing or absent else set()
+        for task in self.tasks(setup):
+            missing = task.missing(setup)
+            found |= {task.source, *missing} if missing or task.to_export(setup) else set()
         return found
 
     def measure(self, setup: Setup) -> Rows:
-        return {"results": [row for task in self.tasks(setup) for row in transfer_rows(setup, *task, self.export)]}
+        return {"results": [row for task in self.tasks(setup) for row in transfer_rows(setup, task)]}
 
-    def tasks(self, setup: Setup) -> Iterator[tuple[NamedAttack, str, list[str]]]:
+    def tasks(self, setup: Setup) -> Iterator["Task"]:
         """Yield each attack with a source and the targets that its examples are shown to."""
         targets: dict[tuple[str, str, float], list[str]] = {}
         for source, target, attack, eps in self.error_cells(setup):
@@ -74,7 +86,8 @@ class TransferMatrix(Measurement):
         for named in setup.attacks:
             for source in setup.sources:
                 if own := targets.get((source, named.name, named.attack.eps)):
-                    yield named, source, own
+                    number = min(self.images.get(named.name, len(setup.test)), len(setup.test))
+                    yield Task(named, source, own, setup.test.first(number), self.export)
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
         return matrix_sections(frames["results"], folder)
@@ -89,34 +102,62 @@ def is_asked(asked: Sequence[Quantity], dataset: str, cell: Cell) -> bool:
     return any(quantity.is_about(row) for quantity in asked)
 
 
-def transfer_rows(
-    setup: Setup, named: NamedAttack, source: str, targets: list[str], export: bool = False
-) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Task:
+    """Examples of one attack on one source, and whom they are shown to."""
+
+    named: NamedAttack
+    source: str
+    targets: Sequence[str]
+    test: Split
+    """the images they are crafted of"""
+    export: bool
+    """whether they are written"""
+
+    def identity(self, setup: Setup) -> dict[str, Any]:
+        """Return all that the examples depend on beside source, test set and seed."""
+        part = {} if len(self.test) == len(setup.test) else {"images": len(self.test)}
+        return self.named.identity | part
+
+    def missing(self, setup: Setup) -> list[str]:
+        """Return the targets whose row is not finished."""
+        return [target for target in self.targets if setup.find(self.identity(setup), self.source, target) is None]
+
+    def examples_key(self, setup: Setup) -> tuple[str, str]:
+        """Return label and identity of the file of the examples."""
+        label = f"{self.source}-{self.named.name}-eps{self.named.attack.eps:g}"
+        return label, setup.identity({"examples": self.identity(setup)}, self.source, self.source)
+
+    def to_export(self, setup: Setup) -> bool:
+        """Whether the examples are to be written and are not there."""
+        return self.export and not setup.store.examples(*self.examples_key(setup)).exists()
+
+
+def transfer_rows(setup: Setup, task: Task) -> Iterator[Row]:
     """Yield the rows of one attack on one source: crafted once, and only for the targets whose row is not finished; or
     for none, where the examples are to be exported and their file is not there."""
-    rows = {target: setup.find(named.identity, source, target) for target in targets}
-    missing = [target for target in targets if rows[target] is None]
-    absent = export and not exported(setup, named, source).exists()
-    if (missing or absent) and not setup.skips:
-        rows |= craft_rows(setup, named, source, missing, export)
-    for target in targets:
-        yield from (setup.row(numbers, source, target, named.name, named.attack.eps) for numbers in rows[target] or ())
+    identity, named = task.identity(setup), task.named
+    rows = {target: setup.find(identity, task.source, target) for target in task.targets}
+    missing = [target for target, found in rows.items() if found is None]
+    if (missing or task.to_export(setup)) and not setup.skips:
+        rows |= craft_rows(setup, task, missing)
+    for target, found in rows.items():
+        yield from (setup.row(row, task.source, target, named.name, named.attack.eps) for row in found or ())
 
 
-def craft_rows(
-    setup: Setup, named: NamedAttack, source: str, missing: Sequence[str], export: bool
-) -> dict[str, list[Row] | None]:
-    """Craft examples of one attack on one source; the rows of the targets that miss theirs, kept. With `export` the
-    examples are written before them."""
+def craft_rows(setup: Setup, task: Task, missing: Sequence[str]) -> dict[str, list[Row] | None]:
+    """Craft examples of one attack on one source; the rows of the targets that miss theirs, kept. Examples that are to
+    be exported are written before the rows are."""
+    named, source = task.named, task.source
     title, generator = f"{named.name} eps {named.attack.eps:g} on {source}", setup.generator(named, source)
     models = {target: setup.models[target] for target in missing}
-    examples: list[Tensor] | None = [] if export else None
+    examples: list[Tensor] | None = [] if task.export else None
     with setup.graphs():
         own, mistakes, largest = transfer(
             setup.models[source],
             named.attack,
             models,
-            setup.test,
+            task.test,
             setup.batch_size,
             generator,
             setup.stop,
@@ -125,26 +166,16 @@ def craft_rows(
         )
     if examples is not None:
         content = challenge_bytes(torch.cat(examples))
-        log.info("wrote %s", setup.store.keep_examples(*examples_key(setup, named, source), content))
+        log.info("wrote %s", setup.store.keep_examples(*task.examples_key(setup), content))
+    clean = {name: setup.clean_mistakes(name).first(len(task.test)) for name in {source, *missing}}
     rows: dict[str, list[Row] | None] = {}
     for target, found in mistakes.items():
-        numbers = transfer_rates(setup.clean_mistakes(source), own, setup.clean_mistakes(target), found)
-        rows[target] = setup.keep(named.identity, source, target, [numbers | {"max_perturbation": largest}])
+        numbers = transfer_rates(clean[source], own, clean[target], found)
+        rows[target] = setup.keep(task.identity(setup), source, target, [numbers | {"max_perturbation": largest}])
     if mistakes:
         errors = ", ".join(f"{target} {100 * rate(m.top1):.1f}%" for target, m in mistakes.items())
         log.info("%s: error of %s", title, errors)
     return rows
-
-
-def examples_key(setup: Setup, named: NamedAttack, source: str) -> tuple[str, str]:
-    """Return label and identity of the examples of one attack on one source."""
-    label = f"{source}-{named.name}-eps{named.attack.eps:g}"
-    return label, setup.identity({"examples": named.identity}, source, source)
-
-
-def exported(setup: Setup, named: NamedAttack, source: str) -> Path:
-    """Return the file of the examples of one attack on one source, which need not be there."""
-    return setup.store.examples(*examples_key(setup, named, source))
 
 
 def transfer(

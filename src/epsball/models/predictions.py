@@ -25,6 +25,11 @@ class Mistakes(NamedTuple):
     seconds: float = 0.0
     """of wall clock, to find them; of a batch not known"""
 
+    def first(self, number: int) -> "Mistakes":
+        """Return those on the first `number` images."""
+        top5 = None if self.top5 is None else self.top5[:number]
+        return self._replace(top1=self.top1[:number], top5=top5, losses=self.losses[:number])
+
 
 @torch.no_grad()
 def mistakes(model: nn.Module, x: Tensor, y: Tensor) -> Mistakes:
