@@ -66,6 +66,6 @@ def test_cells_of_a_worst_case_beside_a_matrix(tiny: Tiny) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["gradient_norms", "gradient_pictures"])
+@pytest.mark.parametrize("name", ["gradient_norms", "gradient_pictures", "gaas"])
 def test_other_measurements_promise_clean_errors_alone(tiny: Tiny, name: str) -> None:
     assert cells(tiny(f"measurement={name}")) == [("clean", "target", "target", "clean", 0.0)]

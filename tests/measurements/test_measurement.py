@@ -22,6 +22,8 @@ from epsball.experiment.prepare import Experiment, prepare_experiment
 from epsball.experiment.run import as_frames, measure, of_measurement, run_experiments
 from epsball.experiment.setup import set_up
 from epsball.measurements import MEASUREMENTS
+from epsball.measurements.coherence import Coherence
+from epsball.measurements.gaas import Gaas
 from epsball.measurements.gradient_norms import GradientNorms
 from epsball.measurements.gradient_pictures import GradientPictures
 from epsball.measurements.loss_paths import LossPaths
@@ -32,6 +34,7 @@ from epsball.measurements.training_curves import TrainingCurves
 from epsball.measurements.transfer_matrix import TransferMatrix
 from epsball.measurements.worst_case import WorstCase
 from epsball.models.predictions import Mistakes
+from epsball.models.wrappers import Ensemble
 from epsball.output.pages import Section
 from epsball.results.given import GivenRows
 from epsball.results.paired import packed_bits
@@ -48,8 +51,10 @@ EVERY: dict[str, Measurement] = {
     "transfer_matrix": TransferMatrix(cells="all"),
     "worst_case": WorstCase(),
     "gradient_norms": GradientNorms(bins=None),
+    "coherence": Coherence(images=None, bins=None),
     "gradient_pictures": GradientPictures(images=1),
     "loss_surface": SURFACE,
+    "gaas": Gaas(images=None, eps=[0.1, EPS], directions=[1, 4]),
     "training_curves": TrainingCurves(),
     "score_examples": ScoreExamples("attack.npy", EPS, None, EXAMPLES),
     "loss_paths": LossPaths("fgsm", None, images=20, restarts=2, steps=[1], drawn=1, paths=True),
@@ -57,8 +62,15 @@ EVERY: dict[str, Measurement] = {
 
 
 def setup_for(name: str, folder: Path) -> Setup:
-    """What a measurement can be done with: FGSM, but from random starts where it asks for these."""
-    return make_setup(folder, NamedAttack("fgsm", UNIFORM if name == "loss_paths" else FGSM))
+    """What a measurement can be done with: FGSM, but from random starts where it asks for these, and of ensembles."""
+    return make_setup(folder, NamedAttack("fgsm", UNIFORM if name == "loss_paths" else FGSM), **models_for(name))
+
+
+def models_for(name: str) -> Config:
+    """Return ensembles A and B where a measurement asks for these; elsewhere the setup's own models."""
+    pairs = {"A": ("A", "B"), "B": ("B", "B")}
+    made = {model: Ensemble([linear(WEIGHTS[each]) for each in pair], "mean_logit") for model, pair in pairs.items()}
+    return {"models": {model: own.eval() for model, own in made.items()}} if name == "coherence" else {}
 
 
 KEPT = [name for name in EVERY if name != "gradient_pictures"]  # whose rows are kept for later runs
@@ -219,6 +231,7 @@ def test_what_is_kept_is_not_measured_again(
     first = measured(EVERY[name], setup_for(name, tmp_path))
     works = ("transfer_matrix.transfer", "gradient_norms.gradient_norms", "worst_case.find_fooled")
     works += ("loss_surface.losses_on_grid", "training_curves.epoch_row", "score_examples.score", "loss_paths.follow")
+    works += ("coherence.alignment", "gaas.count_adversarial")
     for work in (*works, "measurement.find_mistakes"):
         monkeypatch.setattr(f"epsball.measurements.{work}", lambda *_, work=work, **__: pytest.fail(f"{work} called"))
     assert_same(measured(EVERY[name], setup_for(name, tmp_path))["results"], first["results"])
@@ -327,13 +340,15 @@ def test_it_stops_when_asked_to_and_leaves_models_as_they_were(name: str, tmp_pa
 @pytest.mark.parametrize("name", EVERY)
 def test_a_measurement_that_can_be_done_is_not_refused(name: str) -> None:
     EVERY[name].check(["A", "B"], ["A", "B"], [NamedAttack("fgsm", UNIFORM)])
+    EVERY[name].check_members({"A": 2, "B": 5} if name == "coherence" else {"A": 1, "B": 2})
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_cells_that_it_promises_are_those_it_measures(name: str, tmp_path: Path) -> None:
     first = UNIFORM if name == "loss_paths" else FGSM
     attacks = [NamedAttack("fgsm", first), NamedAttack("fgsm", replace(first, eps=0.1)), NamedAttack("other", FGSM)]
-    setup = make_setup(tmp_path, *attacks[: 1 if name == "loss_surface" else 3], sources=["A", "B"], targets=["B"])
+    attacks = attacks[: 1 if name == "loss_surface" else 3]
+    setup = make_setup(tmp_path, *attacks, sources=["A", "B"], targets=["B"], **models_for(name))
     rows = [row for row in EVERY[name].measure(setup)["results"] if "error_top1" in row]
     found = [(row["source"], row["target"], row["attack"], row["eps"]) for row in rows]
     assert list(EVERY[name].error_cells(setup)) == list(dict.fromkeys(found))
@@ -356,6 +371,8 @@ SHOWN: dict[str, Config] = {
     "transfer_matrix": {"cells": "all"},
     "worst_case": {},
     "gradient_norms": {"bins": None},
+    "coherence": {"images": 10, "bins": {"low": -1, "high": 1, "number": 3, "log": False}},
+    "gaas": {"images": 20, "eps": [0.1, 0.3], "directions": [4, 36]},
     "training_curves": {},
     "gradient_pictures": {"images": 1},
     "score_examples": {"file": "attack.npy", "eps": 0.3, "pixel_max": None},
@@ -405,6 +422,9 @@ def test_it_is_shown_again_from_the_rows_of_a_finished_run(
     x, _ = whole(prepare_experiment(tiny()).data.test)
     Path("attack.npy").write_bytes(challenge_bytes(x))
     shown_by = {**tiny(), "measurement": {"name": name, **SHOWN[name]}}
+    if name == "coherence":
+        target = shown_by["models"]["target"]
+        target["arch"] = {"name": "ensemble", "members": {"one": target["arch"]}, "copies": 2, "rule": "mean_logit"}
     experiment = run({**shown_by, **({"suite": {"pgd": PGD}} if name == "loss_paths" else {})}, outputs, finished)
     shown = {"results": read_rows(finished / "results.csv")}
     if name == "loss_surface":
@@ -417,7 +437,8 @@ def test_it_is_shown_again_from_the_rows_of_a_finished_run(
     report, written = (finished / "report.md").read_text(), sorted(path.name for path in again.iterdir())
     assert sections and all(f"## {section.title}\n" in report for section in sections)
     assert {section.image.name for section in sections if section.image} <= set(written)
-    assert bool(written) == (name not in ("gradient_norms", "training_curves", "loss_paths"))
+    without = ("gradient_norms", "coherence", "gaas", "training_curves", "loss_paths")
+    assert bool(written) == (name not in without)
     for file in written:
         assert (again / file).read_bytes() == (finished / file).read_bytes(), file
     assert measurement.say(own)
@@ -442,6 +463,9 @@ class Confidence:
         return ()
 
     def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
+        return None
+
+    def check_members(self, members: Mapping[str, int]) -> None:
         return None
 
     def read(self, data: Data) -> Self:

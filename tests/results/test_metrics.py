@@ -22,7 +22,9 @@ Row = dict[str, Any]
 Z = 1.959963984540054
 COUNTS = {"n": 100, "training_adversarial_n": 50, "transfer_n": 40, "transfer_n_top5": 20}
 MEANS = ("final_loss", "restart_loss_sd", "maxima_distance", "starts_distance", "maxima_angle", "gradient_cosine")
-SPREADS = {"gradient_l2_sd": 0.8, "loss_sd": 0.5, "path_loss_sd": 0.3, **{f"{name}_sd": 0.2 for name in MEANS}}
+ALIGNED = ("coherence", "gal", "gradient_zero_components")
+SPREADS = {"gradient_l2_sd": 0.8, "loss_sd": 0.5, "path_loss_sd": 0.3}
+SPREADS |= {f"{name}_sd": 0.2 for name in (*MEANS, *ALIGNED)}
 ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better end, interval around a half
     "error_top1": ("percent", "low", wilson(50, 100)),
     "error_top5": ("percent", "low", wilson(50, 100)),
@@ -46,7 +48,13 @@ ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better
     **{name: ("percent", None, wilson(50, 100)) for name in ("loss_outlier_share", "negative_gradient_share")},
     "ball_distance": ("value", None, (nan, nan)),
     "path_loss": ("value", None, (nan, nan)),
+    **{name: ("percent", "low", wilson(50, 100)) for name in ("gaas_all", "gaas_share")},
     "path_loss_mean": ("value", None, (0.5 - Z * 0.3 / 10, 0.5 + Z * 0.3 / 10)),
+    "coherence_mean": ("value", "low", (0.5 - Z * 0.2 / 10, 0.5 + Z * 0.2 / 10)),
+    "coherence_sd": ("value", None, (nan, nan)),
+    "coherence_share": ("percent", None, wilson(50, 100)),
+    "gal_mean": ("value", "low", (0.5 - Z * 0.2 / 10, 0.5 + Z * 0.2 / 10)),
+    "gradient_zero_components_mean": ("value", None, (0.5 - Z * 0.2 / 10, 0.5 + Z * 0.2 / 10)),
 }
 SHARE = Metric("robust_share", "percent", "high", "robust_n", short="robust")
 MARGIN = Metric("margin", "value", "low", "margin_n", spread="margin_sd")
@@ -106,6 +114,13 @@ def test_an_accuracy_is_one_minus_the_error_with_its_interval_mirrored() -> None
 @pytest.mark.parametrize("name", ["error", "accuracy", "transfer_rate"])
 def test_short_names_are_those_of_the_first_choice(name: str) -> None:
     assert find_metric(name) is METRICS[f"{name}_top1"]
+
+
+@pytest.mark.parametrize(
+    ("short", "name"), [("coherence", "coherence"), ("gal", "gal"), ("zero_components", "gradient_zero_components")]
+)
+def test_short_names_of_means_over_images(short: str, name: str) -> None:
+    assert find_metric(short) is METRICS[f"{name}_mean"]
 
 
 def test_an_unknown_metric_is_answered_with_the_known_ones() -> None:

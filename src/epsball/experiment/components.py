@@ -41,6 +41,15 @@ def check_measurements(
             measurement.check(sources, targets, attacks)
 
 
+def check_members(
+    measurements: Mapping[str, Measurement], config: Mapping[str, Any], members: Mapping[str, int]
+) -> None:
+    """ConfigError unless every measurement can be done on targets of so many members, those that have gradients."""
+    for name, measurement in measurements.items():
+        with naming_measurement(name, config):
+            measurement.check_members(members)
+
+
 def with_files(
     measurements: Mapping[str, Measurement], config: Mapping[str, Any], data: Data
 ) -> dict[str, Measurement]:

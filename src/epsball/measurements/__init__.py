@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
+from epsball.measurements.coherence import Coherence
+from epsball.measurements.gaas import Gaas
 from epsball.measurements.gradient_norms import GradientNorms
 from epsball.measurements.gradient_pictures import GradientPictures
 from epsball.measurements.loss_paths import LossPaths
@@ -16,9 +18,11 @@ MEASUREMENTS: Mapping[str, Callable[..., Measurement]] = {
     "transfer_matrix": TransferMatrix,
     "worst_case": WorstCase,
     "gradient_norms": GradientNorms,
+    "coherence": Coherence,
     "gradient_pictures": GradientPictures,
     "loss_surface": LossSurface,
     "loss_paths": LossPaths,
+    "gaas": Gaas,
     "training_curves": TrainingCurves,
     "score_examples": ScoreExamples,
 }

@@ -179,6 +179,11 @@ class Measurement(Protocol):
         """Raise ValueError, beginning with the field, when it cannot be done on these models and attacks."""
         return
 
+    def check_members(self, members: Mapping[str, int]) -> None:
+        """Raise ValueError, beginning with the field, when it cannot be done on ensembles of so many members: of each
+        target that has gradients; a single model has 1."""
+        return
+
     def read(self, data: Data) -> Self:
         """Return the measurement with the files that it names, read once and checked against the experiment's images.
         Raise ValueError, beginning with the field, when they do not fit."""

@@ -47,11 +47,15 @@ class Metric:
         return self.unit == "percent"
 
 
-def distribution(quantity: str) -> tuple[Metric, Metric, Metric]:
+def distribution(quantity: str, better: Better | None = None, short: str | None = None) -> tuple[Metric, ...]:
     """Return the metrics of a quantity that every image has (results/distributions.py)."""
-    mean, sd = f"{quantity}_mean", f"{quantity}_sd"
     share = Metric(f"{quantity}_share", "percent", None, "n", binned=True)
-    return Metric(mean, "value", None, "n", spread=sd), Metric(sd, "value", None, "n"), share
+    return mean(quantity, better, short), Metric(f"{quantity}_sd", "value", None, "n"), share
+
+
+def mean(quantity: str, better: Better | None = None, short: str | None = None) -> Metric:
+    """Return the metric of the mean of a quantity, `<quantity>_mean` with `<quantity>_sd` beside it."""
+    return Metric(f"{quantity}_mean", "value", better, "n", spread=f"{quantity}_sd", short=short)
 
 
 def averaged(name: str) -> Metric:
@@ -75,6 +79,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("gradient_zero_share", "percent", None, "n"),
         *distribution("loss"),
         Metric("training_loss", "value", None, "n"),
+        Metric("training_gal", "value", None, "n"),
         Metric("training_clean_error", "percent", "low", "n"),
         Metric("training_adversarial_error", "percent", "low", "training_adversarial_n"),
         Metric("learning_rate", "value", None, "n"),
@@ -88,7 +93,12 @@ METRICS: Mapping[str, Metric] = {
         Metric("negative_gradient_share", "percent", None, "n", shares=True),
         averaged("gradient_cosine"),
         Metric("path_loss", "value", None, "n"),
-        Metric("path_loss_mean", "value", None, "n", spread="path_loss_sd"),
+        mean("path_loss"),
+        *distribution("coherence", "low", short="coherence"),
+        mean("gal", "low", short="gal"),
+        mean("gradient_zero_components", short="zero_components"),
+        Metric("gaas_all", "percent", "low", "n"),
+        Metric("gaas_share", "percent", "low", "n", shares=True),
     )
 }
 ERROR_METRICS = (

@@ -21,7 +21,7 @@ FINGERPRINTS = ("source_model", "target_model", "identity")
 MISTAKES = (TOP1, TOP5)
 FURTHER = (
     *("e1", "e2", "epoch", "step", "bin_low", "bin_high"),
-    *("steps", "restarts", "worst_for", "image", "restart"),
+    *("steps", "restarts", "worst_for", "image", "restart", "directions"),
 )
 """columns that tell the rows of one measurement apart"""
 COLUMNS = (

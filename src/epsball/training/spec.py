@@ -15,6 +15,7 @@ from epsball.data.images import Data
 from epsball.models import MODELS
 from epsball.runtime.device import borrowed_seed, derived_seed
 from epsball.runtime.store import fingerprint
+from epsball.training.diversity import members
 from epsball.training.trainer import Trainer
 
 FIELDS = ("dataset", "arch", "trainer", "seed")
@@ -41,6 +42,8 @@ class ModelSpec:
     seed: int
     differentiable: bool
     """whether gradients lead through it, so that examples can be crafted on it"""
+    members: int
+    """networks of an ensemble; of a single model 1"""
 
     @cached_property
     def key(self) -> str:
@@ -116,7 +119,8 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         check_trainer(trainer, network, len(sources), where, at.get("trainer", under(where, "trainer")))
         label = f"{fields['arch']['name']}-{trainer.name if trainer else 'fitted'}"
         differentiable = getattr(network, "differentiable", True)
-        cache.specs[key] = ModelSpec(fields, identity, label, trainer, data, sources, seed, differentiable)
+        number = len(members(network))
+        cache.specs[key] = ModelSpec(fields, identity, label, trainer, data, sources, seed, differentiable, number)
     return cache.specs[key]
 
 

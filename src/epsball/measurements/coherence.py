@@ -1,0 +1,141 @@
+"""Coherence of the input gradients of an ensemble's members (Kariyappa and Qureshi 2019, sections 3.2 and 4.3)."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from epsball.attacks.losses import cross_entropy
+from epsball.build import listed, require
+from epsball.data.images import Split
+from epsball.measurements.gradient_norms import differentiable
+from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
+from epsball.models import heads
+from epsball.output.pages import Section
+from epsball.results.distributions import Bins, distribution_rows, mean_and_sd
+from epsball.runtime.progress import Progress, Stop
+from epsball.training.diversity import coherence, gradient_alignment_loss, members
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NUMBERS = {
+    "coherence_mean": "mean",
+    "coherence_sd": "sd",
+    "gal_mean": "GAL",
+    "gradient_zero_components_mean": "zero components",
+}
+
+
+class Alignment(NamedTuple):
+    """How the gradients of an ensemble's members lie to each other, of N images."""
+
+    coherence: Tensor
+    """(N,) the largest cosine of any two members' gradients (equation 7)"""
+    gal: Tensor
+    """(N,) the gradient alignment loss, its smooth maximum (equation 8)"""
+    zero_components: Tensor
+    """(N,) the share of a gradient's components that are zero (section 3.4), mean over the members"""
+
+
+@dataclass(frozen=True)
+class Coherence(Measurement):
+    """Mean and standard deviation over the test images of the coherence of each target that has gradients, of their
+    gradient alignment loss and of the share of components that are zero. A gradient is that of a member's own
+    cross-entropy; one that is zero has cosine 0 with every other."""
+
+    images: int | None
+    """how many of the test set, from its first; null: all"""
+    bins: Annotated[Bins, Bins] | None = None
+    """of a histogram of the coherence beside them; None for none"""
+
+    def __post_init__(self) -> None:
+        require(self.images is None or self.images >= 1, f"images should be at least 1 or null, is {self.images}")
+
+    def check_members(self, members: Mapping[str, int]) -> None:
+        single = [name for name, number in members.items() if number < 2]
+        needs = f"name is coherence, which needs targets of at least two members, unlike {listed(single)}"
+        require(not single, f"{needs}: leave these out of targets, or give them arch=ensemble")
+
+    def clean_models(self, scope: Scope) -> Sequence[str]:
+        return scope.targets
+
+    def unfinished(self, setup: Setup) -> Collection[str]:
+        return [name for name in differentiable(setup) if setup.find(self.what(setup), name, name) is None]
+
+    def measure(self, setup: Setup) -> Rows:
+        return {"results": [row for target in differentiable(setup) for row in self.target_rows(setup, target)]}
+
+    def what(self, setup: Setup) -> object:
+        """What is measured, for the rows' identity."""
+        return {"coherence": len(self.chosen(setup)), "bins": None if self.bins is None else asdict(self.bins)}
+
+    def chosen(self, setup: Setup) -> Split:
+        return setup.test.first(self.images or len(setup.test))
+
+    def target_rows(self, setup: Setup, model: str) -> list[Row]:
+        """Return the rows of one model, measured now or kept by an earlier run."""
+
+        def measure() -> list[Row]:
+            title = f"coherence of {model}"
+            found = alignment(setup.models[model], self.chosen(setup), setup.batch_size, setup.stop, title)
+            return alignment_rows(found, self.bins)
+
+        found = setup.find_or_measure(self.what(setup), model, model, measure)
+        return [setup.row(numbers, model, model, "clean", 0.0) for numbers in found]
+
+    def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
+        if (means := mean_numbers(frames["results"])).empty:
+            return []
+        text = (
+            "The largest cosine of any two members' input gradients, over the test images; GAL is its smooth maximum."
+        )
+        return [Section("Coherence of the members' gradients", text, means.round(4).astype(str).reset_index())]
+
+    def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
+        return "".join(
+            f"{name}: coherence {row['mean']:.4f}, sd {row['sd']:.4f}, GAL {row['GAL']:.4f}, "
+            f"{row['zero components']:.2%} of components zero\n"
+            for name, row in mean_numbers(frames["results"]).iterrows()
+        )
+
+
+def alignment(model: nn.Module, test: Split, batch_size: int, stop: Stop, title: str) -> Alignment:
+    """Return how the gradients of the model's members lie to each other, of each test image. Nothing waits for the
+    device."""
+    parts = []
+    with Progress(title, len(test)) as progress:
+        for x, y in test.batches(batch_size):
+            stop.check()
+            gradients = member_gradients(model, x, y)
+            zero_components = (gradients == 0).float().mean((0, 2))
+            parts.append(Alignment(coherence(gradients), gradient_alignment_loss(gradients), zero_components))
+            progress.step(len(x))
+    return Alignment(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def member_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return (members, N, pixels) the gradient of each member's own cross-entropy, from one pass of each."""
+    networks = members(model)
+    inputs = [x.detach().requires_grad_() for _ in networks]
+    losses = [cross_entropy(heads(m, x_m), y, 0.0).sum() for m, x_m in zip(networks, inputs, strict=True)]
+    gradients = torch.autograd.grad(losses, inputs)
+    return torch.stack([gradient.flatten(1) for gradient in gradients])
+
+
+def alignment_rows(found: Alignment, bins: Bins | None) -> list[Row]:
+    """Return means and standard deviations over the images, and a histogram of the coherence."""
+    whole, *histogram = distribution_rows("coherence", found.coherence.numpy(force=True), bins)
+    whole |= mean_and_sd("gal", found.gal.numpy(force=True))
+    whole |= mean_and_sd("gradient_zero_components", found.zero_components.numpy(force=True))
+    return [whole, *histogram]
+
+
+def mean_numbers(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the numbers of each model, means over the seeds."""
+    own = rows[rows["measurement"] != "clean"].reindex(columns=["target", *NUMBERS])  # absent where no model has any
+    own = own[own["coherence_mean"].notna()]
+    return own.groupby("target", sort=False).mean().rename(columns=NUMBERS)
