@@ -8,6 +8,7 @@
 #     tramer    all of Tramèr et al. on MNIST at paper scale, a seed at a time, then all $SEEDS under one report
 #     madry     Madry et al. at paper scale, a seed at a time, by value: mnist (Table 1, Figures 1, 2, 4, section 3.1),
 #               capacity (Figure 3, MNIST), cifar10 (the same of width 1), capacity_cifar10, wide (Table 2, width 10)
+#     kariyappa Kariyappa and Qureshi at paper scale, likewise: conv3 (MNIST), conv4 (with Figure 5), resnet20, mix
 #
 # Settings, all out of the environment; paths are relative to the repository:
 #   LIMIT     seconds for everything (540). A stage but the last gets half of what is left
@@ -17,10 +18,10 @@
 #   WORK      folder to work in, kept; a second call on the same machine goes on from it without STATE (a temporary one)
 #   PACKAGES  folder of wheels that the machine lacks: `pip wheel --no-deps -w wheels hydra-core omegaconf
 #             antlr4-python3-runtime==4.9.3 torchattacks`
-#   DATA      folder of MNIST/raw, gzipped will do, and for madry of cifar10 or cifar-10-batches-py (data)
+#   DATA      folder of MNIST/raw, gzipped will do, and for the others of cifar10 or cifar-10-batches-py (data)
 #   PYTHON    interpreter (python3); DEVICE (cuda); SCALE paper, quick, smoke (paper); DATASET (mnist); SEEDS (3)
 #   WORKERS   models trained side by side (3); GRAPHS: CUDA graphs in tramer, true unless the tests failed
-#   ONLY      cases of parity and speed, and runs of madry, whose name holds this text
+#   ONLY      cases of parity and speed, and runs of madry and kariyappa, whose name holds this text
 #   TESTS     files; OVERRIDES: words for run.py
 #
 # Exit codes: 0 all done, 1 a stage failed, 2 no such stage, 3 time ran out, 130 SIGINT, 143 SIGTERM.
@@ -30,9 +31,9 @@ cd "$(dirname "$0")/.." || exit 1
 [ $# -gt 0 ] || set -- tests parity speed tramer
 for stage in "$@"; do
     case $stage in
-    tests | parity | speed | tramer | madry) ;;
+    tests | parity | speed | tramer | madry | kariyappa) ;;
     *)
-        echo "no such stage: $stage; choose tests, parity, speed, tramer, madry" >&2
+        echo "no such stage: $stage; choose tests, parity, speed, tramer, madry, kariyappa" >&2
         exit 2
         ;;
     esac
@@ -133,7 +134,27 @@ tramer() {
 }
 
 madry() {
-    seed=0 seeds=${SEEDS:-1} worst=0
+    run_groups madry <<EOF
+mnist paper=madry/all parts=[madry/table1,madry/text_mnist,madry/figure1_mnist,madry/figure2_mnist,madry/figure4_mnist,madry/maxima_mnist]
+capacity paper=madry/figure3_mnist
+cifar10 paper=madry/all parts=[madry/table2,madry/figure1_cifar10,madry/figure2_cifar10,madry/figure4_cifar10,madry/maxima_cifar10]
+capacity_cifar10 paper=madry/figure3_cifar10 grid.natural.values.width=[1]
+wide paper=madry/table2 models.A.arch.width=10 models.A_copy.arch.width=10 models.A_nat.arch.width=10
+EOF
+}
+
+kariyappa() {
+    run_groups kariyappa <<EOF
+conv3 paper=kariyappa/all parts=[kariyappa/table2_conv3,kariyappa/figure4_conv3,kariyappa/surrogates,kariyappa/activations]
+conv4 paper=kariyappa/all parts=[kariyappa/table2_conv4,kariyappa/figure4_conv4,kariyappa/figure5]
+resnet20 paper=kariyappa/all parts=[kariyappa/table2_resnet20,kariyappa/figure4_resnet20]
+mix paper=kariyappa/table2_mix
+EOF
+}
+
+# run_groups PAPER: the runs on standard input, a name and words for run.py in each line, all of one seed at a time.
+run_groups() {
+    groups=$(cat) seed=0 seeds=${SEEDS:-1} worst=0
     while [ "$seed" -lt "$seeds" ]; do
         while read -r name words; do
             case $name in
@@ -141,17 +162,13 @@ madry() {
             *) continue ;;
             esac
             # shellcheck disable=SC2086 # several words
-            run_paper "madry_${name}_seed_$seed" $words "seed=$seed"
+            run_paper "$1_${name}_seed_$seed" $words "seed=$seed"
             code=$?
             pack_results
             [ "$code" -ne 124 ] || return 124
             [ "$code" -eq 0 ] || worst=$code
         done <<EOF
-mnist paper=madry/all parts=[madry/table1,madry/text_mnist,madry/figure1_mnist,madry/figure2_mnist,madry/figure4_mnist,madry/maxima_mnist]
-capacity paper=madry/figure3_mnist
-cifar10 paper=madry/all parts=[madry/table2,madry/figure1_cifar10,madry/figure2_cifar10,madry/figure4_cifar10,madry/maxima_cifar10]
-capacity_cifar10 paper=madry/figure3_cifar10 grid.natural.values.width=[1]
-wide paper=madry/table2 models.A.arch.width=10 models.A_copy.arch.width=10 models.A_nat.arch.width=10
+$groups
 EOF
         seed=$((seed + 1))
     done
@@ -250,7 +267,7 @@ while [ $# -gt 0 ]; do
     stage_ends=$((stage_began + (began + limit - reserve - stage_began) / ($# > 0 ? 2 : 1)))
     say "$stage, until $((stage_ends - began)) s"
     case $stage in
-    tests | tramer | madry) "$stage" ;;
+    tests | tramer | madry | kariyappa) "$stage" ;;
     parity | speed) bench "$stage" ;;
     esac
     code=$?

@@ -174,6 +174,7 @@ SHIFTED = {"augment": {"shift": 2, "crop": 0.9, "flip": False}, "clip_norm": Non
 BESIDE = {  # as many adversarial examples beside the clean ones, equal weight
     **{"placement": "append", "count": None, "weight": 1.0, "eps_distribution": "fixed", "delay": 0},
     **{"eps_rise": None, "source_choice": "random", "label_smoothing": 0.0},
+    **{"crafted_on": "augmented", "crafted_once": False},
 }
 TRAMER_LOSS = {
     "name": "adversarial",
@@ -185,8 +186,10 @@ TRAMER_LOSS = {
 }
 MADRY_LOSS = {**TRAMER_LOSS, "placement": "only", "passes": "one"}
 MADRY_CIFAR_LOSS = {**MADRY_LOSS, "crafting_statistics": "updated"}
-STATIC = {
+STATIC = {  # D_adv: a data set of its own beside D', made once
     **BESIDE,
+    "crafted_on": "original",
+    "crafted_once": True,
     "passes": "one",
     "eps_distribution": "truncated_normal",
     "crafting_mode": "eval",
@@ -195,7 +198,14 @@ STATIC = {
 KURAKIN_LOSS = {
     **{"name": "adversarial", "placement": "replace", "count": 16, "weight": 0.3, "passes": "one"},
     **{"eps_distribution": "truncated_normal", "eps_rise": None, "delay": 10000, "label_smoothing": 0.1},
+    **{"crafted_on": "augmented", "crafted_once": False},
 }
+NOISY = {
+    **STATIC,
+    "crafted_once": False,
+    "eps_distribution": "fixed",
+    "include_self": True,
+}  # D_noise, with every batch
 TRAMER_CODE = "train.py, tf_utils.py: Adam's defaults, constant, batch 64, 6 epochs, no augmentation; paper silent"
 
 TRAINERS: list[Row] = [
@@ -298,15 +308,19 @@ TRAINERS: list[Row] = [
     ),
     *(
         (ALL, f"trainer.{name}", {"optimizer": ADAM, "epochs": 10}, "Kariyappa 4.1: Adam 0.001; Conv-3 10 epochs")
-        for name in ("static_adv", "diversity", "static_adv_diversity")
+        for name in ("standard_augmented", "static_adv", "diversity", "static_adv_diversity")
     ),
     *(
         (ALL, f"trainer.{name}", {"batch_size": 64, **SHIFTED, **CONSTANT}, "Kariyappa 4.1: shifts, crops; sizes ours")
-        for name in ("static_adv", "diversity", "static_adv_diversity")
+        for name in ("standard_augmented", "static_adv", "diversity", "static_adv_diversity")
+    ),
+    (
+        *(ALL, "trainer.standard_augmented.objective", {"name": "standard", "label_smoothing": 0.0}),
+        "Kariyappa 4.1: T_base and S, on D' alone",
     ),
     (
         *(ALL, "trainer.static_adv.objective", {"name": "adversarial", **STATIC, "include_self": False}),
-        "Kariyappa 4.2: {D', D_adv}, a static model's, TN(0, eps/2)",
+        "Kariyappa 4.2: {D', D_adv}, a static model's of the original images, TN(0, eps/2)",
     ),
     (ALL, "trainer.static_adv.objective.attack", FGSM, "Kariyappa 4.2: FGSM"),
     *(
@@ -314,13 +328,13 @@ TRAINERS: list[Row] = [
         for n in ("diversity", "static_adv_diversity")
     ),
     (
-        *(ALL, "trainer.diversity.objective.data", {**STATIC, "eps_distribution": "fixed", "include_self": True}),
-        "Kariyappa 4.1: {D', D_noise}, sd eps/2 with eps 0.3",
+        *(ALL, "trainer.diversity.objective.data", NOISY),
+        "Kariyappa 4.1: {D', D_noise}, noise on the original images, sd eps/2 with eps 0.3",
     ),
     (ALL, "trainer.diversity.objective.data.attack", NORMAL_NOISE, "Kariyappa 4.1: truncated normal, eps 0.3"),
     (
         *(ALL, "trainer.static_adv_diversity.objective.data", {**STATIC, "include_self": False}),
-        "Kariyappa 4.2: {D', D_adv}, a static model's, TN(0, eps/2)",
+        "Kariyappa 4.2: {D', D_adv}, a static model's of the original images, TN(0, eps/2)",
     ),
     (ALL, "trainer.static_adv_diversity.objective.data.attack", FGSM, "Kariyappa 4.2: FGSM"),
     (CIFAR, "trainer.objective.attack", {"eps": 8 / 255, "step_share": 2 / 8}, "Madry 5, CIFAR-10: 7 steps of 2 of 8"),
@@ -399,6 +413,31 @@ MADRY_PARTS: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {  # models
     "figure3_cifar10": ({}, {"fgsm": {"eps": 8 / 255}, "pgd_20": {"steps": 20}}, "4: eps 8"),
     "figure4_cifar10": (CIFAR_A, {}, "Figure 4"),
 }
+KARIYAPPA_ENSEMBLES = {  # members, epochs, eps of the attacks, data set
+    "conv3": (["conv3"] * 5, 10, [0.1, 0.3], "mnist"),
+    "conv4": (["conv4"] * 5, 20, [0.03, 0.09], "cifar10"),
+    "resnet20": (["resnet20"] * 5, 40, [0.03, 0.09], "cifar10"),
+    "mix": (["resnet26", "resnet20", "conv4", "conv3", "conv3"], 40, [0.03, 0.09], "cifar10"),
+}  # Kariyappa 4.1; the epochs of MIX are not stated
+S_SINGLE = {"S_single": "standard_augmented"}
+DEFENCES = {
+    **{"S": "standard_augmented", "T_base": "standard_augmented", "T_div": "diversity"},
+    **{"T_ens": "static_adv", "T_ens_div": "static_adv_diversity"},
+}
+KARIYAPPA_PARTS: dict[str, tuple[str, dict[str, str], bool]] = {  # ensemble, trainers of its models, whether attacked
+    **{f"table2_{name}": (name, DEFENCES, True) for name in KARIYAPPA_ENSEMBLES},
+    **{
+        f"figure4_{name}": (name, {t: trainer for t, trainer in DEFENCES.items() if t != "S"}, False)
+        for name in ("conv3", "conv4", "resnet20")
+    },
+    "figure5": ("conv4", {"T_base": "standard_augmented", "T_div": "diversity"}, False),
+    "activations": ("conv3", {"T_div": "diversity", "T_div_relu": "diversity"}, False),
+    "surrogates": (
+        "conv3",
+        {"S": "standard_augmented", **S_SINGLE, "T_base": "standard_augmented", "T_div": "diversity"},
+        True,
+    ),
+}
 SURFACE = {"model": "A_adv", "other": "B"}
 PAPERS: list[Row] = [
     *((f"paper=tramer/{part} scale=paper", "suite", suite, source) for part, (_, suite, source) in PARTS.items()),
@@ -416,6 +455,22 @@ PAPERS: list[Row] = [
         )
         for part in MADRY_PARTS
         if MADRY_PARTS[part][0].get("A") == "madry_mnist"
+    ),
+    *(
+        (
+            *(f"paper=kariyappa/{part} scale=paper", "suite"),
+            {
+                "fgsm": {**FGSM, "eps": eps},
+                "r_fgsm": {**FGSM, "eps": eps, "start": "uniform", "start_share": 1.0},
+                "i_fgsm": {**FGSM, "eps": eps, "steps": 10, "step_size": None, "step_share": None},
+                "mi_fgsm": {**FGSM, "eps": eps, "steps": 10, "step_size": None, "step_share": None, "momentum": 1.0},
+                "pgd_cw": {"eps": eps, "steps": 30, "loss": "margin", "kappa": 50.0, "step_share": 0.1},
+            },
+            "Kariyappa 4.1: two eps, 10 steps of eps / 10, decay 1; PGD-CW of 30 steps with confidence 50",
+        )
+        for part, (name, _, attacked) in KARIYAPPA_PARTS.items()
+        for eps in [KARIYAPPA_ENSEMBLES[name][2]]
+        if attacked
     ),
     *((f"paper=tramer/{part} scale=paper", "precision", "fp32", "float32: tf_utils.py") for part in PARTS),
     (

@@ -15,7 +15,10 @@ GROUPS = {
     *("dataset", "arch", "optimizer", "trainer", "attack", "suite", "model", "models"),
     *("measurement", "diagnostic", "paper", "scale"),
 }
-BASES = ("tramer", "madry", "madry_cifar10", "madry_figure1", "madry_figure2", "madry_maxima")
+BASES = (
+    *("tramer", "madry", "madry_cifar10", "madry_figure1", "madry_figure2", "madry_maxima"),
+    *("kariyappa", "kariyappa_cifar10"),
+)
 """what the parts of a paper share: files beside config.yaml"""
 
 
@@ -91,7 +94,8 @@ def test_suite_files(compose: Compose, name: str) -> None:
 
 @pytest.mark.parametrize("name", options("model"))
 def test_model_files(compose: Compose, name: str) -> None:
-    config = compose(f"+model@models.X={name}", "models=none", "seed=3")
+    ensemble = ["arch=ensemble"] if name.startswith("kariyappa") else []  # these are of the run's own arch
+    config = compose(f"+model@models.X={name}", "models=none", "seed=3", *ensemble)
     check_model(config["models"]["X"], "models.X")
     assert config["models"]["X"]["seed"] == 3
 

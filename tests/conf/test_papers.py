@@ -20,6 +20,7 @@ from epsball.data.images import Split
 from epsball.experiment.prepare import Experiment, prepare_experiment
 from epsball.experiment.run import measure
 from epsball.experiment.setup import set_up
+from epsball.models.wrappers import Ensemble
 from epsball.paper.expressions import ANY, Quantity, Sum
 from epsball.paper.tables import Table
 from epsball.paper.values import SeedRows, estimate_in_seed
@@ -31,16 +32,19 @@ from epsball.runtime.store import Store
 from epsball.training.spec import BuildCache
 from epsball.training.trained import TrainedModels
 
-BASES = ("tramer", "madry", "madry_cifar10", "madry_figure1", "madry_figure2", "madry_maxima")
+BASES = (
+    *("tramer", "madry", "madry_cifar10", "madry_figure1", "madry_figure2", "madry_maxima"),
+    *("kariyappa", "kariyappa_cifar10"),
+)
 """what the parts of a paper share: files beside config.yaml"""
 
-# ---- what a paper's files measure: on the digits, with a linear model in place of every network
+# ---- what a paper's files measure: on the digits, with linear models in place of all networks
 
 
 def curve(epochs: float) -> str:
     """A training.csv of so many epochs, the last one perhaps cut short: there is no training."""
     ends = [*range(1, int(epochs) + 1), *([epochs] if epochs % 1 else [])]
-    return "epoch,step,lr,loss,clean_error\n" + "".join(f"{e},{2 * e:.0f},0.1,{2 / e},0.5\n" for e in ends)
+    return "epoch,step,lr,loss,clean_error,gal\n" + "".join(f"{e},{2 * e:.0f},0.1,{2 / e},0.5,{1 / e}\n" for e in ends)
 
 
 def resized(node: Any) -> Any:
@@ -51,11 +55,16 @@ def resized(node: Any) -> Any:
     return [resized(item) for item in node] if isinstance(node, list) else node
 
 
-def fitted(train: Split) -> nn.Module:
-    """Return a linear model that gets most images right and that FGSM fools: least squares on the classes."""
+def fitted(train: Split, members: int) -> nn.Module:
+    """Return a linear model that gets most images right and that FGSM fools: least squares on the classes. With more
+    members an ensemble of such, each of fewer images."""
     x, y = train.take(torch.arange(len(train)))
-    weight = torch.linalg.lstsq(x.flatten(1), F.one_hot(y, 10) - 0.1, driver="gelsd").solution.T
-    return linear(10 * weight).requires_grad_(False)
+    nets = []
+    for number in range(members):
+        own, label = x[number:], F.one_hot(y[number:], 10) - 0.1
+        weight = torch.linalg.lstsq(own.flatten(1), label, driver="gelsd").solution.T
+        nets.append(linear(10 * weight))
+    return (Ensemble(nets, "mean_logit") if members > 1 else nets[0]).requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +85,11 @@ def rows_of(tmp_path: Path) -> Callable[[Experiment], list[Config]]:
     """`rows_of(experiment)`: the rows of results that its measurements give, of linear models."""
 
     def rows(experiment: Experiment) -> list[Config]:
-        models = TrainedModels(Store(tmp_path, lambda: None), Stop(), [experiment.specs])
-        networks = dict.fromkeys(experiment.specs, fitted(experiment.data.train))
-        for spec in experiment.specs.values():
+        specs = experiment.specs
+        models = TrainedModels(Store(tmp_path, lambda: None), Stop(), [specs])
+        fits = {members: fitted(experiment.data.train, members) for members in {s.members for s in specs.values()}}
+        networks = {name: fits[spec.members] for name, spec in specs.items()}
+        for spec in specs.values():
             folder = models.store.path(spec.label, spec.key)
             folder.mkdir(parents=True, exist_ok=True)
             models.store.publish(folder, {}, {}, curve(spec.epochs))
@@ -103,7 +114,7 @@ def test_a_paper_file_measures_what_its_tables_and_claims_ask_about(
     for row in rows:  # another column would be taken for a grid's where the rows are given to a run
         assert set(row) <= {*MEASURED, *DROPPED, *experiment.grid.get(row["target"], {})}
     key = ("measurement", "source", "target", "attack", "eps", "e1", "e2", "epoch", "bin_low")
-    key += ("steps", "restarts", "worst_for", "image", "restart", "step")
+    key += ("steps", "restarts", "worst_for", "image", "restart", "step", "directions")
     assert len({tuple(row.get(column) for column in key) for row in rows}) == len(rows)
 
 
@@ -135,7 +146,7 @@ def test_a_misspelt_cell_is_noticed(compose: Compose, rows_of: Callable[[Experim
         asking("error(A | A, fgsm)")
 
 
-@pytest.mark.parametrize("paper", ["tramer", "madry"])
+@pytest.mark.parametrize("paper", ["tramer", "madry", "kariyappa"])
 def test_all_of_a_paper_is_each_of_its_files(compose: Compose, paper: str) -> None:
     """Each that has no parts of its own; what these are, all has."""
     lists = {scale: compose(f"paper={paper}/all", f"scale={scale}")["parts"] for scale in SCALES}
@@ -152,7 +163,8 @@ def test_all_of_a_paper_is_each_of_its_files(compose: Compose, paper: str) -> No
 def test_a_paper_file_says_which_models_and_attacks_it_is_about(name: str) -> None:
     """What a paper file leaves to the defaults, a change of the defaults would change."""
     text = text_of(name)
-    text += "".join(text_of(base, folder="") for base in BASES if f"\n  - /{base}\n" in text)
+    for base in reversed(BASES):  # one may inherit one before it
+        text += text_of(base, folder="") if f"\n  - /{base}\n" in text else ""
     wanted = ("dataset",) if "\nparts:" in text else ("dataset", "models", "suite", "attack")
     for group in wanted:
         assert f"\n  - override /{group}: " in text, group
@@ -258,6 +270,26 @@ def test_madrys_numbers_are_those_of_the_paper(compose: Compose) -> None:
         config = compose(f"paper={paper}", "scale=paper")
         expected = {madry_key(line): float(line["value"]) for line in lines if line["table"] == printed}
         assert madry_published(config, construct(Table, config["tables"][table], where=table)) == expected, printed
+
+
+@pytest.mark.parametrize("ensemble", ["conv3", "conv4", "resnet20", "mix"])
+def test_kariyappas_numbers_are_those_of_the_paper(compose: Compose, ensemble: str) -> None:
+    lines = [line for line in reference_lines("kariyappa") if line["setting"] == f"arch={ensemble}"]
+    assert len(lines) == 4 * 11
+    suffix = "" if ensemble == "conv3" else f"_{ensemble}"
+    config = compose(f"paper=kariyappa/table2_{ensemble}", "scale=paper")
+    table = construct(Table, config["tables"][f"table_2{suffix}"], where="table_2")
+    found = {}
+    for (row, column), whole in table.cells.items():
+        cell = whole.alone
+        assert cell is not None and cell.metric == "accuracy_top1" and cell.target == f"{row}{suffix}"
+        source = "" if cell.attack == "clean" else cell.source.removesuffix(suffix)
+        found[row, source, cell.attack, dict(cell.conditions).get("eps")] = table.published(row, column)
+    stated = {
+        (line["target"], line["source"], line["attack"], float(line["eps"]) if line["eps"] else None): line["value"]
+        for line in lines
+    }
+    assert found == {key: float(value) for key, value in stated.items()}
 
 
 @pytest.mark.parametrize("name", options("paper"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from configs import Compose, Config, options
 from conftest import ROOT
-from stated import ALL, MADRY_PARTS, PARTS, PINNED, RECIPE
+from stated import ALL, DEFENCES, KARIYAPPA_ENSEMBLES, KARIYAPPA_PARTS, MADRY_PARTS, PARTS, PINNED, RECIPE
 
 from epsball.attacks import ATTACKS
 from epsball.attacks.gradient import GradientAttack
@@ -16,6 +16,7 @@ from epsball.build import build
 from epsball.models import MODELS
 
 GROUPS = ("optimizer", "attack", "arch", "trainer", "suite", "model")
+KARIYAPPA_MODELS = {f"kariyappa_{name}" for name in ("base", "div", "ens", "ens_div")}  # of the run's arch and epochs
 NOT_RECIPES = ("dataset", "seed", "precision", "sources", "watch")  # a run's own; sources are models of their own
 
 
@@ -89,7 +90,7 @@ def test_a_model_is_its_arch_trained_by_its_trainer(found: Callable[[str], Confi
     model = everything["model"][name]
     assert model["arch"] == everything["arch"][arch]
     assert model["trainer"] == {**everything["trainer"][trainer], "epochs": epochs}
-    assert set(RECIPE) | {"random_forest"} == set(options("model"))
+    assert set(RECIPE) | {"random_forest", *KARIYAPPA_MODELS} == set(options("model"))
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -133,6 +134,45 @@ def test_a_part_of_madrys_paper_is_about_its_models(found: Callable[[str], Confi
         *(f"figure{n}" for n in range(1, 5)),
     }
     assert set(MADRY_PARTS) == {name.removeprefix("madry/") for name in found("paper=madry/all")["parts"]}
+
+
+@pytest.mark.parametrize("part", KARIYAPPA_PARTS)
+def test_a_part_of_kariyappas_paper_is_about_its_ensembles(found: Callable[[str], Config], part: str) -> None:
+    """All of one kind, trained equally long on equally augmented images; S and the static models from other seeds."""
+    ensemble, trainers, _ = KARIYAPPA_PARTS[part]
+    members, epochs, eps, data = KARIYAPPA_ENSEMBLES[ensemble]
+    config = found(f"paper=kariyappa/{part} scale=paper")
+    models = {name.removesuffix(f"_{ensemble}"): spec for name, spec in config["models"].items()}
+    assert list(models) == list(trainers)
+    augment = {"shift": 2 if data == "mnist" else 4, "crop": 0.9, "flip": data != "mnist"}
+    for name, spec in models.items():
+        own = members[:1] if name == "S_single" else members
+        slope = 0.0 if name == "T_div_relu" else 0.1
+        assert nets_of(spec["arch"]) == [activated(found(ALL)["arch"][member], slope) for member in own]
+        assert spec["seed"] == (1000 if name.startswith("S") else 0) and spec["dataset"]["name"] == data
+        trained = [spec["trainer"], *(source["trainer"] for source in spec["trainer"]["sources"].values())]
+        assert [t["name"] for t in trained] == [trainers[name], *["standard_augmented"] * (len(trained) - 1)]
+        assert [len(trained)] == [2 if "ens" in name else 1]
+        assert all((t["epochs"], t["batch_size"], t["augment"]) == (epochs, 64, augment) for t in trained)
+        for source in spec["trainer"]["sources"].values():
+            assert source["arch"] == spec["arch"] and source["seed"] == 2000
+        objective = spec["trainer"]["objective"]
+        crafted = objective.get("data") or (objective if "attack" in objective else None)
+        assert crafted is None or crafted["attack"]["eps"] == max(eps)
+    assert set(KARIYAPPA_PARTS) == {name.removeprefix("kariyappa/") for name in found("paper=kariyappa/all")["parts"]}
+    assert list(DEFENCES) == ["S", "T_base", "T_div", "T_ens", "T_ens_div"]
+
+
+def nets_of(arch: Config) -> list[Config]:
+    """Return the arches of an ensemble's networks; a single network's own."""
+    if arch["name"] != "ensemble":
+        return [arch]
+    assert arch["rule"] == "mean_probability"
+    return [member for member in arch["members"].values() for _ in range(arch["copies"])]
+
+
+def activated(arch: Config, slope: float) -> Config:
+    return {**arch, "activation": {"name": "leaky_relu", "slope": slope}}
 
 
 @pytest.mark.parametrize("width", [0.0625, 0.125, 0.25, 0.5, 1])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from configs import Compose, Config
-from stated import MADRY_PARTS, PARTS
+from stated import KARIYAPPA_PARTS, MADRY_PARTS, PARTS
 
 from epsball.build import construct
 from epsball.paper.claims import Check, Claim, judge_claim, overall_verdict
@@ -39,6 +39,41 @@ CLAIMS: dict[str, list[tuple[float, str, float]]] = {  # left, operator, right i
     "madry-4-cifar10": [(56.1, ">=", 50.0 - 1), (50.0, ">=", 45.8 - 1)],
     "madry-6-cifar10": [(64.2, ">", 45.8), (64.2, ">", 50.0), (86.0, ">", 50.0)],
 }
+TABLE_2 = {  # Kariyappa: accuracy of T_base, T_div, T_ens, T_ens_div: clean, then five attacks at two eps each
+    "conv3": [
+        [99.4, 91.4, 9.7, 92.0, 9.7, 86.1, 0.7, 85.7, 2.6, 92.3, 9.7],
+        [99.2, 97.1, 34.3, 97.8, 30.6, 97.6, 20.4, 96.9, 16.9, 97.1, 35.9],
+        [99.4, 98.9, 61.3, 99.0, 42.5, 99.0, 56.3, 98.8, 45.9, 98.8, 44.8],
+        [99.3, 98.9, 73.7, 99.0, 79.3, 99.0, 87.0, 98.8, 61.4, 98.2, 71.3],
+    ],
+    "conv4": [
+        [85.1, 14.1, 7.8, 16.8, 3.2, 9.5, 2.8, 9.0, 7.4, 8.8, 5.9],
+        [82.4, 45.3, 14.7, 56.0, 15.1, 51.4, 5.6, 35.0, 7.5, 43.9, 11.6],
+        [82.9, 64.6, 43.2, 70.5, 54.9, 69.4, 54.3, 59.9, 38.6, 62.1, 42.8],
+        [80.5, 68.5, 54.2, 72.0, 66.7, 72.4, 66.3, 66.9, 55.4, 66.9, 54.3],
+    ],
+    "resnet20": [
+        [88.9, 28.8, 13.1, 25.7, 7.1, 8.6, 3.2, 10.2, 6.3, 18.7, 10.2],
+        [84.0, 58.4, 32.4, 64.3, 23.9, 67.7, 44.2, 50.0, 11.7, 53.2, 25.4],
+        [87.9, 70.9, 44.3, 77.2, 50.9, 79.6, 65.5, 66.5, 30.5, 65.9, 37.8],
+        [84.7, 74.9, 50.7, 78.1, 57.6, 79.7, 71.5, 74.1, 47.4, 71.3, 46.3],
+    ],
+    "mix": [
+        [89.7, 27.9, 9.6, 30.9, 6.1, 13.9, 3.1, 10.6, 5.9, 26.0, 7.6],
+        [88.2, 55.8, 23.2, 65.1, 25.0, 61.8, 19.7, 42.4, 7.1, 55.9, 22.2],
+        [87.4, 72.6, 49.6, 76.9, 58.4, 77.1, 61.4, 66.9, 27.9, 70.0, 47.1],
+        [86.4, 73.4, 52.2, 77.9, 64.1, 77.2, 67.5, 69.2, 39.7, 71.8, 50.4],
+    ],
+}
+for ensemble, (base, div, ens, both) in TABLE_2.items():
+    suffix, points = ("", 3) if ensemble == "conv3" else (f"-{ensemble}", 6)
+    attacked = list(zip(base, div, ens, both, strict=True))[1:]
+    CLAIMS[f"kariyappa-1{suffix}"] = [(d, ">", b) for b, d, _, _ in attacked]
+    CLAIMS[f"kariyappa-2{suffix}"] = [
+        *[(whole, ">=", e - 1) for _, _, e, whole in attacked],
+        *[(whole, ">=", d - 1) for _, d, _, whole in attacked],
+    ]
+    CLAIMS[f"kariyappa-3{suffix}"] = [(div[0], ">=", base[0] - points)]
 PGD_TRAINED, FGSM_TRAINED = "accuracy(pgd_trained | pgd_trained, pgd", "accuracy(fgsm_trained | fgsm_trained"
 LOSS = "training_loss(pgd_trained"
 
@@ -123,10 +158,41 @@ WITHOUT_NUMBERS: dict[str, tuple[str, list[str]]] = {  # why there is nothing to
     ),
 }
 
+for suffix, end in (("", ""), ("-conv4", "_conv4"), ("-resnet20", "_resnet20")):
+    WITHOUT_NUMBERS[f"kariyappa-4{suffix}"] = (
+        'Figure 4 is a picture: "T_Div and T_Ens+Div have lower coherence values compared to T_Base and T_Ens"',
+        [f"coherence(T_{a}{end}) < coherence(T_{b}{end})" for a, b in (("div", "base"), ("ens_div", "ens"))],
+    )
+WITHOUT_NUMBERS["kariyappa-5"] = (
+    'Figure 5 is a picture: "consistently lower probabilities of finding an adversarial direction"',
+    [
+        " < ".join(f"gaas_share({t} | {t}, gaas, eps={eps}, directions={k})" for t in ("T_div_conv4", "T_base_conv4"))
+        for eps in (0.03, 0.06, 0.09)
+        for k in (4, 16, 36, 64)
+    ],
+)
+WITHOUT_NUMBERS["kariyappa-6"] = (
+    'section 3.4 has no numbers: "gradients to vanish and preventing the network from being trained"',
+    [
+        "zero_components(T_div) < zero_components(T_div_relu)",
+        "coherence(T_div) < coherence(T_div_relu)",
+        "3.3026 - training_gal(T_div_relu, epoch=10) < 1.6513 - 0.5 * training_gal(T_div, epoch=10)",
+    ],
+)
+WITHOUT_NUMBERS["kariyappa-7"] = (
+    'section 4.1 has no numbers: "an ensemble as a surrogate produced more transferable adversarial examples"',
+    [
+        f"accuracy(T_base | S, {attack}, eps={eps}) < accuracy(T_base | S_single, {attack}, eps={eps})"
+        for attack in ("fgsm", "r_fgsm", "i_fgsm", "mi_fgsm", "pgd_cw")
+        for eps in (0.1, 0.3)
+    ],
+)
+
 
 @pytest.fixture(scope="module")
 def parts(compose: Compose) -> dict[str, Config]:
-    names = [*(f"tramer/{part}" for part in PARTS), *(f"madry/{part}" for part in MADRY_PARTS)]
+    papers = {"tramer": PARTS, "madry": MADRY_PARTS, "kariyappa": KARIYAPPA_PARTS}
+    names = [f"{paper}/{part}" for paper, found in papers.items() for part in found]
     return {name: compose(f"paper={name}", "scale=paper") for name in names}
 
 

@@ -54,7 +54,7 @@ def state_names(out: Path) -> set[str]:
 def test_an_unknown_stage_is_told_before_anything_is_done(tmp_path: Path) -> None:
     done = subprocess.run([SCRIPT, "tests", "sped"], env=settings(tmp_path / "out"), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "no such stage: sped; choose tests, parity, speed, tramer, madry" in done.stderr
+    assert "no such stage: sped; choose tests, parity, speed, tramer, madry, kariyappa" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -95,6 +95,17 @@ def test_madry_runs_what_only_names(tmp_path: Path) -> None:
     runs = {name.split("/")[1] for name in names if name.count("/") > 1}
     assert runs == {"madry_mnist_seed_0"}
     assert any(name.endswith("figure4_mnist/figure_training_loss.png") for name in names)
+
+
+def test_kariyappa_runs_a_group_for_each_seed(tmp_path: Path) -> None:
+    few = "dataset.train_size=64 dataset.test_size=10 trainer.epochs=1 threads=1"
+    words = f"parts=[kariyappa/figure5] {few}"
+    assert call(tmp_path, "kariyappa", ONLY="conv4", SEEDS="2", OVERRIDES=words) == 0
+    with tarfile.open(tmp_path / "results.tar.gz") as archive:
+        names = archive.getnames()
+    runs = {name.split("/")[1] for name in names if name.count("/") > 1}
+    assert runs == {"kariyappa_conv4_seed_0", "kariyappa_conv4_seed_1"}
+    assert sum(name.endswith("figure5/figure_all_directions.png") for name in names) == 2
 
 
 def test_a_stopped_call_brings_back_the_state_that_the_next_goes_on_from(tmp_path: Path) -> None:
