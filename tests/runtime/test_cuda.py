@@ -101,11 +101,16 @@ LEARNS = (*MADRY, "trainer.optimizer.lr=0.01", "trainer.batch_size=64")  # the d
 FEW_STEPS = "trainer.objective.attack.steps=5"
 TRAINERS: dict[str, tuple[str, ...]] = {
     "standard": DROPOUT,
+    "standard_augmented": DROPOUT,
     "fgsm_adv": DROPOUT,
     "rand_fgsm_adv": DROPOUT,
     "ensemble_adv": (*DROPOUT, "trainer.objective.source_choice=rotate"),
     "madry": (*MADRY, FEW_STEPS),
+    "madry_nat": MADRY,
+    "madry_fgsm": MADRY,
     "madry_cifar": (*BATCH_NORM, FEW_STEPS),
+    "madry_cifar_nat": BATCH_NORM,
+    "madry_cifar_fgsm": BATCH_NORM,
     "kurakin": (*BATCH_NORM, f"trainer.objective.delay={EAGER_CALLS + 1}", "trainer.objective.count=4"),
     "static_adv": MADRY,
     "diversity": ENSEMBLE,
