@@ -438,6 +438,8 @@ KARIYAPPA_PARTS: dict[str, tuple[str, dict[str, str], bool]] = {  # ensemble, tr
         True,
     ),
 }
+KARIYAPPA_MEASURED = ("table2_conv3", "figure4_conv3", "activations", "surrogates")
+"""parts that docs/results/kariyappa has"""
 SURFACE = {"model": "A_adv", "other": "B"}
 PAPERS: list[Row] = [
     *((f"paper=tramer/{part} scale=paper", "suite", suite, source) for part, (_, suite, source) in PARTS.items()),

@@ -41,6 +41,7 @@ ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better
     "gradient_l2_share": ("percent", None, wilson(50, 100)),
     "loss_share": ("percent", None, wilson(50, 100)),
     "training_loss": ("value", None, (nan, nan)),
+    "training_gal": ("value", None, (nan, nan)),
     "training_clean_error": ("percent", "low", wilson(50, 100)),
     "training_adversarial_error": ("percent", "low", wilson(25, 50)),
     "learning_rate": ("value", None, (nan, nan)),

@@ -105,7 +105,7 @@ def test_kariyappa_runs_a_group_for_each_seed(tmp_path: Path) -> None:
         names = archive.getnames()
     runs = {name.split("/")[1] for name in names if name.count("/") > 1}
     assert runs == {"kariyappa_conv4_seed_0", "kariyappa_conv4_seed_1"}
-    assert sum(name.endswith("figure5/figure_all_directions.png") for name in names) == 2
+    assert sum(name.endswith("results.csv") for name in names) == 2
 
 
 def test_a_stopped_call_brings_back_the_state_that_the_next_goes_on_from(tmp_path: Path) -> None:
