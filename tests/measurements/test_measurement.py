@@ -356,7 +356,7 @@ def test_the_cells_that_it_promises_are_those_it_measures(name: str, tmp_path: P
 
 
 def test_one_that_cannot_be_done_is_refused_where_the_config_names_it() -> None:
-    arguments = {"mine": SURFACE}, ["A"], ["A", "B"], [NamedAttack("fgsm", FGSM)]
+    arguments = {"mine": SURFACE}, ["A"], ["A", "B"], [NamedAttack("fgsm", FGSM)], {"A": 1, "B": 1}
     places = {"measurement": {}, "measurements.mine": {"measurements": {"mine": {"name": "loss_surface"}}}}
     for where, config in places.items():
         with pytest.raises(ConfigError) as caught:

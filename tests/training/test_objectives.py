@@ -18,7 +18,7 @@ from epsball.attacks.gradient import GradientAttack
 from epsball.attacks.noise import NoiseAttack, truncated_normal
 from epsball.build import ConfigError, build
 from epsball.models.wrappers import Ensemble
-from epsball.training.adversarial import Adversarial, EpsRise, mode
+from epsball.training.adversarial import Adversarial, EpsRise, Origin, mode
 from epsball.training.diversity import Diversity, coherence, gradient_alignment_loss, members
 from epsball.training.objectives import OBJECTIVES, Objective, Standard
 
@@ -372,9 +372,9 @@ def test_cached_examples_are_the_freshly_crafted_ones_by_index() -> None:
     assert len(cached.cached) == 2 and fresh.cached == ()
     index = torch.tensor([4, 1, 3])
     for step in range(4):
-        expected = fresh.examples(linear(WEIGHT), X[index], Y[index], step, index)[0].x
+        expected = fresh.examples(linear(WEIGHT), X[index], Y[index], step, Origin(index, X[index]))[0].x
         passes = [batch_sizes(source) for source in sources]
-        found = cached.examples(linear(WEIGHT), X[index], Y[index], step, index)[0].x
+        found = cached.examples(linear(WEIGHT), X[index], Y[index], step, Origin(index, X[index]))[0].x
         assert passes == [[], []]
         assert torch.equal(found, expected)
 
@@ -385,13 +385,14 @@ def test_cached_examples_of_a_partly_replaced_batch() -> None:
     cached, fresh = settings.prepare([source], train_batches, epochs=3), settings.prepare([source], None, epochs=3)
     index = torch.tensor([4, 1, 3, 0])
     model = linear(WEIGHT + 0.1)
-    close(cached(model, X[index], Y[index], 0, index), fresh(model, X[index], Y[index], 0, index))
+    origin = Origin(index, X[index])
+    close(cached(model, X[index], Y[index], 0, origin), fresh(model, X[index], Y[index], 0, origin))
 
 
 def test_the_trained_model_is_never_cached() -> None:
     settings = adversarial(source_choice="rotate").prepare([linear(WEIGHT)], train_batches, epochs=5)
     model = linear(WEIGHT.flip(0))
-    x_adv = settings.examples(model, X, Y, 1, torch.arange(5))[1].x
+    x_adv = settings.examples(model, X, Y, 1, Origin(torch.arange(5), X))[1].x
     assert torch.equal(x_adv, FGSM(model, X, Y))
 
 
@@ -455,7 +456,9 @@ def test_images_that_examples_are_crafted_on(placement: str, field: str, given: 
     noise = NoiseAttack(EPS, "sign")
     for attack in (FGSM, noise):
         objective = adversarial(crafted_on=field, attack=attack, **fields)
-        *rest, part = objective.examples(linear(WEIGHT), MIRRORED, Y, 0, None, given)
+        *rest, part = objective.examples(
+            linear(WEIGHT), MIRRORED, Y, 0, None if given is None else Origin(torch.arange(5), given)
+        )
         assert sum(len(each.x) for each in rest) == clean.stop - clean.start
         for each in rest:
             assert torch.equal(each.x, MIRRORED[clean]) and torch.equal(each.y, Y[clean])
@@ -469,11 +472,11 @@ def test_images_that_examples_are_crafted_on(placement: str, field: str, given: 
 
 def test_the_loss_on_augmented_images_and_examples_of_the_originals() -> None:
     expected = loss_of(MIRRORED, Y).mean() / 2 + loss_of(fgsm(X, Y), Y).mean() / 2
-    close(adversarial(crafted_on="original")(linear(WEIGHT), MIRRORED, Y, 0, None, X), expected)
+    close(adversarial(crafted_on="original")(linear(WEIGHT), MIRRORED, Y, 0, Origin(torch.arange(5), X)), expected)
     data, model = adversarial(crafted_on="original", passes="one", include_self=False), smooth_ensemble()
     objective = Diversity(0.5, data, 0.0).prepare([linear(WEIGHT)], None, 1)
     losses = [Diversity(0.5, None, 0.0)(model, x, Y, 0).detach() for x in (MIRRORED, fgsm(X, Y))]
-    close(objective(model, MIRRORED, Y, 0, None, X), (losses[0] + losses[1]) / 2)
+    close(objective(model, MIRRORED, Y, 0, Origin(torch.arange(5), X)), (losses[0] + losses[1]) / 2)
 
 
 def test_which_objectives_take_the_originals_and_which_show_terms() -> None:
@@ -520,7 +523,7 @@ def test_the_same_examples_in_every_step_by_index() -> None:
     passes = batch_sizes(source), batch_sizes(model)
     for step, places in enumerate(([4, 1, 3], [3, 4], [0, 1, 2, 3, 4], [1, 4])):
         index = torch.tensor(places)
-        (part,) = objective.examples(model, MIRRORED[index], Y[index], step, index, X[index])
+        (part,) = objective.examples(model, MIRRORED[index], Y[index], step, Origin(index, X[index]))
         assert torch.equal(part.x, objective.cached[0][index]) and torch.equal(part.y, Y[index])
     assert passes == ([], [])  # nothing is crafted any more
     eps = (objective.cached[0] - X).abs().flatten(1)
@@ -532,7 +535,7 @@ def test_the_same_examples_in_every_step_by_index() -> None:
 def test_examples_made_once_beside_augmented_images(placement: str) -> None:
     fields, clean, crafted = PLACED[placement]
     objective, index = prepared(once(**fields), [linear(WEIGHT)]), torch.tensor([4, 1, 3, 0, 2])
-    parts = objective.examples(linear(WEIGHT), MIRRORED[index], Y[index], 0, index, X[index])
+    parts = objective.examples(linear(WEIGHT), MIRRORED[index], Y[index], 0, Origin(index, X[index]))
     assert torch.equal(parts[-1].x, objective.cached[0][index[crafted]])
     assert torch.equal(torch.cat([each.x for each in parts[:-1]] or [X[:0]]), MIRRORED[index[clean]])
 
@@ -552,14 +555,14 @@ def test_each_image_is_attacked_once_on_each_source_however_long_training_is(epo
     assert len(objective.cached) == 3
     for step in range(3):  # a fourth would craft on the model, where that is a source
         index = torch.arange(5)
-        (part,) = objective.examples(linear(WEIGHT), MIRRORED, Y, step, index, X)
+        (part,) = objective.examples(linear(WEIGHT), MIRRORED, Y, step, Origin(index, X))
         assert torch.equal(part.x, objective.cached[step])
     assert seen == [[2, 2, 1]] * 3
 
 
 def test_the_trained_models_own_examples_are_of_the_originals_and_new_each_time() -> None:
     objective = prepared(once(source_choice="rotate", include_self=True), [linear(WEIGHT.flip(0))])
-    crafted = [objective.examples(linear(WEIGHT), MIRRORED, Y, 1, torch.arange(5), X)[0].x for _ in range(2)]
+    crafted = [objective.examples(linear(WEIGHT), MIRRORED, Y, 1, Origin(torch.arange(5), X))[0].x for _ in range(2)]
     sign = softmax_gradient(WEIGHT, X, Y).sign()
     assert all(torch.equal((x - X).sign(), sign) for x in crafted) and not torch.equal(*crafted)
 
@@ -570,7 +573,7 @@ def test_diversitys_examples_are_made_once_too() -> None:
     objective = Diversity(0.5, once(placement="append", passes="one"), 0.0).prepare([source], train_batches, 0.5)
     made = prepared(once(), [source]).cached[0]
     losses = [Diversity(0.5, None, 0.0)(model, x, Y, 0).detach() for x in (MIRRORED, made)]
-    close(objective(model, MIRRORED, Y, 0, torch.arange(5), X), (losses[0] + losses[1]) / 2)
+    close(objective(model, MIRRORED, Y, 0, Origin(torch.arange(5), X)), (losses[0] + losses[1]) / 2)
 
 
 def test_only_examples_that_are_crafted_in_each_batch_or_before_depend_on_the_epochs() -> None:
@@ -747,7 +750,7 @@ def test_adversarial_data_of_a_static_source_composes() -> None:
     objective = Diversity(0.5, data, 0.0).prepare([source], train_batches, epochs=3)
     assert objective.data is not None and len(objective.data.cached) == 1
     losses = [Diversity(0.5, None, 0.0)(model, x, Y, 0) for x in (X, fgsm(X, Y))]
-    close(objective(model, X, Y, 0, torch.arange(5)), (losses[0] + 0.3 * losses[1]).detach() / 1.3)
+    close(objective(model, X, Y, 0, Origin(torch.arange(5), X)), (losses[0] + 0.3 * losses[1]).detach() / 1.3)
 
 
 def test_diversity_data_may_be_delayed() -> None:
@@ -832,7 +835,7 @@ def test_every_trainers_objective_gives_a_finite_loss_with_gradients(name: str, 
     x, y = torch.rand(40, 1, 2, 2), torch.arange(40) % 3
     for step in (0, 10_000):  # before and after every delay
         model.zero_grad()
-        loss, *terms = torch.atleast_1d(ready(model, x, y, step, torch.arange(40)))
+        loss, *terms = torch.atleast_1d(ready(model, x, y, step, Origin(torch.arange(40), x)))
         loss.backward()
         assert loss.isfinite() and len(terms) == len(objective.terms)
         slopes = [p.grad for p in model.parameters()]

@@ -32,8 +32,8 @@ class Split:
         """Return the examples at `index` (int64, on the split's device): float32 images in [0, 1] and labels."""
         return to_unit(self.x[index]), self.y[index]
 
-    def first(self, number: int) -> Self:
-        """Return the first `number` examples; all, where there are no more."""
+    def first(self, number: int | None) -> Self:
+        """Return the first `number` examples; all, where there are no more, or where it is None."""
         return replace(self, x=self.x[:number], y=self.y[:number])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:

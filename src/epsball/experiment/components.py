@@ -34,19 +34,13 @@ def check_measurements(
     sources: Sequence[str],
     targets: Sequence[str],
     attacks: Sequence[NamedAttack],
+    members: Mapping[str, int],
 ) -> None:
-    """ConfigError unless every measurement can be done on these models and attacks."""
+    """ConfigError unless every measurement can be done on these models and attacks, and on so many `members` of each
+    target that has gradients."""
     for name, measurement in measurements.items():
         with naming_measurement(name, config):
             measurement.check(sources, targets, attacks)
-
-
-def check_members(
-    measurements: Mapping[str, Measurement], config: Mapping[str, Any], members: Mapping[str, int]
-) -> None:
-    """ConfigError unless every measurement can be done on targets of so many members, those that have gradients."""
-    for name, measurement in measurements.items():
-        with naming_measurement(name, config):
             measurement.check_members(members)
 
 

@@ -12,14 +12,7 @@ from typing import Any
 from epsball.attacks import NamedAttack
 from epsball.build import ConfigError, construct, did_you_mean, listed, mapping
 from epsball.data.images import Data
-from epsball.experiment.components import (
-    attacks_of,
-    check_measurements,
-    check_members,
-    distinct,
-    measurements_of,
-    with_files,
-)
+from epsball.experiment.components import attacks_of, check_measurements, distinct, measurements_of, with_files
 from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
 from epsball.experiment.settings import ABOVE, COMPONENTS, REFERRED, Settings
 from epsball.experiment.statements import STATED, KnownNames, Statements
@@ -110,8 +103,8 @@ def prepare_experiment(
     check_shapes(specs, data)
     aliases = aliases_of(specs)
     crafted_on, shown_to = roles(specs, settings, aliases)
-    check_measurements(measurements, config, crafted_on, shown_to, attacks)
-    check_members(measurements, config, {name: specs[name].members for name in shown_to if specs[name].differentiable})
+    members = {name: specs[name].members for name in shown_to if specs[name].differentiable}
+    check_measurements(measurements, config, crafted_on, shown_to, attacks, members)
     measurements = with_files(measurements, config, data)
     asked = KnownNames(list(mapping(config.get("models"), "models")), aliases, attacks, measurements, places)
     statements = asked.statements_of(config)

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from epsball.attacks.losses import cross_entropy
 from epsball.build import listed, require
 from epsball.data.images import Split
 from epsball.measurements.gradient_norms import differentiable
 from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
-from epsball.models import heads
 from epsball.output.pages import Section
 from epsball.results.distributions import Bins, distribution_rows, mean_and_sd
 from epsball.runtime.progress import Progress, Stop
-from epsball.training.diversity import coherence, gradient_alignment_loss, members
+from epsball.training.diversity import coherence, gradient_alignment_loss, losses_and_gradients
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +72,7 @@ class Coherence(Measurement):
         return {"coherence": len(self.chosen(setup)), "bins": None if self.bins is None else asdict(self.bins)}
 
     def chosen(self, setup: Setup) -> Split:
-        return setup.test.first(self.images or len(setup.test))
+        return setup.test.first(self.images)
 
     def target_rows(self, setup: Setup, model: str) -> list[Row]:
         """Return the rows of one model, measured now or kept by an earlier run."""
@@ -110,20 +108,11 @@ def alignment(model: nn.Module, test: Split, batch_size: int, stop: Stop, title:
     with Progress(title, len(test)) as progress:
         for x, y in test.batches(batch_size):
             stop.check()
-            gradients = member_gradients(model, x, y)
+            _, gradients = losses_and_gradients(model, x, y, label_smoothing=0.0, create_graph=False)
             zero_components = (gradients == 0).float().mean((0, 2))
             parts.append(Alignment(coherence(gradients), gradient_alignment_loss(gradients), zero_components))
             progress.step(len(x))
     return Alignment(*(torch.cat(values) for values in zip(*parts, strict=True)))
-
-
-def member_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return (members, N, pixels) the gradient of each member's own cross-entropy, from one pass of each."""
-    networks = members(model)
-    inputs = [x.detach().requires_grad_() for _ in networks]
-    losses = [cross_entropy(heads(m, x_m), y, 0.0).sum() for m, x_m in zip(networks, inputs, strict=True)]
-    gradients = torch.autograd.grad(losses, inputs)
-    return torch.stack([gradient.flatten(1) for gradient in gradients])
 
 
 def alignment_rows(found: Alignment, bins: Bins | None) -> list[Row]:

@@ -86,8 +86,7 @@ class Gaas(Measurement):
 
     def what(self, setup: Setup, subspace: Subspace) -> object:
         """Return what is measured, for the rows' identity."""
-        number = len(setup.test) if self.images is None else min(self.images, len(setup.test))
-        return {"gaas": subspace._asdict(), "images": number}
+        return {"gaas": subspace._asdict(), "images": len(setup.test.first(self.images))}
 
     def find(self, setup: Setup, target: str) -> dict[Subspace, list[Row] | None]:
         """Return the finished rows of a target, None where there are none."""

@@ -86,8 +86,8 @@ class TransferMatrix(Measurement):
         for named in setup.attacks:
             for source in setup.sources:
                 if own := targets.get((source, named.name, named.attack.eps)):
-                    number = min(self.images.get(named.name, len(setup.test)), len(setup.test))
-                    yield Task(named, source, own, setup.test.first(number), self.export)
+                    test = setup.test.first(self.images.get(named.name))
+                    yield Task(named, source, own, test, self.export)
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
         return matrix_sections(frames["results"], folder)

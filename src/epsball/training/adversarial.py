@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,15 @@ from epsball.models import heads
 from epsball.runtime.device import derived_seed
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+
+class Origin(NamedTuple):
+    """Where the images of a batch come from."""
+
+    places: Tensor
+    """(N,) int64, in the training set"""
+    images: Tensor
+    """as they stand there, before augmentation: (N, C, H, W) in [0, 1]"""
 
 
 @dataclass(frozen=True)
@@ -116,35 +125,19 @@ class Adversarial:
         )
         require(not (self.crafted_once and self.eps_rise), "eps_rise should be null where crafted_once is true")
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        step: int,
-        index: Tensor | None = None,
-        original: Tensor | None = None,
-    ) -> Tensor:
-        parts = self.examples(model, x, y, step, index, original)
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None = None) -> Tensor:
+        parts = self.examples(model, x, y, step, origin)
         groups = [parts] if self.passes == "one" else [[part] for part in parts]
         losses = [cross_entropy(heads(model, g_x), g_y, self.label_smoothing) for g_x, g_y, _ in map(joined, groups)]
         return weighted_mean(torch.cat(losses), joined(parts)[2])
 
-    def examples(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        step: int,
-        index: Tensor | None,
-        original: Tensor | None = None,
-    ) -> list[Examples]:
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None) -> list[Examples]:
         """Return what the step trains on: the clean part, the adversarial part, or both in this order."""
         if self.source(step) is None:
             return [Examples(x, y, 1.0)]
         k = len(x) if self.count is None else min(self.count, len(x))
-        images = x if original is None or self.crafted_on == "augmented" else original
-        x_adv = self.craft(model, images[:k], y[:k], step, None if index is None else index[:k])
+        images = x if origin is None or self.crafted_on == "augmented" else origin.images
+        x_adv = self.craft(model, images[:k], y[:k], step, None if origin is None else origin.places[:k])
         adversarial = Examples(x_adv, y[:k], self.weight)
         if self.placement == "append":
             return [Examples(x, y, 1.0), adversarial]

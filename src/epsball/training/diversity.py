@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from epsball.attacks.losses import cross_entropy
 from epsball.build import require
 from epsball.models import heads
-from epsball.training.adversarial import Adversarial, Batches, Examples, joined, no_sources, weighted_mean
+from epsball.training.adversarial import Adversarial, Batches, Examples, Origin, joined, no_sources, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,10 @@ class Diversity:
         require(self.weight >= 0, f"weight should be at least 0, is {self.weight}")
         require(0 <= self.label_smoothing < 1, f"label_smoothing should be in [0, 1), is {self.label_smoothing}")
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        step: int,
-        index: Tensor | None = None,
-        original: Tensor | None = None,
-    ) -> Tensor:
-        parts = self.data.examples(model, x, y, step, index, original) if self.data else [Examples(x, y, 1.0)]
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None = None) -> Tensor:
+        parts = self.data.examples(model, x, y, step, origin) if self.data else [Examples(x, y, 1.0)]
         x, y, weight = joined(parts)
-        losses, gradients = self.losses_and_gradients(model, x, y)
+        losses, gradients = losses_and_gradients(model, x, y, self.label_smoothing, create_graph=True)
         gal = weighted_mean(gradient_alignment_loss(gradients), weight)
         return torch.stack([weighted_mean(losses.mean(0), weight) + self.weight * gal, gal.detach()])
 
@@ -56,14 +48,6 @@ class Diversity:
     @property
     def takes_originals(self) -> bool:
         return self.data is not None and self.data.takes_originals
-
-    def losses_and_gradients(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (members, N) losses and (members, N, pixels) gradients of their sum, differentiable once more."""
-        inputs = [x.detach().requires_grad_() for _ in members(model)]
-        outputs = [heads(m, x_m) for m, x_m in zip(members(model), inputs, strict=True)]
-        losses = torch.stack([cross_entropy(output, y, self.label_smoothing) for output in outputs])
-        gradients = torch.autograd.grad(losses.sum(), inputs, create_graph=True)
-        return losses, torch.stack([g.flatten(1) for g in gradients])
 
     def check(self, model: nn.Module, number_of_sources: int) -> None:
         require(
@@ -84,6 +68,19 @@ class Diversity:
 
     def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0) -> Self:
         return replace(self, data=self.data.prepare(sources, train, epochs, seed)) if self.data else self
+
+
+def losses_and_gradients(
+    model: nn.Module, x: Tensor, y: Tensor, label_smoothing: float, create_graph: bool
+) -> tuple[Tensor, Tensor]:
+    """Return (members, N) cross-entropies of an ensemble's members and the (members, N, pixels) gradient of each
+    with respect to the images, from one pass of each; with `create_graph` differentiable once more."""
+    networks = members(model)
+    inputs = [x.detach().requires_grad_() for _ in networks]
+    outputs = [heads(m, x_m) for m, x_m in zip(networks, inputs, strict=True)]
+    losses = torch.stack([cross_entropy(output, y, label_smoothing) for output in outputs])
+    gradients = torch.autograd.grad(losses.sum(), inputs, create_graph=create_graph)
+    return losses, torch.stack([g.flatten(1) for g in gradients])
 
 
 def cosines(gradients: Tensor) -> Tensor:

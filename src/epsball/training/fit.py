@@ -13,6 +13,7 @@ from epsball.data.images import Data, Split
 from epsball.runtime.device import allow_tf32, autocast, borrowed_seed, derived_seed, random_state, set_random_state
 from epsball.runtime.graphs import GraphCache
 from epsball.runtime.progress import Progress, Stop
+from epsball.training.adversarial import Origin
 from epsball.training.objectives import Objective
 from epsball.training.trainer import Trainer, Watch
 
@@ -152,10 +153,10 @@ class TrainingState:
         original, y = self.data.train.take(index)
         x = self.trainer.augment(original) if self.trainer.augment else original
         with autocast(self.trainer.precision, x.device):
-            loss = self.objective(self.model, x, y, self.step, index, original)
+            loss = self.objective(self.model, x, y, self.step, Origin(index, original))
         self.optimizer.zero_grad(set_to_none=True)
-        total = loss[0] if loss.dim() else loss
-        total.backward(inputs=list(self.model.parameters()))  # type: ignore[no-untyped-call]  # not to the images
+        parameters = list(self.model.parameters())  # not to the images
+        loss.reshape(-1)[0].backward(inputs=parameters)  # type: ignore[no-untyped-call]
         if self.trainer.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.trainer.clip_norm)
         self.optimizer.step()

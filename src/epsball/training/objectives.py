@@ -14,23 +14,14 @@ from torch import Tensor, nn
 from epsball.attacks.losses import cross_entropy
 from epsball.build import require
 from epsball.models import heads
-from epsball.training.adversarial import Adversarial, Batches, no_sources
+from epsball.training.adversarial import Adversarial, Batches, Origin, no_sources
 from epsball.training.diversity import Diversity
 
 
 class Objective(Protocol):
-    """Settings first, model at call time. `index` (N,) are the batch's places in the training set, and `original` its
-    images before augmentation, where known."""
+    """Settings first, model at call time. `origin`: where the batch comes from, where known."""
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        step: int,
-        index: Tensor | None = None,
-        original: Tensor | None = None,
-    ) -> Tensor:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None = None) -> Tensor:
         """Return the loss, a scalar; where it has `terms`, (1 + terms,): the loss, then they."""
 
     @property
@@ -72,15 +63,7 @@ class Standard:
     def __post_init__(self) -> None:
         require(0 <= self.label_smoothing < 1, f"label_smoothing should be in [0, 1), is {self.label_smoothing}")
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        step: int,
-        index: Tensor | None = None,
-        original: Tensor | None = None,
-    ) -> Tensor:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None = None) -> Tensor:
         return cross_entropy(heads(model, x), y, self.label_smoothing).mean()
 
     @property
