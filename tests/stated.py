@@ -438,7 +438,10 @@ KARIYAPPA_PARTS: dict[str, tuple[str, dict[str, str], bool]] = {  # ensemble, tr
         True,
     ),
 }
-KARIYAPPA_MEASURED = ("table2_conv3", "figure4_conv3", "activations", "surrogates", "figure5")
+KARIYAPPA_MEASURED = (
+    *("table2_conv3", "figure4_conv3", "activations", "surrogates"),
+    *("table2_conv4", "figure4_conv4", "figure5"),
+)
 """parts that docs/results/kariyappa has"""
 SURFACE = {"model": "A_adv", "other": "B"}
 PAPERS: list[Row] = [
