@@ -9,6 +9,9 @@
 #     madry     Madry et al. at paper scale, a seed at a time, by value: mnist (Table 1, Figures 1, 2, 4, section 3.1),
 #               capacity (Figure 3, MNIST), cifar10 (the same of width 1), capacity_cifar10, wide (Table 2, width 10)
 #     kariyappa Kariyappa and Qureshi at paper scale, likewise: conv3 (MNIST), conv4 (with Figure 5), resnet20, mix
+#     kurakin   Kurakin et al. at paper scale on CIFAR-10, likewise: adversarial (Tables 1 to 3, Figure 3), transfer
+#               (Tables 4 and 6, Figures 2 and 5), k (Table 8), methods (Table 5), activations (Table 7), text, capacity
+#               (Figures 1 and 4)
 #
 # Settings, all out of the environment; paths are relative to the repository:
 #   LIMIT     seconds for everything (540). A stage but the last gets half of what is left
@@ -21,7 +24,7 @@
 #   DATA      folder of MNIST/raw, gzipped will do, and for the others of cifar10 or cifar-10-batches-py (data)
 #   PYTHON    interpreter (python3); DEVICE (cuda); SCALE paper, quick, smoke (paper); DATASET (mnist); SEEDS (3)
 #   WORKERS   models trained side by side (3); GRAPHS: CUDA graphs in tramer, true unless the tests failed
-#   ONLY      cases of parity and speed, and runs of madry and kariyappa, whose name holds this text
+#   ONLY      cases of parity and speed, and runs of madry, kariyappa and kurakin, whose name holds this text
 #   TESTS     files; OVERRIDES: words for run.py
 #
 # Exit codes: 0 all done, 1 a stage failed, 2 no such stage, 3 time ran out, 130 SIGINT, 143 SIGTERM.
@@ -31,9 +34,9 @@ cd "$(dirname "$0")/.." || exit 1
 [ $# -gt 0 ] || set -- tests parity speed tramer
 for stage in "$@"; do
     case $stage in
-    tests | parity | speed | tramer | madry | kariyappa) ;;
+    tests | parity | speed | tramer | madry | kariyappa | kurakin) ;;
     *)
-        echo "no such stage: $stage; choose tests, parity, speed, tramer, madry, kariyappa" >&2
+        echo "no such stage: $stage; choose tests, parity, speed, tramer, madry, kariyappa, kurakin" >&2
         exit 2
         ;;
     esac
@@ -152,6 +155,18 @@ mix paper=kariyappa/table2_mix
 EOF
 }
 
+kurakin() {
+    run_groups kurakin <<EOF
+adversarial paper=kurakin/all parts=[kurakin/table1,kurakin/table2,kurakin/table3,kurakin/figure3]
+transfer paper=kurakin/all parts=[kurakin/table4,kurakin/table6,kurakin/figure2,kurakin/figure5]
+k paper=kurakin/table8
+methods paper=kurakin/table5
+activations paper=kurakin/table7
+text paper=kurakin/text
+capacity paper=kurakin/all parts=[kurakin/figure1,kurakin/figure4]
+EOF
+}
+
 # run_groups PAPER: the runs on standard input, a name and words for run.py in each line, all of one seed at a time.
 run_groups() {
     groups=$(cat) seed=0 seeds=${SEEDS:-1} worst=0
@@ -267,7 +282,7 @@ while [ $# -gt 0 ]; do
     stage_ends=$((stage_began + (began + limit - reserve - stage_began) / ($# > 0 ? 2 : 1)))
     say "$stage, until $((stage_ends - began)) s"
     case $stage in
-    tests | tramer | madry | kariyappa) "$stage" ;;
+    tests | tramer | madry | kariyappa | kurakin) "$stage" ;;
     parity | speed) bench "$stage" ;;
     esac
     code=$?

@@ -122,7 +122,7 @@ LEAKY = {"activation": {"name": "leaky_relu", "slope": 0.1}, **NAKED}
 RESNET = {"name": "resnet", "width": 1, "shortcut": "pad", **LEAKY}
 INCEPTION = {
     **{"name": "inception_v3", "width": 1, "stem": 299, "extra_blocks": 0, "aux": True, "aux_weight": 0.4},
-    **{"dropout": 0.2, "activation": {"name": "relu"}, "normalise": {"name": "symmetric"}},
+    **{"dropout": 0.2, "activation": {"name": "relu"}, "normalise": {"name": "symmetric"}, "batch_norm_momentum": 0.1},
 }
 WIDE = {"name": "wide_resnet", "activation": LEAKY["activation"], "normalise": {"name": "per_image"}}
 
@@ -174,7 +174,7 @@ SHIFTED = {"augment": {"shift": 2, "crop": 0.9, "flip": False}, "clip_norm": Non
 BESIDE = {  # as many adversarial examples beside the clean ones, equal weight
     **{"placement": "append", "count": None, "weight": 1.0, "eps_distribution": "fixed", "delay": 0},
     **{"eps_rise": None, "source_choice": "random", "label_smoothing": 0.0},
-    **{"crafted_on": "augmented", "crafted_once": False},
+    **{"crafted_on": "augmented", "crafted_once": False, "crafting_auxiliary": True},
 }
 TRAMER_LOSS = {
     "name": "adversarial",
@@ -197,8 +197,8 @@ STATIC = {  # D_adv: a data set of its own beside D', made once
 }
 KURAKIN_LOSS = {
     **{"name": "adversarial", "placement": "replace", "count": 16, "weight": 0.3, "passes": "one"},
-    **{"eps_distribution": "truncated_normal", "eps_rise": None, "delay": 10000, "label_smoothing": 0.1},
-    **{"crafted_on": "augmented", "crafted_once": False},
+    **{"eps_distribution": "truncated_normal", "eps_rise": None, "delay": 12.5, "label_smoothing": 0.1},
+    **{"crafted_on": "augmented", "crafted_once": False, "crafting_auxiliary": True},
 }
 NOISY = {
     **STATIC,
@@ -227,7 +227,7 @@ TRAINERS: list[Row] = [
     ),
     (ALL, "trainer.ensemble_adv.objective", TRAMER_LOSS, "Tramèr 5.2: 64 and 64, at random: train_adv.py randint(4)"),
     (ALL, "trainer.ensemble_adv.objective.attack", FGSM_PRED, "Tramèr 5.2: FGSM, eps 0.3"),
-    (ALL, "trainer.kurakin.objective", KURAKIN_LOSS, "Kurakin 3: m 32, k 16, lambda 0.3, |TN(0, eps/2)|; 4: delay 10k"),
+    (ALL, "trainer.kurakin.objective", KURAKIN_LOSS, "Kurakin 3: m 32, k 16, lambda 0.3, |TN(0, 8)|; 4: 10k of 150k"),
     (
         *(
             ALL,
@@ -236,16 +236,32 @@ TRAINERS: list[Row] = [
         ),
         "Kurakin, algorithm 1: on the network being trained, as it trains",
     ),
-    (ALL, "trainer.kurakin.objective.attack", STEP_LL, "Kurakin 4: step l.l."),
-    (
-        *(ALL, "trainer.kurakin.optimizer", {**RMSPROP, "weight_decay": 4e-5, "decay_on": "weights"}),
-        "Kurakin 4: RMSProp, 0.045, weight decay by default; its size: TF-slim",
+    (ALL, "trainer.kurakin.objective.attack", {**STEP_LL, "eps": 16 / 255}, "Kurakin 3: step l.l., eps in [0, 16]"),
+    (ALL, "trainer.kurakin_nat.objective", {"name": "standard", "label_smoothing": 0.1}, "Kurakin 4: label smoothing"),
+    *(
+        (
+            *(ALL, f"trainer.{name}.optimizer"),
+            {**RMSPROP, "lr": 0.045 / 1600 * 32, "weight_decay": 4e-5, "decay_on": "weights"},
+            "Kurakin 4: RMSProp, 0.045 for 50 times 32 images, weight decay by default; its size: TF-slim",
+        )
+        for name in ("kurakin", "kurakin_nat")
     ),
-    (
-        *(ALL, "trainer.kurakin.schedule", {"name": "exponential", "gamma": 0.94, "every": 2.0}),
-        "Tramèr 5.2, as Kurakin: 0.94 every two epochs",
+    *(
+        (
+            *(ALL, f"trainer.{name}.schedule", {"name": "exponential", "gamma": 0.94, "every": 2.0}),
+            "Tramèr 5.2, as Kurakin: 0.94 every two epochs",
+        )
+        for name in ("kurakin", "kurakin_nat")
     ),
-    (ALL, "trainer.kurakin", {"epochs": 187, "batch_size": 32, **PLAIN}, "Tramèr 5.3: 187 epochs; Kurakin 3: m = 32"),
+    *(
+        (
+            ALL,
+            f"trainer.{name}",
+            {"epochs": 187, "batch_size": 32, **PLAIN},
+            "Kurakin 4: 150k steps of 1,600; 3: m = 32",
+        )
+        for name in ("kurakin", "kurakin_nat")
+    ),
     (ALL, "trainer.madry.objective", MADRY_LOSS, "Madry 2: the saddle point; mnist_challenge train.py: only PGD's"),
     (ALL, "trainer.madry.objective.attack", PGD, "Madry 5: 40 steps of 0.01, eps 0.3"),
     (ALL, "trainer.madry.optimizer", ADAM_MADRY, "mnist_challenge config.json, train.py"),
@@ -443,6 +459,111 @@ KARIYAPPA_MEASURED = (
     *("table2_conv4", "figure4_conv4", "figure5"),
 )
 """parts that docs/results/kariyappa has"""
+KURAKIN_ACTIVATIONS = {
+    "adv_relu6": {"name": "relu6"},
+    **{f"adv_decay_0_{n}": {"name": "relu_decay", "beta": float(f"0.{n}")} for n in ("001", "01", "1")},
+    "adv_tanh": {"name": "tanh"},
+}
+KURAKIN_METHODS = {
+    **{"fgsm_90k": FGSM, "fgsm_pred_90k": FGSM_PRED, "fast_entropy_90k": {**FGSM, "loss": "entropy"}},
+    **{"step_rnd_90k": {**FGSM, "label": "random"}, "step_ll_90k": STEP_LL},
+    **{f"fast_grad_{norm}_90k": {**FGSM, "step": norm} for norm in ("l2", "linf")},
+    **{"sign_noise_90k": SIGN_NOISE, "normal_noise_90k": NORMAL_NOISE},
+}
+ITERATED = {"iter_ll": ITER_LL, "iter_basic": ITER_BASIC}
+Changes = dict[str, Any]
+KURAKIN_PARTS: dict[str, tuple[dict[str, tuple[str, Changes]], dict[str, Any]]] = {
+    "table1": (
+        {
+            **{"base": ("nat", {}), "adv": ("adv", {}), "deeper": ("nat", {"arch.extra_blocks": 2})},
+            "deeper_adv": ("adv", {"arch.extra_blocks": 2}),
+        },
+        {"step_ll": STEP_LL},
+    ),
+    "table2": ({"base": ("nat", {}), "adv": ("adv", {})}, ITERATED),
+    "table3": (
+        {
+            "adv_slow": ("adv", {"trainer.optimizer.lr": 0.0225 / 1600 * 32}),
+            "fgsm_adv": ("adv", {"trainer.optimizer.lr": 0.0225 / 1600 * 32, "trainer.objective.attack": FGSM}),
+        },
+        {"step_ll": STEP_LL, "fgsm": FGSM, "fgsm_pred": FGSM_PRED},
+    ),
+    **{
+        table: (
+            {
+                **{"A": ("nat", {}), "B": ("nat", {"seed": 1000}), "C": ("nat", {"arch.activation": {"name": "elu"}})},
+                "D": ("nat", {"arch": {**RESNET, "depth": 26}}),
+            },
+            {"fgsm": FGSM, **ITERATED},
+        )
+        for table in ("table4", "table6")
+    },
+    "table5": (
+        {
+            "nat_90k": ("nat", {"trainer.epochs": 18.0}),
+            **{
+                name: ("adv", {"trainer.epochs": 18.0, "trainer.objective.attack": attack})
+                for name, attack in KURAKIN_METHODS.items()
+            },
+        },
+        {"fgsm": FGSM, "step_ll": STEP_LL},
+    ),
+    "table7": (
+        {
+            "adv": ("adv", {}),
+            **{name: ("adv", {"arch.activation": activation}) for name, activation in KURAKIN_ACTIVATIONS.items()},
+        },
+        {"step_ll": STEP_LL, **ITERATED},
+    ),
+    "table8": (
+        {
+            **{"base": ("nat", {}), "adv": ("adv", {})},
+            **{f"adv_k{k}": ("adv", {"trainer.objective.count": k}) for k in (4, 8, 24, 32)},
+        },
+        {"step_ll": STEP_LL},
+    ),
+    "figure1": ({}, {"step_ll": STEP_LL, **ITERATED}),
+    "figure2": ({"A": ("nat", {}), "B": ("nat", {"seed": 1000})}, {"fgsm": FGSM, **ITERATED}),
+    "figure3": (
+        {"adv": ("adv", {})},
+        {
+            **{"fgsm": FGSM, "fgsm_pred": FGSM_PRED, "fast_entropy": {**FGSM, "loss": "entropy"}, "step_ll": STEP_LL},
+            **{f"fast_grad_{norm}": {**FGSM, "step": norm} for norm in ("l2", "linf")},
+            "step_rnd": {**FGSM, "label": "random"},
+        },
+    ),
+    "figure4": ({}, {"step_ll": STEP_LL, **ITERATED}),
+    "figure5": ({"A": ("nat", {}), "B": ("nat", {"seed": 1000})}, {"fgsm": FGSM, **ITERATED}),
+    "text": (
+        {
+            **{"base": ("nat", {}), "C": ("nat", {"arch.activation": {"name": "elu"}}), "adv": ("adv", {})},
+            "adv_fixed_16": ("adv", {"trainer.objective.eps_distribution": "fixed"}),
+            "adv_fixed_2": (
+                *("adv",),
+                {
+                    "trainer.objective.eps_distribution": "fixed",
+                    "trainer.objective.attack": {**STEP_LL, "eps": 2 / 255},
+                },
+            ),
+            "adv_no_delay": ("adv", {"trainer.objective.delay": 0}),
+            "adv_delay_20k": ("adv", {"trainer.objective.delay": 2 * 12.5 / 187 * 30}),
+            "adv_delay_40k": ("adv", {"trainer.objective.delay": 4 * 12.5 / 187 * 30}),
+            "adv_no_dropout": ("adv", {"arch.dropout": 0.0}),
+            "adv_no_smoothing": ("adv", {"trainer.objective.label_smoothing": 0.0}),
+            "adv_weak_decay": ("adv", {"trainer.optimizer.weight_decay": 4e-6}),
+        },
+        {"fgsm": {**FGSM, "eps": [n / 255 for n in (2, 4, 8, 16, 32)]}, "fgsm_pred": FGSM_PRED, "step_ll": STEP_LL},
+    ),
+}
+"""by part what each model is trained by and what it changes, and the attacks (Tables 1 to 8, Figures 1 to 5, text)"""
+
+
+def at_budgets(part: str, attack: dict[str, Any]) -> dict[str, Any]:
+    """Return an attack with the eps of a part of Kurakin's paper, where it does not have its own."""
+    budgets = 16 / 255 if part in ("table4", "table6") else BUDGETS["eps"]
+    return attack if isinstance(attack["eps"], list) else {**attack, "eps": budgets}
+
+
 SURFACE = {"model": "A_adv", "other": "B"}
 PAPERS: list[Row] = [
     *((f"paper=tramer/{part} scale=paper", "suite", suite, source) for part, (_, suite, source) in PARTS.items()),
@@ -476,6 +597,36 @@ PAPERS: list[Row] = [
         for part, (name, _, attacked) in KARIYAPPA_PARTS.items()
         for eps in [KARIYAPPA_ENSEMBLES[name][2]]
         if attacked
+    ),
+    *(
+        (
+            f"paper=kurakin/{part} scale=paper",
+            "suite",
+            {name: at_budgets(part, attack) for name, attack in suite.items()},
+            s,
+        )
+        for part, (_, suite) in KURAKIN_PARTS.items()
+        for s in ["Kurakin, Tables 1 to 8: eps 2, 4, 8, 16; Tables 4 and 6: 16"]
+    ),
+    *(
+        (
+            f"paper=kurakin/{part} scale=paper",
+            "dataset",
+            {"name": "cifar10", "train_size": 50_000, "test_size": 10_000},
+            s,
+        )
+        for part in KURAKIN_PARTS
+        for s in ["ours: all of CIFAR-10 in ImageNet's place"]
+    ),
+    *(
+        (
+            f"paper=kurakin/{part} scale=paper",
+            "measurement.images",
+            dict.fromkeys(suite, 1000),
+            "Kurakin 4.4: 1,000",
+        )
+        for part, (_, suite) in KURAKIN_PARTS.items()
+        if part in ("table4", "table6", "figure2", "figure5")
     ),
     *((f"paper=tramer/{part} scale=paper", "precision", "fp32", "float32: tf_utils.py") for part in PARTS),
     (

@@ -43,8 +43,9 @@ ADVERSARIAL = {
     **{
         "eps_distribution": "truncated_normal",
         "eps_rise": {"steps": 4, "stairs": 2},
-        "delay": 2,
+        "delay": 0.5,
         "crafting_mode": "train",
+        "crafting_auxiliary": True,
         "crafting_statistics": "kept",
         "include_self": True,
     },

@@ -160,7 +160,7 @@ REFUSED: list[tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = [
     (lambda s: s | {"name": "gradeint"}, "pgd.name is 'gradeint' (did you mean 'gradient'?): choose one of gradient, "),
     (lambda s: {k: v for k, v in s.items() if k != "eps"}, "pgd.eps is missing: it should be a float"),
     (lambda s: {k: v for k, v in s.items() if k != "name"}, "pgd.name is missing: choose one of gradient, noise"),
-    (lambda s: s | {"steps": 4.5}, "pgd.steps should be an int or one of kurakin, is 4.5"),
+    (lambda s: s | {"steps": 4.5}, "pgd.steps should be an int or one of kurakin, kurakin_up, is 4.5"),
     (lambda s: s | {"label": "least"}, "pgd.label should be one of true, predicted, least_likely, random, is 'least'"),
     (lambda s: s | {"step_size": "1/255"}, "pgd.step_size should be a float or null, is '1/255' (write ${frac:1,255})"),
 ]

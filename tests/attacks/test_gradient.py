@@ -255,6 +255,12 @@ def test_kurakins_number_of_steps(name: str, levels: float, steps: int) -> None:
     assert passes == [4] * steps
 
 
+@pytest.mark.parametrize(("levels", "steps"), [(1, 2), (2, 3), (3, 4), (4, 5), (6, 8), (8, 10), (16, 20)])
+def test_kurakins_number_of_steps_may_be_rounded_up(levels: float, steps: int) -> None:
+    attack = build(ATTACKS, attack_spec("iter_ll", levels / 255) | {"steps": "kurakin_up"}, where="attack")
+    assert attack.number_of_steps == steps
+
+
 # ---- momentum
 
 

@@ -17,7 +17,7 @@ GROUPS = {
 }
 BASES = (
     *("tramer", "madry", "madry_cifar10", "madry_figure1", "madry_figure2", "madry_maxima"),
-    *("kariyappa", "kariyappa_cifar10"),
+    *("kariyappa", "kariyappa_cifar10", "kurakin"),
 )
 """what the parts of a paper share: files beside config.yaml"""
 
@@ -94,8 +94,8 @@ def test_suite_files(compose: Compose, name: str) -> None:
 
 @pytest.mark.parametrize("name", options("model"))
 def test_model_files(compose: Compose, name: str) -> None:
-    ensemble = ["arch=ensemble"] if name.startswith("kariyappa") else []  # these are of the run's own arch
-    config = compose(f"+model@models.X={name}", "models=none", "seed=3", *ensemble)
+    own = {"kariyappa": ["arch=ensemble"], "kurakin": ["arch=inception_v3_32", "trainer=kurakin"]}  # of the run's arch
+    config = compose(f"+model@models.X={name}", "models=none", "seed=3", *own.get(name.split("_")[0], []))
     check_model(config["models"]["X"], "models.X")
     assert config["models"]["X"]["seed"] == 3
 

@@ -34,7 +34,7 @@ from epsball.training.trained import TrainedModels
 
 BASES = (
     *("tramer", "madry", "madry_cifar10", "madry_figure1", "madry_figure2", "madry_maxima"),
-    *("kariyappa", "kariyappa_cifar10"),
+    *("kariyappa", "kariyappa_cifar10", "kurakin"),
 )
 """what the parts of a paper share: files beside config.yaml"""
 
@@ -146,7 +146,7 @@ def test_a_misspelt_cell_is_noticed(compose: Compose, rows_of: Callable[[Experim
         asking("error(A | A, fgsm)")
 
 
-@pytest.mark.parametrize("paper", ["tramer", "madry", "kariyappa"])
+@pytest.mark.parametrize("paper", ["tramer", "madry", "kariyappa", "kurakin"])
 def test_all_of_a_paper_is_each_of_its_files(compose: Compose, paper: str) -> None:
     """Each that has no parts of its own; what these are, all has."""
     lists = {scale: compose(f"paper={paper}/all", f"scale={scale}")["parts"] for scale in SCALES}
@@ -205,14 +205,14 @@ def published(config: Config, table: Table) -> dict[Key, float]:
     return found
 
 
-def reference_lines(paper: str) -> list[dict[str, str]]:
-    """Return the lines of reference.csv of a paper's MNIST and CIFAR-10."""
+def reference_lines(paper: str, *datasets: str) -> list[dict[str, str]]:
+    """Return the lines of reference.csv of a paper's data sets: MNIST and CIFAR-10, where none is named."""
     path = ROOT.parent / "shared" / "papers" / "reference.csv"
     if not path.is_file():
         pytest.skip(f"the numbers as read from the papers are not here: {path}")
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))
-    return [line for line in lines if line["paper"] == paper and line["dataset"] in ("mnist", "cifar10")]
+    return [line for line in lines if line["paper"] == paper and line["dataset"] in (datasets or ("mnist", "cifar10"))]
 
 
 def test_tramers_numbers_are_those_of_the_paper(compose: Compose) -> None:
@@ -290,6 +290,55 @@ def test_kariyappas_numbers_are_those_of_the_paper(compose: Compose, ensemble: s
         for line in lines
     }
     assert found == {key: float(value) for key, value in stated.items()}
+
+
+KURAKIN_NAMES = {  # of the models in reference.csv, by table: those of conf/
+    **{table: {"baseline": "base", "deeper_baseline": "deeper"} for table in "12"},
+    "3": {"adv_step_ll": "adv_slow", "adv_fgsm": "fgsm_adv"},
+    "5": {
+        **{"trained_with_no_adv": "nat_90k", "trained_with_random_sign": "sign_noise_90k"},
+        "trained_with_random_normal": "normal_noise_90k",
+    },
+    "7": {
+        "adv_relu": "adv",
+        **{f"adv_relu_decay_{b}": f"adv_decay_{b.replace('.', '_')}" for b in ("0.1", "0.01", "0.001")},
+    },
+    "8": {"no_adv": "base", "adv_k16": "adv"},
+}
+
+
+@pytest.mark.parametrize(("table", "numbers"), [*zip("12345678", (40, 40, 20, 96, 50, 96, 90, 30), strict=True)])
+def test_kurakins_numbers_are_those_of_the_paper(compose: Compose, table: str, numbers: int) -> None:
+    """All 462 of them: metric, model, source, attack, eps."""
+    lines = [line for line in reference_lines("kurakin", "imagenet") if line["table"] == table]
+    assert len(lines) == numbers
+    config = compose(f"paper=kurakin/table{table}", "scale=paper")
+
+    def called(model: str) -> str:
+        other = model.replace("trained_with_", "") + "_90k" if table == "5" else model
+        return KURAKIN_NAMES.get(table, {}).get(model, other)
+
+    stated = {}
+    for line in lines:
+        eps = float(line["eps"].split("/")[0]) if line["eps"] else None
+        target = called(line["target"])
+        source = called(line["source"]) if line["source"] else target
+        key = f"{line['metric']}_top{line['topk']}", target, source, line["attack"], eps
+        assert stated.setdefault(key, float(line["value"])) == float(line["value"])  # clean ones stand by each method
+    found = {}
+    printed = construct(Table, config["tables"][f"table_{table}"], where=table)
+    assert printed.published_on == "imagenet"
+    if table == "4":  # reference.csv has 15 there, the paper's text 13
+        assert stated["transfer_rate_top5", "D", "C", "iter_basic", 16.0] == 15
+        stated["transfer_rate_top5", "D", "C", "iter_basic", 16.0] = 13.0
+    for (row, column), whole in printed.cells.items():
+        cell, eps = whole.alone, None
+        assert cell is not None
+        if cell.attack != "clean":
+            eps = round(255 * float(dict(cell.conditions)["eps"]), 6)
+        key, number = (cell.metric, cell.target, cell.source, cell.attack, eps), printed.published(row, column)
+        assert number is not None and found.setdefault(key, number) == number
+    assert found == stated
 
 
 @pytest.mark.parametrize("name", options("paper"))

@@ -1,6 +1,7 @@
 """Recipes have the values that a paper or its code states: every one is pinned in tests/stated.py with its source."""
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from functools import cache
 from math import isclose
 from typing import Any
@@ -8,7 +9,17 @@ from typing import Any
 import pytest
 from configs import Compose, Config, options
 from conftest import ROOT
-from stated import ALL, DEFENCES, KARIYAPPA_ENSEMBLES, KARIYAPPA_PARTS, MADRY_PARTS, PARTS, PINNED, RECIPE
+from stated import (
+    ALL,
+    DEFENCES,
+    KARIYAPPA_ENSEMBLES,
+    KARIYAPPA_PARTS,
+    KURAKIN_PARTS,
+    MADRY_PARTS,
+    PARTS,
+    PINNED,
+    RECIPE,
+)
 
 from epsball.attacks import ATTACKS
 from epsball.attacks.gradient import GradientAttack
@@ -17,6 +28,7 @@ from epsball.models import MODELS
 
 GROUPS = ("optimizer", "attack", "arch", "trainer", "suite", "model")
 KARIYAPPA_MODELS = {f"kariyappa_{name}" for name in ("base", "div", "ens", "ens_div")}  # of the run's arch and epochs
+KURAKIN_MODELS = {"kurakin_nat", "kurakin_adv"}  # likewise
 NOT_RECIPES = ("dataset", "seed", "precision", "sources", "watch")  # a run's own; sources are models of their own
 
 
@@ -28,7 +40,9 @@ def found(compose: Compose) -> Callable[[str], Config]:
         groups: Config = {}
         for group in GROUPS:  # one by one: Hydra's time grows with the square of the number of overrides
             chosen = [f"+{group}@all.{group}.{option}={option}" for option in options(group)]
-            own = ["+all.trainer.arch=own"] if group == "trainer" else []
+            own = {"trainer": ["+all.trainer.arch=own"], "model": ["arch=inception_v3_32", "trainer=kurakin"]}.get(
+                group, []
+            )
             groups |= compose("dataset=mnist", "scale=paper", "models=none", "suite=none", *own, *chosen)["all"]
         return groups
 
@@ -90,7 +104,7 @@ def test_a_model_is_its_arch_trained_by_its_trainer(found: Callable[[str], Confi
     model = everything["model"][name]
     assert model["arch"] == everything["arch"][arch]
     assert model["trainer"] == {**everything["trainer"][trainer], "epochs": epochs}
-    assert set(RECIPE) | {"random_forest", *KARIYAPPA_MODELS} == set(options("model"))
+    assert set(RECIPE) | {"random_forest", *KARIYAPPA_MODELS, *KURAKIN_MODELS} == set(options("model"))
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -161,6 +175,60 @@ def test_a_part_of_kariyappas_paper_is_about_its_ensembles(found: Callable[[str]
         assert crafted is None or crafted["attack"]["eps"] == max(eps)
     assert set(KARIYAPPA_PARTS) == {name.removeprefix("kariyappa/") for name in found("paper=kariyappa/all")["parts"]}
     assert list(DEFENCES) == ["S", "T_base", "T_div", "T_ens", "T_ens_div"]
+
+
+def put(config: Config, path: str, value: Any) -> None:
+    """Set the value at a path."""
+    *above, last = path.split(".")
+    for key in above:
+        config = config[key]
+    config[last] = value
+
+
+@pytest.mark.parametrize("part", KURAKIN_PARTS)
+def test_a_part_of_kurakins_paper_is_about_its_models(found: Callable[[str], Config], part: str) -> None:
+    """Every model is the run's Inception, trained on clean images or with step l.l., but for what is stated."""
+    config = found(f"paper=kurakin/{part} scale=paper")
+    assert config["arch"] == {**found(ALL)["arch"]["inception_v3_32"], "width": 0.5}
+    own = {"epochs": 30, "augment": {"shift": 4, "crop": 1.0, "flip": True}, "precision": "tf32"}
+    assert list(config["models"]) == list(KURAKIN_PARTS[part][0])
+    for name, (kind, changes) in KURAKIN_PARTS[part][0].items():
+        trainer = deepcopy(found(ALL)["trainer"]["kurakin" if kind == "adv" else "kurakin_nat"]) | own
+        expected = {"dataset": config["dataset"], "arch": deepcopy(config["arch"]), "trainer": trainer, "seed": 0}
+        if kind == "adv":
+            trainer["objective"]["delay"] = 12.5 / 187 * 30
+        for path, value in changes.items():
+            put(expected, path, {**value, "eps": 16 / 255} if is_at_0_3(value) else value)
+        if "trainer.epochs" in changes and kind == "adv":  # as late as in the longer trainings
+            assert expected["trainer"]["objective"]["delay"] == 12.5 / 187 * 30
+        is_there, stated = (dict(leaves(spec, "")) for spec in (config["models"][name], expected))
+        assert is_there.keys() == stated.keys()
+        for where, value in stated.items():
+            assert same(is_there[where], value), (name, where)
+    assert set(KURAKIN_PARTS) == {name.removeprefix("kurakin/") for name in found("paper=kurakin/all")["parts"]}
+
+
+def test_kurakins_rate_and_k_belong_to_the_global_batch(compose: Compose) -> None:
+    """0.045 for 50 times 32 images, of which half are adversarial."""
+    trainer = compose("dataset=mnist", "arch=resnet20", "trainer=kurakin", "trainer.batch_size=1600")["trainer"]
+    assert trainer["optimizer"]["lr"] == 0.045 and trainer["objective"]["count"] == 800
+    longer = compose("dataset=mnist", "arch=resnet20", "trainer=kurakin", "trainer.epochs=187")["trainer"]
+    assert longer["objective"]["delay"] == 12.5
+
+
+def is_at_0_3(value: Any) -> bool:
+    """Whether it is an attack at the eps of MNIST, which stands for the run's own."""
+    return isinstance(value, dict) and value.get("eps") == 0.3
+
+
+def test_the_capacity_study_has_inceptions_of_half_to_twice_the_width(found: Callable[[str], Config]) -> None:
+    for part in ("figure1", "figure4"):
+        grids = found(f"paper=kurakin/{part} scale=paper")["grid"]
+        for grid, trainer in (("natural", "kurakin_nat"), ("adv", "kurakin")):
+            assert grids[grid]["model"]["trainer"]["name"] == trainer
+            assert grids[grid]["values"] == {"width": [0.25, 0.5, 0.75, 1]} and grids[grid]["keys"] == {
+                "width": "arch.width"
+            }
 
 
 def nets_of(arch: Config) -> list[Config]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from configs import Compose, Config
-from stated import KARIYAPPA_PARTS, MADRY_PARTS, PARTS
+from stated import KARIYAPPA_PARTS, KURAKIN_PARTS, MADRY_PARTS, PARTS
 
 from epsball.build import construct
 from epsball.paper.claims import Check, Claim, judge_claim, overall_verdict
@@ -74,6 +74,50 @@ for ensemble, (base, div, ens, both) in TABLE_2.items():
         *[(whole, ">=", d - 1) for _, d, _, whole in attacked],
     ]
     CLAIMS[f"kariyappa-3{suffix}"] = [(div[0], ">=", base[0] - points)]
+NO_ADV, NOISE = [40.7, 39.0, 37.9, 36.7], [[38.8, 36.6, 35.0, 32.7], [38.3, 36.0, 34.4, 31.8]]  # Kurakin: Table 5
+ONE_STEP = [[62.8, 61.7, 59.5, 54.8], [73.0, 75.4, 76.5, 72.5], [72.9, 75.1, 76.2, 72.2]]
+TRANSFER = {  # Table 4, top 1, from A to B, from A to C, ... from D to C
+    "fgsm": [56, 58, 47, 58, 59, 51, 56, 58, 52, 50, 54, 52],
+    "iter_basic": [46, 45, 33, 41, 40, 30, 44, 44, 32, 35, 39, 37],
+    "iter_ll": [13, 13, 9, 15, 13, 10, 12, 11, 9, 12, 13, 13],
+}
+WHITE_BOX = {"fgsm": [65, 66, 70, 62], "iter_basic": [78, 79, 74, 73], "iter_ll": [100, 99, 100, 99]}  # Table 6
+CLAIMS |= {
+    "kurakin-1": [(73.9, ">", 29.5 + 20), (77.6, ">", 78.4 - 1.5)],
+    "kurakin-2": [
+        (78.1 - 78.7, ">", 77.6 - 78.4 - 1),
+        *[(75.4, ">", 73.5), (75.7, ">", 74.0), (75.6, ">", 74.5), (74.4, ">", 73.9)],
+    ],
+    "kurakin-3": [(1.5, "<", 7.74), (23.2, "<", 38.7)],
+    "kurakin-4": [
+        *[(value, ">", 76.6) for value in (86.2, 87.6, 88.7, 87.0)],
+        *[(value, "<", 77.3) for value in (72.8, 73.1, 73.4, 72.0)],
+    ],
+    "kurakin-6": [
+        (fewer, "<", more)
+        for found, order in (
+            (TRANSFER, ("iter_ll", "iter_basic", "fgsm")),
+            (WHITE_BOX, ("fgsm", "iter_basic", "iter_ll")),
+        )
+        for values in zip(*(found[attack] for attack in order), strict=True)
+        for fewer, more in pairwise(values)
+    ],
+    "kurakin-8": [
+        *[
+            (76.3, "<", 77.6),
+            (73.4, "<", 73.8 + 2),
+            (75.1, "<", 75.3 + 2),
+            (75.9, "<", 76.1 + 2),
+            (75.8, "<", 75.4 + 2),
+        ],
+    ],
+    "kurakin-9": [(v, "<", base + 2) for values in NOISE for v, base in zip(values, NO_ADV, strict=True)],
+    "kurakin-10": [(v, ">", base + 10) for values in ONE_STEP for v, base in zip(values, NO_ADV, strict=True)],
+    "kurakin-12": [
+        *[(74.5, "<", 77.5 - 1), (75.3, "<", 77.5 - 1), (35.8, ">", 30.2), (47.0, ">", 30.2)],
+        *[(77.5 - 1, "<", 77.7), (77.7, "<", 77.5 + 1)],
+    ],
+}
 PGD_TRAINED, FGSM_TRAINED = "accuracy(pgd_trained | pgd_trained, pgd", "accuracy(fgsm_trained | fgsm_trained"
 LOSS = "training_loss(pgd_trained"
 
@@ -187,18 +231,62 @@ WITHOUT_NUMBERS["kariyappa-7"] = (
         for eps in (0.1, 0.3)
     ],
 )
+ADV = "accuracy(adv | adv, step_ll"
+FIXED_2, FIXED_16 = (ADV.replace("adv", f"adv_fixed_{n}") for n in (2, 16))
+E2, E16 = (f"eps={n / 255}" for n in (2, 16))
+WITHOUT_NUMBERS["kurakin-5"] = (
+    'Figure 1 is a picture: "robustness consistently increases with increases in model size"',
+    [
+        f"accuracy(adv | adv, step_ll, eps={n / 255:.12g}, width=0.25) / accuracy(adv, width=0.25) < "
+        f"accuracy(adv | adv, step_ll, eps={n / 255:.12g}, width=1) / accuracy(adv, width=1)"
+        for n in (2, 4, 8, 16)
+    ],
+)
+WITHOUT_NUMBERS["kurakin-7"] = (
+    'Figure 2 is a picture: "increase of eps leads to increase of transfer rate"',
+    [
+        f"transfer_rate(B | A, {attack}, {E2}) < transfer_rate(B | A, {attack}, {E16})"
+        for attack in ("fgsm", "iter_basic", "iter_ll")
+    ],
+)
+WITHOUT_NUMBERS["kurakin-11"] = (
+    'section 3 has no numbers: "if we fix eps during training then networks become robust only to that" eps',
+    [
+        f"{ADV}, {E2}) > {FIXED_16}, {E2})",
+        f"{ADV}, {E16}) > {FIXED_2}, {E16})",
+        f"{ADV}, {E16}) > {FIXED_16}, {E16}) - 0.05",
+        f"{ADV}, {E2}) > {FIXED_2}, {E2}) - 0.05",
+    ],
+)
+WITHOUT_NUMBERS["kurakin-13"] = (
+    'section 4: "difference in accuracy within 0.2%"; larger delays "might cause up to 4% decline"',
+    [
+        "accuracy(adv_no_delay) - 0.01 < accuracy(adv_delay_40k)",
+        "accuracy(adv_delay_40k) < accuracy(adv_no_delay) + 0.01",
+        f"{ADV.replace('adv', 'adv_delay_40k')}, {E16}) < {ADV.replace('adv', 'adv_no_delay')}, {E16})",
+    ],
+)
 
 
 @pytest.fixture(scope="module")
 def parts(compose: Compose) -> dict[str, Config]:
-    papers = {"tramer": PARTS, "madry": MADRY_PARTS, "kariyappa": KARIYAPPA_PARTS}
+    papers = {"tramer": PARTS, "madry": MADRY_PARTS, "kariyappa": KARIYAPPA_PARTS, "kurakin": KURAKIN_PARTS}
     names = [f"{paper}/{part}" for paper, found in papers.items() for part in found]
     return {name: compose(f"paper={name}", "scale=paper") for name in names}
 
 
 def about(part: str, config: Config) -> tuple[str, str]:
-    """Return paper and data set of a part: what its models' names are unique in."""
-    return part.split("/")[0], config["dataset"]["name"]
+    """Return paper and data set of a part: what its models' names are unique in. Each of Kurakin's tables is of its own
+    trainings, but for 4 and 6, which are of the same images."""
+    paper, name = part.split("/")
+    return paper, ("table4" if name == "table6" else name) if paper == "kurakin" else config["dataset"]["name"]
+
+
+def images(part: str) -> tuple[int, int]:
+    """Return how many test images a part of a paper has, and of how many at least its transfer rates are."""
+    if not part.startswith("kurakin"):
+        return 10_000, 10_000
+    return (1_000, 400) if part in ("kurakin/table4", "kurakin/table6") else (50_000, 50_000)
 
 
 @pytest.fixture(scope="module")
@@ -211,17 +299,17 @@ def stated(parts: dict[str, Config]) -> dict[str, Claim]:
 
 @pytest.fixture(scope="module")
 def printed_rows(parts: dict[str, Config]) -> dict[tuple[str, str], list[Config]]:
-    """Return rows of results that have the numbers of all tables of a paper and data set, of 10,000 images."""
+    """Return rows of results that have the numbers of all tables of a paper and data set."""
     rows: dict[tuple[str, str], dict[tuple[Any, ...], Config]] = {}
     for part, config in parts.items():
-        mine = rows.setdefault(about(part, config), {})
+        mine, (n, transfer_n) = rows.setdefault(about(part, config), {}), images(part)
         for name, spec in config["tables"].items():
             for cell, number in printed(construct(Table, spec, where=name)):
                 where = {"target": cell.target, "source": cell.source, "attack": cell.attack, "eps": 0.3}
                 where |= dict(cell.conditions)
                 metric = METRICS[cell.metric]
                 column, value = (metric.complement, 1 - number) if metric.complement else (cell.metric, number)
-                row = mine.setdefault(tuple(where.items()), {"seed": 0, "n": 10_000, "transfer_n": 10_000, **where})
+                row = mine.setdefault(tuple(where.items()), {"seed": 0, "n": n, "transfer_n": transfer_n, **where})
                 assert row.setdefault(column, value) == value, (name, cell)  # what two tables print is the same
     return {key: list(found.values()) for key, found in rows.items()}
 

@@ -187,6 +187,8 @@ def test_errors_name_the_field() -> None:
     assert refused("inception_v3_32", CIFAR, width=0.7) == wrong
     assert refused("inception_v3_32", CIFAR, extra_blocks=-1) == "arch.extra_blocks should be at least 0, is -1"
     assert refused("inception_v3_32", CIFAR, dropout=1) == "arch.dropout should be in [0, 1), is 1.0"
+    momentum = "arch.batch_norm_momentum should be in (0, 1], is 0.0"
+    assert refused("inception_v3_32", CIFAR, batch_norm_momentum=0) == momentum
     assert refused("inception_v3_32", CIFAR, aux_weight=-1) == "arch.aux_weight should be at least 0, is -1.0"
     assert refused("inception_v3_32", CIFAR, aux=True).startswith("arch.shape should be at least 35x35 for ")
 
@@ -401,6 +403,8 @@ def test_wide_resnet_blocks_are_madrys() -> None:
     blocks = [b for b in net.modules() if hasattr(b, "activate_shortcut")]
     assert [b.activate_shortcut for b in blocks] == [True] + [False] * 14
     assert {(b.eps, b.momentum) for b in layers(net, nn.BatchNorm2d)} == {(1e-3, 0.1)}
+    slower = network("inception_v3_32", CIFAR, width=1 / 16, batch_norm_momentum=0.0003)
+    assert {b.momentum for b in layers(slower, nn.BatchNorm2d)} == {0.0003}
     nn.init.zeros_(blocks[5].residual[3].weight)
     x = images((32, 8, 8))
     torch.testing.assert_close(blocks[5](x), F.pad(F.avg_pool2d(x, 2), (0, 0, 0, 0, 16, 16)))
@@ -483,6 +487,9 @@ def test_inception_heads() -> None:
     assert (weight, aux_weight) == (1.0, 0.4)
     assert logits.shape == aux.shape == (3, 5)
     assert isinstance(net(x), Tensor) and net(x).shape == (3, 5)
+    net.auxiliary = False
+    assert len(heads(net, x)) == 1
+    net.auxiliary = True
     ((logits, weight),) = heads(net.eval(), x)
     torch.testing.assert_close(logits, net(x))
     assert len(heads(network("inception_v3_32", CIFAR, width=1 / 16).train(), images(CIFAR))) == 1

@@ -54,7 +54,7 @@ def state_names(out: Path) -> set[str]:
 def test_an_unknown_stage_is_told_before_anything_is_done(tmp_path: Path) -> None:
     done = subprocess.run([SCRIPT, "tests", "sped"], env=settings(tmp_path / "out"), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "no such stage: sped; choose tests, parity, speed, tramer, madry, kariyappa" in done.stderr
+    assert "no such stage: sped; choose tests, parity, speed, tramer, madry, kariyappa, kurakin" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -106,6 +106,15 @@ def test_kariyappa_runs_a_group_for_each_seed(tmp_path: Path) -> None:
     runs = {name.split("/")[1] for name in names if name.count("/") > 1}
     assert runs == {"kariyappa_conv4_seed_0", "kariyappa_conv4_seed_1"}
     assert sum(name.endswith("results.csv") for name in names) == 2
+
+
+def test_kurakin_runs_the_groups_that_are_asked_for(tmp_path: Path) -> None:
+    few = "dataset.train_size=64 dataset.test_size=10 arch.width=0.0625 threads=1"
+    assert call(tmp_path, "kurakin", ONLY="transfer", OVERRIDES=f"parts=[kurakin/figure2] {few}") == 0
+    assert codes(tmp_path) == {"kurakin": 0}
+    with tarfile.open(tmp_path / "results.tar.gz") as archive:
+        runs = {name.split("/")[1] for name in archive.getnames() if name.count("/") > 1}
+    assert runs == {"kurakin_transfer_seed_0"}
 
 
 def test_a_stopped_call_brings_back_the_state_that_the_next_goes_on_from(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ META = torch.device("meta")
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 NETS: dict[str, tuple[tuple[int, int, int], list[str]]] = {
     "madry_cifar": (CIFAR, ["arch=resnet20"]),
-    "kurakin": (CIFAR, ["arch=inception_v3_32"]),
+    **dict.fromkeys(("kurakin", "kurakin_nat"), (CIFAR, ["arch=inception_v3_32"])),
     "diversity": (MNIST, ["arch=ensemble"]),
     "static_adv_diversity": (MNIST, ["arch=ensemble"]),
 }  # a trainer's network, where it is not one with dropout
@@ -80,7 +80,7 @@ def minimised(state: TrainingState) -> Tensor:
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_a_step_asks_the_device_for_nothing(name: str, compose: Compose) -> None:
-    state = begun(compose, name, *(["trainer.objective.delay=3"] if name == "kurakin" else []))
+    state = begun(compose, name, *(["trainer.objective.delay=0.375"] if name == "kurakin" else []))
     found = routes(state, 64)
     assert len(found) == {"ensemble_adv": 4, "kurakin": 2}.get(name, 1)
     for step in found.values():

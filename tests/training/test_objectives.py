@@ -61,6 +61,7 @@ def adversarial(**changes: Any) -> Adversarial:
         "eps_rise": None,
         "delay": 0,
         "crafting_mode": "eval",
+        "crafting_auxiliary": True,
         "crafting_statistics": "kept",
         "include_self": True,
         "source_choice": "random",
@@ -169,6 +170,49 @@ def test_delay_is_clean_training_first(passes: str) -> None:
     close(objective(model, X, Y, 2), loss_of(X, Y).mean())
     assert seen == [5]
     assert objective(model, X, Y, 3).item() > loss_of(X, Y).mean().item() + 1e-3
+
+
+@pytest.mark.parametrize(("delay", "per_epoch", "steps"), [(0.5, 4, 2), (1.5, 313, 470), (0.0, 7, 0), (0.1, 4, 0)])
+def test_delay_is_of_epochs(delay: float, per_epoch: int, steps: int) -> None:
+    """A whole number of steps, the nearest; of a diversity objective's data as well."""
+    alone = kurakin(delay=delay)
+    for objective in (alone, Diversity(0.5, alone, 0.0)):
+        ready = objective.prepare([], None, 3.0, per_epoch=per_epoch)
+        assert [step for step in range(500) if ready.route(step) is None] == list(range(steps))
+
+
+class WithAuxiliary(nn.Module):
+    """A linear model whose auxiliary head, in train mode, is another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.other = linear(WEIGHT), linear(-3 * WEIGHT)
+        self.auxiliary = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.main(x)
+        return logits
+
+    def heads(self, x: Tensor) -> list[tuple[Tensor, float]]:
+        both = [(self.main(x), 1.0), (self.other(x), 1.0)]
+        return both if self.training and self.auxiliary else both[:1]
+
+
+@pytest.mark.parametrize("auxiliary", [True, False])
+def test_an_auxiliary_head_counts_in_crafting_only_if_asked_and_in_training_always(auxiliary: bool) -> None:
+    """Its weights are three times as large, and of the other sign."""
+    model, truth = WithAuxiliary().train(), {"attack": replace(FGSM, label="true")}
+    objective = adversarial(
+        placement="only", passes="one", crafting_mode="train", crafting_auxiliary=auxiliary, **truth
+    )
+    (part,) = objective.examples(model, X, Y, 0, None)
+    x = X.clone().requires_grad_()
+    main, other = (F.cross_entropy(head(x), Y, reduction="sum") for head in (model.main, model.other))
+    (gradient,) = torch.autograd.grad(main + other if auxiliary else main, x)
+    close(part.x, (X + EPS * gradient.sign()).clamp(0, 1))
+    assert model.auxiliary
+    both = [F.cross_entropy(head(part.x), Y) for head in (model.main, model.other)]
+    close(objective(model, X, Y, 0), both[0] + both[1])
 
 
 @pytest.mark.parametrize("count", [2, 8])
@@ -351,7 +395,7 @@ def test_crafting_gives_the_model_no_gradient() -> None:
 
 def test_modes_are_given_back_after_an_error() -> None:
     model = flat_net()
-    with pytest.raises(RuntimeError, match="stop"), mode(model, training=False, frozen=False, updated=False):
+    with pytest.raises(RuntimeError, match="stop"), mode(model, False, frozen=False, updated=False, auxiliary=True):
         assert not any(m.training for m in model.modules())
         raise RuntimeError("stop")
     assert all(m.training for m in model.modules())
@@ -430,7 +474,7 @@ def test_caching_crafts_in_eval_mode_and_gives_the_mode_back() -> None:
     )
     assert all(m.training for m in source.modules())
     assert all(torch.equal(value, statistics[key]) for key, value in source[2].state_dict().items())
-    with mode(source, training=False, frozen=True, updated=False):
+    with mode(source, training=False, frozen=True, updated=False, auxiliary=True):
         torch.testing.assert_close(objective.cached[0], FGSM(source, X.float(), Y))
 
 
@@ -849,6 +893,7 @@ PLANNED: dict[str, tuple[str, ...]] = {  # file: name, placement, passes, weight
     "rand_fgsm_adv": ("adversarial", "append", "two", "1.0", "predicted"),
     "ensemble_adv": ("adversarial", "append", "two", "1.0", "predicted"),
     "kurakin": ("adversarial", "replace", "one", "0.3", "least_likely"),
+    "kurakin_nat": ("standard",),
     "madry": ("adversarial", "only", "one", "1.0", "true"),
     "madry_cifar": ("adversarial", "only", "one", "1.0", "true"),
     "madry_fgsm": ("adversarial", "only", "one", "1.0", "true"),

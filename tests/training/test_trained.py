@@ -48,6 +48,7 @@ def three_models(tmp_path: Path, tiny: Callable[..., dict[str, Any]]) -> Callabl
             "eps_rise": None,
             "delay": 0,
             "crafting_mode": "eval",
+            "crafting_auxiliary": True,
             "crafting_statistics": "kept",
             "include_self": True,
             "source_choice": "random",

@@ -4,6 +4,7 @@ Every attack maps images in [0, 1] to images in [0, 1] no further than eps (L-in
 range) from where they began. It reads the model and never changes it: no parameter gradient, no change of mode.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,8 +29,9 @@ class GradientAttack:
 
     eps: float
     """radius of the L-infinity ball, in [0, 1]"""
-    steps: int | Literal["kurakin"]
-    """kurakin: min(e + 4, 1.25 e) rounded down, e = 255 eps (Kurakin et al. 2017, section 2.2)"""
+    steps: int | Literal["kurakin", "kurakin_up"]
+    """kurakin: min(e + 4, 1.25 e) rounded down, e = 255 eps; kurakin_up: rounded up (Kurakin et al. 2017, section 2.2,
+    does not say)"""
     step_size: float | None
     """in pixel units; null for a share of eps"""
     step_share: float | None
@@ -166,10 +168,11 @@ class GradientAttack:
 
     @property
     def number_of_steps(self) -> int:
-        if self.steps == "kurakin":
-            levels = round(255 * self.eps)
-            return max(1, int(min(levels + 4, 1.25 * levels)))
-        return self.steps
+        if isinstance(self.steps, int):
+            return self.steps
+        levels = round(255 * self.eps)
+        rounded = math.ceil if self.steps == "kurakin_up" else math.floor
+        return max(1, rounded(min(levels + 4, 1.25 * levels)))
 
     @property
     def deterministic(self) -> bool:
@@ -231,7 +234,7 @@ class GradientAttack:
 
     def __post_init__(self) -> None:
         require(0 <= self.eps <= 1, f"eps should be a float in [0, 1], is {self.eps}")
-        require(self.steps == "kurakin" or self.steps >= 1, f"steps should be at least 1, is {self.steps}")
+        require(not isinstance(self.steps, int) or self.steps >= 1, f"steps should be at least 1, is {self.steps}")
         require(
             self.step_size is None or self.step_size > 0 or self.step_size == self.eps == 0,
             f"step_size should be positive, is {self.step_size}",

@@ -44,6 +44,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "frac": arithmetic(operator.truediv),
     "times": arithmetic(operator.mul),
     "plus": arithmetic(operator.add),
+    "quotient": arithmetic(operator.floordiv),
 }
 OPEN = ("models", "grid")
 """groups that take keys which no file gives: a grid's models have no names yet while Hydra composes"""

@@ -33,6 +33,7 @@ def inception_v3(
     aux: bool,
     aux_weight: float,
     dropout: float,
+    batch_norm_momentum: float,
     activation: Annotated[Activation, ACTIVATIONS],
     normalise: Annotated[Normalisation, NORMALISATIONS],
 ) -> nn.Module:
@@ -41,7 +42,8 @@ def inception_v3(
     `width` is their rho (section 4.3): every filter count times it, in steps of 1/16. `extra_blocks` are added
     at the end of the 17x17 grid, before the auxiliary head (their "deeper" model has 2; where is unstated).
     `stem` 299 is the published one (images from 75x75 on, 299x299 for `aux`); 32 keeps its convolutions
-    but not its strides and pools (images from 7x7 on). In train mode `heads` also gives the auxiliary
+    but not its strides and pools (images from 7x7 on). `batch_norm_momentum` is what a batch's statistics weigh in
+    the running ones: 0.0003 is TF-slim's decay of 0.9997. In train mode `heads` also gives the auxiliary
     logits, weighted `aux_weight`.
     """
     check_input(shape, classes, "inception_v3 with aux" if aux else "inception_v3", _smallest(stem, aux))
@@ -50,8 +52,10 @@ def inception_v3(
     require(extra_blocks >= 0, f"extra_blocks should be at least 0, is {extra_blocks}")
     require(0 <= dropout < 1, f"dropout should be in [0, 1), is {dropout}")
     require(aux_weight >= 0, f"aux_weight should be at least 0, is {aux_weight}")
-    conv = _scaled_conv(width, activation)
-    first = ConvBlock(shape[0], filters(32, width), activation, kernel_size=3, **FIRST_STEP[stem])
+    require(0 < batch_norm_momentum <= 1, f"batch_norm_momentum should be in (0, 1], is {batch_norm_momentum}")
+    conv = _scaled_conv(width, activation, batch_norm_momentum)
+    stride = FIRST_STEP[stem]
+    first = ConvBlock(shape[0], filters(32, width), activation, batch_norm_momentum, kernel_size=3, **stride)
     trunk = [*normalise(shape), *_stem(first, stem, conv), *_blocks(extra_blocks, conv)]
     head = [*_last_blocks(conv), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)]
     head.append(nn.Linear(filters(2048, width), classes))
@@ -66,12 +70,15 @@ class InceptionV3(nn.Module):
     """A trunk up to the 17x17 grid, the head, and perhaps an auxiliary head on the same trunk."""
 
     aux: nn.Module | None
+    auxiliary: bool
+    """whether `heads` gives the auxiliary logits in train mode"""
 
     def __init__(self, trunk: nn.Module, head: nn.Module, aux_weight: float) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
         self.aux = None
+        self.auxiliary = True
         self.aux_weight = aux_weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +89,7 @@ class InceptionV3(nn.Module):
         """Return logits with their weights in the loss, from one pass; the auxiliary ones in train mode only."""
         features = self.trunk(x)
         found = [(self.head(features), 1.0)]
-        if self.aux is not None and self.training:
+        if self.aux is not None and self.training and self.auxiliary:
             found.append((self.aux(features), self.aux_weight))
         return found
 
@@ -90,10 +97,10 @@ class InceptionV3(nn.Module):
 class ConvBlock(nn.Module):
     """Convolution, batch norm, activation: torchvision's BasicConv2d, whose activation is always ReLU."""
 
-    def __init__(self, before: int, after: int, activation: Activation, **kwargs: Any) -> None:
+    def __init__(self, before: int, after: int, activation: Activation, momentum: float, **kwargs: Any) -> None:
         super().__init__()
         self.conv = nn.Conv2d(before, after, bias=False, **kwargs)
-        self.bn = nn.BatchNorm2d(after, eps=0.001)
+        self.bn = nn.BatchNorm2d(after, eps=0.001, momentum=momentum)
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,11 +113,11 @@ def filters(published: int, width: float) -> int:
     return published // 16 * round(16 * width)
 
 
-def _scaled_conv(width: float, activation: Activation) -> Conv:
+def _scaled_conv(width: float, activation: Activation, momentum: float) -> Conv:
     """Return what torchvision's blocks call to make a convolution, given published filter counts."""
 
     def conv(before: int, after: int, **kwargs: Any) -> nn.Module:
-        return ConvBlock(filters(before, width), filters(after, width), activation, **kwargs)
+        return ConvBlock(filters(before, width), filters(after, width), activation, momentum, **kwargs)
 
     return conv
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -93,10 +93,12 @@ class Adversarial:
     eps_rise: Annotated[EpsRise, EpsRise] | None
     """small perturbations first; None: eps from the start, with which the loss of MNIST's 0.3 never leaves ln 10 at a
     learning rate of 1e-3"""
-    delay: int
-    """steps of clean training first"""
+    delay: float
+    """epochs of clean training first"""
     crafting_mode: Literal["train", "eval"]
     """mode of all models while crafting; a frozen source's batch norm stays in eval mode"""
+    crafting_auxiliary: bool
+    """whether the loss of an auxiliary head counts in crafting too, as it does in training; it exists in train mode"""
     crafting_statistics: Literal["kept", "updated"]
     """what crafting in train mode does to the running statistics of the trained model's batch norm: nothing, so that
     they are of the batches it trains on (Kurakin's one mixed batch a step), or an update in each pass (Madry's code)"""
@@ -112,6 +114,8 @@ class Adversarial:
     """each source's examples of the whole training set, where they are crafted once"""
     seed: int = bound(0)
     """of the random choices between sources"""
+    per_epoch: int = bound(1)
+    """steps of an epoch"""
 
     def __post_init__(self) -> None:
         require((self.count is not None) == (self.placement == "replace"), "count should be set with placement replace")
@@ -168,11 +172,16 @@ class Adversarial:
 
     def share(self, step: int) -> float:
         """Return the share of eps that the step's examples have."""
-        return 1.0 if self.eps_rise is None else self.eps_rise.share(step - self.delay)
+        return 1.0 if self.eps_rise is None else self.eps_rise.share(step - self.clean_steps)
+
+    @property
+    def clean_steps(self) -> int:
+        """How many steps of clean training come first."""
+        return round(self.delay * self.per_epoch)
 
     def source(self, step: int) -> int | None:
         """Return the number of the step's source, the trained model's own last; None for a clean step."""
-        if step < self.delay:
+        if step < self.clean_steps:
             return None
         number = len(self.sources) + self.include_self
         return (step if self.source_choice == "rotate" else derived_seed(self.seed, "source", step)) % number
@@ -186,8 +195,12 @@ class Adversarial:
         if self.eps_rise is not None:
             shrink = (x.new_ones(y.shape) if shrink is None else shrink) * self.share(step)
         frozen, updated = i < len(self.sources), self.crafting_statistics == "updated"
-        with mode(candidates[i], training=self.crafting_mode == "train", frozen=frozen, updated=updated):
+        with self.crafting(candidates[i], frozen, updated):
             return self.attack(candidates[i], x, y, shrink=shrink)
+
+    def crafting(self, model: nn.Module, frozen: bool, updated: bool) -> AbstractContextManager[None]:
+        """Set a model to what it is in while examples are crafted on it."""
+        return mode(model, self.crafting_mode == "train", frozen, updated, auxiliary=self.crafting_auxiliary)
 
     def draw_shrink(self, y: Tensor) -> Tensor | None:
         """Return (N,) each example's share of eps, None where all have the whole of it."""
@@ -199,13 +212,15 @@ class Adversarial:
             number_of_sources > 0 or not self.crafted_once, "crafted_once should be false when there are no sources"
         )
 
-    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0) -> Self:
+    def prepare(
+        self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0, per_epoch: int = 1
+    ) -> Self:
         """Bind the sources; craft their examples now if they are crafted once, or never change and are used more than
         once on average.
 
         Tramèr et al., section 5.2: gradients for pre-trained models can be precomputed.
         """
-        ready = replace(self, sources=tuple(sources), seed=seed)
+        ready = replace(self, sources=tuple(sources), seed=seed, per_epoch=per_epoch)
         uses = epochs / (len(sources) + self.include_self) if sources else 0.0
         if train is None or not (self.crafted_once or (self.repeats and uses > 1)):
             return ready
@@ -213,7 +228,7 @@ class Adversarial:
 
     def craft_all(self, source: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         """Return a source's examples of all training images, in order."""
-        with mode(source, training=self.crafting_mode == "train", frozen=True, updated=False):
+        with self.crafting(source, frozen=True, updated=False):
             return torch.cat([self.attack(source, x, y, shrink=self.draw_shrink(y)) for x, y in batches])
 
 
@@ -236,11 +251,11 @@ def no_sources(number: int) -> None:
 
 
 @contextmanager
-def mode(model: nn.Module, training: bool, frozen: bool, updated: bool) -> Iterator[None]:
+def mode(model: nn.Module, training: bool, frozen: bool, updated: bool, auxiliary: bool) -> Iterator[None]:
     """Set train or eval mode inside the block; afterwards every module has its own mode again.
 
     A frozen model's batch norm never enters train mode. Another's normalises by the batch there, and its running
-    statistics change only if they are to be `updated`.
+    statistics change only if they are to be `updated`. Auxiliary heads are among a model's heads only if `auxiliary`.
     """
     with ExitStack() as restore:
         for module in model.modules():
@@ -248,6 +263,8 @@ def mode(model: nn.Module, training: bool, frozen: bool, updated: bool) -> Itera
             wanted = {"training": training and not (frozen and norm)}
             if norm and training and not updated:
                 wanted["track_running_stats"] = False  # in train mode alone it then reads and writes none
+            if hasattr(module, "auxiliary") and not auxiliary:
+                wanted["auxiliary"] = False
             for name, value in wanted.items():
                 restore.callback(setattr, module, name, getattr(module, name))
                 setattr(module, name, value)

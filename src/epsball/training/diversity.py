@@ -66,8 +66,10 @@ class Diversity:
     def route(self, step: int) -> Hashable:
         return self.data.route(step) if self.data else None
 
-    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0) -> Self:
-        return replace(self, data=self.data.prepare(sources, train, epochs, seed)) if self.data else self
+    def prepare(
+        self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0, per_epoch: int = 1
+    ) -> Self:
+        return replace(self, data=self.data.prepare(sources, train, epochs, seed, per_epoch)) if self.data else self
 
 
 def losses_and_gradients(

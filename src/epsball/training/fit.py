@@ -123,7 +123,8 @@ class TrainingState:
         crafted = max(trainer.batch_size, CRAFTED_ON_CUDA) if device.type == "cuda" else trainer.batch_size
         same = trainer.augment is None or trainer.objective.takes_originals
         repeatable = (lambda: data.train.batches(crafted)) if same else None
-        objective = trainer.objective.prepare(sources, repeatable, trainer.epochs, seed)
+        per_epoch = steps_per_epoch(len(data.train), trainer.batch_size)
+        objective = trainer.objective.prepare(sources, repeatable, trainer.epochs, seed, per_epoch)
         loss_sum, optimizer, lr = torch.zeros((), device=device), trainer.optimizer.make(model), trainer.optimizer.lr
         if device.type == "cuda":
             for group in optimizer.param_groups:

@@ -45,11 +45,14 @@ class Objective(Protocol):
     def check(self, model: nn.Module, number_of_sources: int) -> None:
         """Raise ValueError when this objective cannot train `model`, before any training."""
 
-    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0) -> Self:
+    def prepare(
+        self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0, per_epoch: int = 1
+    ) -> Self:
         """Return the objective with its frozen, trained source models.
 
         `train`: the images that it crafts on, in order, in batches, when they are the same in every epoch (no
-        augmentation, or `takes_originals`), else None. `seed`: of its choices between sources.
+        augmentation, or `takes_originals`), else None. `seed`: of its choices between sources. `per_epoch`: steps of
+        an epoch.
         """
 
 
@@ -84,7 +87,9 @@ class Standard:
     def check(self, model: nn.Module, number_of_sources: int) -> None:
         no_sources(number_of_sources)
 
-    def prepare(self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0) -> Self:
+    def prepare(
+        self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0, per_epoch: int = 1
+    ) -> Self:
         return self
 
 
