@@ -2,7 +2,7 @@
 
 import sys
 
-from epsball.cli.main import main
+if __name__ == "__main__":  # worker processes import this file, and need nothing of it
+    from epsball.cli.main import main
 
-if __name__ == "__main__":
     sys.exit(main())

@@ -5,10 +5,11 @@ config key.
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -29,7 +30,9 @@ from epsball.data.readers import (
     stratified,
     torchvision_dataset,
 )
+from epsball.data.streamed import Decoder, Preprocessing, StreamedSplit, Workers
 
+MOST_WORKERS = 16  # decoding processes that null stands for, at most
 HOW_TO_GET = "get it with dataset.download=true, or point dataset.root to it"
 
 
@@ -186,6 +189,75 @@ class ImageFolder:
 
 
 @dataclass(frozen=True)
+class StreamedFolder:
+    """Any images in `root/<train_folder>/<class>/*` and `root/<test_folder>/<class>/*`, in RGB, never all in memory:
+    worker processes decode and crop them while the device computes."""
+
+    root: str
+    train_folder: str
+    test_folder: str
+    image_size: int
+    """pixels of a side of the square that a network sees"""
+    crop: float
+    """central fraction of the short side that a test image shows"""
+    area: tuple[float, ...]
+    """smallest and largest share of an image's area that a training crop shows"""
+    aspect: tuple[float, ...]
+    """smallest and largest ratio of a training crop's width to its height"""
+    flip: bool
+    """whether half of the training images are mirrored left to right"""
+    train_size: int | None
+    test_size: int | None
+    workers: int | None
+    """decoding processes, on which no result depends; 0 decodes between the steps, null is one for each core"""
+
+    title: ClassVar[str] = "streamed image folder"
+
+    def __post_init__(self) -> None:
+        require_sizes(self)
+        self.preprocessing()
+        require(self.workers is None or self.workers >= 0, f"workers should be at least 0 or null, is {self.workers}")
+
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(self.image_size, self.crop, self.area, self.aspect, self.flip)
+
+    def load(self) -> Data:
+        root = absolute(self.root)
+        train, test = root / self.train_folder, root / self.test_folder
+        classes, *listed = list_folders(self, train, test)
+        files = listed[0][: self.train_size], listed[1][: self.test_size]
+        number = min(MOST_WORKERS, os.cpu_count() or 1) if self.workers is None else self.workers
+        workers = Workers(Decoder(self.preprocessing()), number)
+        splits = [
+            StreamedSplit([f.path for f in own], torch.tensor([f.label for f in own], dtype=torch.int64), workers)
+            for own in files
+        ]
+        checksums = (
+            streamed_checksum(train, files[0], (self.image_size, self.area, self.aspect, self.flip)),
+            streamed_checksum(test, files[1], (self.image_size, self.crop)),
+        )
+        origin = f"{self.title}, {train} and {test}"
+        return Data(self.row_name(classes), splits[0], splits[1], classes, origin, *checksums)
+
+    def row_name(self, classes: tuple[str, ...]) -> str:
+        """Return what rows call the data set."""
+        return "streamed_folder"
+
+
+@dataclass(frozen=True)
+class ImageNet(StreamedFolder):
+    """ImageNet (ILSVRC 2012) in torchvision's layout, `root/train/<wnid>/*.JPEG` and `root/val/<wnid>/*.JPEG`.
+
+    Some of its classes alone are a data set of another name, beside which no published number is set.
+    """
+
+    title: ClassVar[str] = "ImageNet"
+
+    def row_name(self, classes: tuple[str, ...]) -> str:
+        return "imagenet" if len(classes) == 1000 and self.train_folder != self.test_folder else "imagenet_sample"
+
+
+@dataclass(frozen=True)
 class Npz:
     """Any images in `root/train.npz` and `root/test.npz`, each with x (uint8, NHWC or NHW) and y (labels from 0)."""
 
@@ -212,6 +284,8 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "fashion_mnist": FashionMNIST,
     "cifar10": CIFAR10,
     "image_folder": ImageFolder,
+    "streamed_folder": StreamedFolder,
+    "imagenet": ImageNet,
     "npz": Npz,
 }
 
@@ -253,6 +327,16 @@ def checksum(split: Split) -> str:
     digest = hashlib.sha256(repr(tuple(split.x.shape)).encode())
     digest.update(split.x.numpy().data)
     digest.update(split.y.numpy().astype("<i8").data)
+    return digest.hexdigest()
+
+
+def streamed_checksum(folder: Path, files: list[ImageFile], crops: tuple[Any, ...]) -> str:
+    """Return the sha256 of names below `folder`, labels and sizes in bytes of the files, in their order, and of how they
+    are cropped: ImageNet's contents are 140 GB, which no run reads before it begins. So a file that is replaced by
+    another of its size goes unseen."""
+    digest = hashlib.sha256(repr(crops).encode())
+    for file in files:
+        digest.update(f"{Path(file.path).relative_to(folder).as_posix()} {file.label} {file.size}\n".encode())
     return digest.hexdigest()
 
 

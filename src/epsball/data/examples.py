@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epsball.build import require
-from epsball.data.images import Data, Shape, to_unit
+from epsball.data.images import Data, Shape
 
 Array = NDArray[Any]
 
+COMPARED_AT_ONCE = 1000  # images
 ROUNDING = 1e-6  # in [0, 1]: float32 rounding of x + eps - x
 CHALLENGE_TOLERANCE = 1e-4
 """how far run_attack.py lets a pixel leave the ball or the range, in the file's own units: of 255, six steps of float32"""
@@ -67,7 +68,8 @@ def read_examples(file: str, pixel_max: int, eps: float, data: Data) -> Examples
     unit = np.array(pixels[:count], dtype=np.float64)
     check_range(unit, pixel_max, file)
     x = torch.from_numpy(np.ascontiguousarray(unit / pixel_max, dtype=np.float32)).clamp_(0, 1)
-    distances = (x - to_unit(data.test.x.cpu())).abs().flatten(1).amax(1)
+    parts = zip(torch.split(x, COMPARED_AT_ONCE), data.test.batches(COMPARED_AT_ONCE), strict=True)
+    distances = torch.cat([(part - own.cpu()).abs().flatten(1).amax(1) for part, (own, _) in parts])
     outside = (distances > eps + max(ROUNDING, CHALLENGE_TOLERANCE / pixel_max)).nonzero().flatten()
     if len(outside):
         first = int(outside[0])

@@ -1,8 +1,8 @@
 """Images on the device: uint8 splits, batches as floats in [0, 1], augmentation in batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,49 @@ from epsball.build import require
 Shape = tuple[int, int, int]  # C, H, W
 
 
+class Images(Protocol):
+    """Images with labels: all of them in memory (`Split`), or streamed from files (`StreamedSplit`)."""
+
+    @property
+    def y(self) -> Tensor:
+        """(N,) int64 labels, on the device."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device that batches lie on."""
+
+    @property
+    def index_device(self) -> torch.device:
+        """Return where the places that `read` is given should lie."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether training steps read the same images in every epoch."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: Tensor, *pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the examples at `index`: float32 images in [0, 1] and labels. `pixels`: what `read` gave with it."""
+
+    def first(self, number: int | None) -> Self:
+        """Return the first `number` examples; all, where there are no more, or where it is None."""
+
+    def only(self, index: Tensor) -> Self:
+        """Return the examples at `index` alone."""
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all examples in order, as `take` gives them, `size` at a time; the last batch may be short."""
+
+    def read(self, places: Iterable[Tensor], seed: int, first: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield for each training step, from number `first` on, what `take` needs for it: its `places` and, of images
+        that are streamed, their bytes. `seed`: of random crops."""
+
+    def to(self, device: torch.device | str) -> Self: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Images as uint8 NCHW and int64 labels, both on one device."""
@@ -20,26 +63,48 @@ class Split:
     x: Tensor
     y: Tensor
 
+    repeats = True
+
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def shape(self) -> Shape:
+        channels, height, width = self.x.shape[1:]
+        return channels, height, width
 
     @property
     def device(self) -> torch.device:
         """Return the device that batches lie on."""
         return self.x.device
 
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def index_device(self) -> torch.device:
+        """Return where the places that `read` is given should lie."""
+        return self.x.device
+
+    def take(self, index: Tensor, *pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the examples at `index` (int64, on the split's device): float32 images in [0, 1] and labels."""
+        assert not pixels, "`read` gives places alone"
         return to_unit(self.x[index]), self.y[index]
 
     def first(self, number: int | None) -> Self:
         """Return the first `number` examples; all, where there are no more, or where it is None."""
         return replace(self, x=self.x[:number], y=self.y[:number])
 
+    def only(self, index: Tensor) -> Self:
+        """Return the examples at `index` alone."""
+        return replace(self, x=self.x[index], y=self.y[index])
+
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all examples in order, as `take` gives them, `size` at a time; the last batch may be short."""
         for start in range(0, len(self), size):
             yield to_unit(self.x[start : start + size]), self.y[start : start + size]
+
+    def read(self, places: Iterable[Tensor], seed: int, first: int) -> Iterator[tuple[Tensor]]:
+        """Yield the places of each training step: `take` finds the images on the device."""
+        for index in places:
+            yield (index,)
 
     def to(self, device: torch.device | str) -> Self:
         return replace(self, x=self.x.to(device), y=self.y.to(device))
@@ -50,17 +115,16 @@ class Data:
     """A training and a test split of one image shape, with what a run's record says about them."""
 
     name: str
-    train: Split
-    test: Split
+    train: Images
+    test: Images
     classes: tuple[str, ...]
     origin: str  # one line for the log: which layout was read, and from where
-    checksum: str  # sha256 of the training images and labels in use
+    checksum: str  # sha256 of the training images and labels in use; of their files' names and sizes if streamed
     test_checksum: str
 
     @property
     def shape(self) -> Shape:
-        channels, height, width = self.train.x.shape[1:]
-        return channels, height, width
+        return self.train.shape
 
     def to(self, device: torch.device | str) -> Self:
         return replace(self, train=self.train.to(device), test=self.test.to(device))

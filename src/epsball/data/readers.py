@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from epsball.build import ConfigError
 from epsball.runtime.files import write_whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Array = NDArray[Any]
 Arrays = tuple[Array, Array]  # images uint8 NCHW, integer labels
@@ -150,24 +153,31 @@ def decode_image(path: str, channels: int, image_size: int | None) -> Array:
     """Read one 8-bit image as [C, H, W] uint8, resized and centre-cropped to a square of `image_size` if given."""
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):  # Pillow would clip these to 255
-                raise ValueError(f"mode {image.mode} is not 8 bits per channel")
-            pixels = image.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"dataset.root: {path} is not a readable image: {one_line(error)}") from error
+    pixels = open_image(path, channels)
     if image_size is not None:
         pixels = ImageOps.fit(pixels, (image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(pixels).reshape(pixels.height, pixels.width, channels).transpose(2, 0, 1)
 
 
+def open_image(path: str, channels: int) -> "Image":
+    """Decode one 8-bit image, 1 channel in grey, 3 in RGB."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would clip these to 255
+                raise ValueError(f"mode {image.mode} is not 8 bits per channel")
+            return image.convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ConfigError(f"dataset.root: {path} is not a readable image: {one_line(error)}") from error
+
+
 def stratified(labels: Array) -> Array:
     """Return a fixed shuffled order of the examples in which every prefix has the class shares of the whole."""
     shuffled: Array = np.random.RandomState(0).permutation(len(labels))  # a stream that numpy keeps unchanged
-    rank, count = np.empty(len(labels)), np.bincount(labels)
+    placed, rank, count = labels[shuffled], np.empty(len(labels)), np.bincount(labels)
     for label in np.unique(labels):
-        members = labels[shuffled] == label
+        members = placed == label
         rank[members] = (np.arange(count[label]) + 0.5) / count[label]
     order: Array = shuffled[np.argsort(rank, kind="stable")]
     return order

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from epsball.build import listed, require
-from epsball.data.images import Split
+from epsball.data.images import Images
 from epsball.measurements.gradient_norms import differentiable
 from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
 from epsball.output.pages import Section
@@ -71,7 +71,7 @@ class Coherence(Measurement):
         """What is measured, for the rows' identity."""
         return {"coherence": len(self.chosen(setup)), "bins": None if self.bins is None else asdict(self.bins)}
 
-    def chosen(self, setup: Setup) -> Split:
+    def chosen(self, setup: Setup) -> Images:
         return setup.test.first(self.images)
 
     def target_rows(self, setup: Setup, model: str) -> list[Row]:
@@ -101,7 +101,7 @@ class Coherence(Measurement):
         )
 
 
-def alignment(model: nn.Module, test: Split, batch_size: int, stop: Stop, title: str) -> Alignment:
+def alignment(model: nn.Module, test: Images, batch_size: int, stop: Stop, title: str) -> Alignment:
     """Return how the gradients of the model's members lie to each other, of each test image. Nothing waits for the
     device."""
     parts = []

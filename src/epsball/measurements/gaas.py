@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from epsball.attacks.losses import cross_entropy
 from epsball.build import require
-from epsball.data.images import Data, Split
+from epsball.data.images import Data, Images
 from epsball.measurements.gradient_norms import differentiable
 from epsball.measurements.hadamard import factors, regular_hadamard
 from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
@@ -109,7 +109,7 @@ class Gaas(Measurement):
     def count(self, setup: Setup, target: str, subspaces: Sequence[Subspace]) -> dict[Subspace, Tensor]:
         """Count the adversarial directions of the images that a target classifies correctly."""
         right = (~setup.clean_mistakes(target).top1[: self.images]).nonzero().squeeze(1)
-        test = Split(setup.test.x[right], setup.test.y[right])
+        test = setup.test.only(right)
         title = f"gaas on {target}"
         found = count_adversarial(setup.models[target], test, subspaces, setup.batch_size, setup.stop, title)
         for (eps, directions), fooling in found.items():
@@ -135,7 +135,7 @@ class Gaas(Measurement):
 
 
 def count_adversarial(
-    model: nn.Module, test: Split, subspaces: Sequence[Subspace], batch_size: int, stop: Stop, title: str
+    model: nn.Module, test: Images, subspaces: Sequence[Subspace], batch_size: int, stop: Stop, title: str
 ) -> dict[Subspace, Tensor]:
     """Return for each subspace (N,) numbers of directions of which each alone fools the model, on the host.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from epsball.attacks.losses import input_gradient
-from epsball.data.images import Split
+from epsball.data.images import Images
 from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
 from epsball.output.pages import Section
 from epsball.results.distributions import Bins, distribution_rows
@@ -72,7 +72,7 @@ def differentiable(setup: Setup) -> list[str]:
     return [name for name in setup.targets if name in setup.differentiable]
 
 
-def gradient_norms(model: nn.Module, test: Split, batch_size: int, stop: Stop) -> Tensor:
+def gradient_norms(model: nn.Module, test: Images, batch_size: int, stop: Stop) -> Tensor:
     """Return (N,) L2 norms of the loss's gradient for each test image (Tramèr et al. 2017, appendix D)."""
     parts = []
     for x, y in test.batches(batch_size):

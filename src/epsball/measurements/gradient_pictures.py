@@ -13,7 +13,7 @@ from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.attacks.losses import input_gradient
 from epsball.build import require
-from epsball.data.images import Split
+from epsball.data.images import Images
 from epsball.measurements.measurement import Measurement, Rows, Scope, Setup, one_seed
 from epsball.output.pages import Section
 from epsball.output.plot import DPI, WARNING, save
@@ -75,7 +75,7 @@ class GradientPictures(Measurement):
         return f"{len(frames['pictures'])} pictures\n"
 
 
-def first_of_each_class(test: Split, number: int) -> tuple[Tensor, Tensor, Tensor]:
+def first_of_each_class(test: Images, number: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the first `number` test images of each class, class by class: images, labels, places."""
     places = [(test.y == label).nonzero().flatten()[:number] for label in torch.unique(test.y)]
     index = torch.cat(places)

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from epsball.attacks.gradient import AttackState, GradientAttack
 from epsball.attacks.losses import input_gradient
-from epsball.data.images import Split
+from epsball.data.images import Images
 from epsball.measurements.maxima import cosines, mean_angle, mean_distance
 from epsball.measurements.violations import Reach
 from epsball.models.predictions import Mistakes, gathered, mistakes
@@ -105,7 +105,7 @@ def follow(
     plan: Plan,
     models: Mapping[str, nn.Module],
     source: str,
-    test: Split,
+    test: Images,
     batch_size: int,
     generator: Generator,
     stop: Stop,

@@ -1,6 +1,7 @@
 """Losses along an attack from several starts, errors after so many steps, and maxima (Madry et al. 2017, 3.1 and 5)."""
 
 import logging
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -168,7 +169,7 @@ class LossPaths(Measurement):
     def numbers(self, setup: Setup, followed: Followed, named: NamedAttack, part: Part) -> list[Row]:
         """Return the numbers of a part's rows."""
         if part.columns is None:
-            return self.maxima_rows(followed, named.attack.eps, setup.test.x[0].numel())
+            return self.maxima_rows(followed, named.attack.eps, math.prod(setup.test.shape))
         wrong, largest = followed.reading(part.target, **part.columns)
         clean = setup.clean_mistakes(part.target).top1[: len(wrong.top1)]
         more = {"clean_error_top1": rate(clean), "max_perturbation": largest, "seconds": followed.seconds}

@@ -15,7 +15,7 @@ from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.attacks.losses import input_gradient
 from epsball.build import require
-from epsball.data.images import Split
+from epsball.data.images import Images
 from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup, one_seed
 from epsball.models.predictions import mistakes
 from epsball.output.pages import Section
@@ -181,7 +181,7 @@ def find_transferring(
     source: nn.Module,
     target: nn.Module,
     attack: Attack,
-    test: Split,
+    test: Images,
     batch_size: int,
     generator: Generator,
     stop: Stop,

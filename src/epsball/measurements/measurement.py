@@ -10,7 +10,7 @@ import torch
 from torch import Generator, nn
 
 from epsball.attacks import NamedAttack
-from epsball.data.images import Data, Split
+from epsball.data.images import Data, Images
 from epsball.models.predictions import Mistakes, find_mistakes, rate
 from epsball.output.pages import Section
 from epsball.paper.expressions import Quantity
@@ -60,7 +60,7 @@ class Setup:
     attacks: Sequence[NamedAttack]
     asked: Sequence[Quantity]
     """what the config's tables, claims and figures ask about"""
-    test: Split
+    test: Images
     test_checksum: str
     batch_size: int
     """images per step"""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from epsball.attacks import NamedAttack
 from epsball.build import bound, require
 from epsball.data.examples import Examples, read_examples
-from epsball.data.images import Data, Split
+from epsball.data.images import Data, Images
 from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, error_rates
 from epsball.models.predictions import Mistakes, gathered, mistakes, rate
 from epsball.output.console import console_matrix
@@ -121,7 +121,7 @@ class ScoreExamples(Measurement):
         return console_matrix(frames["results"])
 
 
-def score(model: nn.Module, x_adv: Tensor, test: Split, batch_size: int, stop: Stop, title: str) -> Mistakes:
+def score(model: nn.Module, x_adv: Tensor, test: Images, batch_size: int, stop: Stop, title: str) -> Mistakes:
     """Find the model's mistakes on one adversarial image for each test image."""
     began = seconds_at(test.device)
     parts: list[Mistakes] = []

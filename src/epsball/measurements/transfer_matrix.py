@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,7 +14,8 @@ from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.build import did_you_mean, listed, require
 from epsball.data.examples import challenge_bytes
-from epsball.data.images import Split
+from epsball.data.images import Data, Images
+from epsball.data.streamed import StreamedSplit
 from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, error_rates
 from epsball.measurements.violations import Reach
 from epsball.models.predictions import Mistakes, gathered, mistakes, rate
@@ -55,6 +56,11 @@ class TransferMatrix(Measurement):
         for attack in self.images:
             known = f"{did_you_mean(attack, names)}: they are {listed(names)}"
             require(attack in names, f"images.{attack} is none of the attacks{known}")
+
+    def read(self, data: Data) -> Self:
+        fits = not (self.export and isinstance(data.test, StreamedSplit))
+        require(fits, "export should be false: a streamed data set's examples are not kept in memory to be written")
+        return self
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.targets
@@ -109,7 +115,7 @@ class Task:
     named: NamedAttack
     source: str
     targets: Sequence[str]
-    test: Split
+    test: Images
     """the images they are crafted of"""
     export: bool
     """whether they are written"""
@@ -182,7 +188,7 @@ def transfer(
     source: nn.Module,
     attack: Attack,
     targets: Mapping[str, nn.Module],
-    test: Split,
+    test: Images,
     batch_size: int,
     generator: Generator,
     stop: Stop,

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.attacks.gradient import AttackState, GradientAttack
-from epsball.data.images import Split
+from epsball.data.images import Images
 from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup
 from epsball.models.predictions import Mistakes, mistakes, rate
 from epsball.output.console import console_matrix
@@ -91,7 +91,7 @@ def worst_case_rows(setup: Setup, source: str, eps: float) -> list[Row]:
 def find_fooled(
     model: nn.Module,
     attacks: Mapping[str, Attack],
-    test: Split,
+    test: Images,
     batch_size: int,
     generators: Mapping[str, Generator],
     stop: Stop,
@@ -121,7 +121,7 @@ class Search:
     """A search for images that an attack fools; it marks them in `fooled`."""
 
     model: nn.Module
-    test: Split
+    test: Images
     batch_size: int
     one_size: bool  # whether every batch has this size: CUDA tunes and captures kernels anew for each
     fooled: Tensor  # (N,) booleans

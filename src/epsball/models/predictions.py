@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epsball.data.images import Split
+from epsball.data.images import Images
 from epsball.runtime.device import seconds_at
 from epsball.runtime.progress import Stop
 
@@ -42,7 +42,7 @@ def mistakes(model: nn.Module, x: Tensor, y: Tensor) -> Mistakes:
     return Mistakes(top1, ~(logits.topk(5, dim=1).indices == y[:, None]).any(1), losses)
 
 
-def find_mistakes(model: nn.Module, test: Split, batch_size: int, stop: Stop) -> Mistakes:
+def find_mistakes(model: nn.Module, test: Images, batch_size: int, stop: Stop) -> Mistakes:
     """Find the model's mistakes on the unperturbed test images."""
     began = seconds_at(test.device)
     parts: list[Mistakes] = []

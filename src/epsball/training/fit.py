@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epsball.data.images import Data, Split
+from epsball.data.images import Data, Images
+from epsball.data.streamed import WorkersLost
 from epsball.runtime.device import allow_tf32, autocast, borrowed_seed, derived_seed, random_state, set_random_state
 from epsball.runtime.graphs import GraphCache
 from epsball.runtime.progress import Progress, Stop
@@ -19,6 +20,7 @@ from epsball.training.trainer import Trainer, Watch
 
 State = dict[str, Any]
 SCORED_IMAGES = 1000  # test images scored after each epoch, for the learning curve only
+VALUES_AT_ONCE = 2**25  # pixels of the images that are scored together, channels counted: 125 images of 299x299
 CRAFTED_ON_CUDA = 1000  # training images at a time whose examples on a frozen source are crafted before training
 
 
@@ -57,15 +59,16 @@ def fit(
     """
     per_epoch = steps_per_epoch(len(data.train), trainer.batch_size)
     total = max(1, round(trainer.epochs * per_epoch))
-    with borrowed_seed(derived_seed(seed, "fit"), data.train.x.device), allow_tf32(trainer.precision):
+    with borrowed_seed(derived_seed(seed, "fit"), data.train.device), allow_tf32(trainer.precision):
         state = TrainingState.begin(model, trainer, sources, data, seed)
         state.graph_cache.active &= control.cuda_graphs
         if control.state is not None:
             state.load(control.state)
         saved = time.monotonic()
         with Progress(control.title, total, state.step) as progress:
-            for index in batch_indices(data.train, trainer.batch_size, seed, state.step, total):
-                state.advance(index, state.step / per_epoch)
+            indices = batch_indices(data.train, trainer.batch_size, seed, state.step, total)
+            for index, *pixels in saved_if_lost(data.train.read(indices, seed, state.step), state, control):
+                state.advance(index, state.step / per_epoch, *pixels)
                 progress.step()
                 if state.step % per_epoch == 0:
                     progress.say(describe(state.close_epoch(state.step / per_epoch)))
@@ -81,6 +84,20 @@ def fit(
     state.optimizer.zero_grad(set_to_none=True)  # the last gradients are as large as the model
     model.eval()
     return state.curve
+
+
+def saved_if_lost(
+    batches: Iterator[tuple[Tensor, ...]], state: "TrainingState", control: TrainingControl
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield what each step reads. A signal to all processes of a job may end the workers that decode images before this
+    one has seen it: the training is saved and stops then, as after a step."""
+    try:
+        yield from batches
+    except WorkersLost:
+        if control.stop.signum is not None:
+            control.save(state.state())
+        control.stop.check()
+        raise
 
 
 def describe(row: Mapping[str, float]) -> str:
@@ -119,9 +136,9 @@ class TrainingState:
     ) -> "TrainingState":
         """Return the state before the first step."""
         model.train()
-        device = data.train.x.device
+        device = data.train.device
         crafted = max(trainer.batch_size, CRAFTED_ON_CUDA) if device.type == "cuda" else trainer.batch_size
-        same = trainer.augment is None or trainer.objective.takes_originals
+        same = data.train.repeats and (trainer.augment is None or trainer.objective.takes_originals)
         repeatable = (lambda: data.train.batches(crafted)) if same else None
         per_epoch = steps_per_epoch(len(data.train), trainer.batch_size)
         objective = trainer.objective.prepare(sources, repeatable, trainer.epochs, seed, per_epoch)
@@ -131,10 +148,11 @@ class TrainingState:
                 group["lr"] = torch.tensor(lr, device=device)
         return cls(model, trainer, objective, optimizer, data, loss_sum, 0, 0, [], GraphCache(device), lr, seed)
 
-    def advance(self, index: Tensor, epoch: float) -> None:
-        """Take one step on the training images at `index`; `epoch` is how far training has come."""
+    def advance(self, index: Tensor, epoch: float, *pixels: Tensor) -> None:
+        """Take one step on the training images at `index`, with what was read of them; `epoch` is how far training has
+        come."""
         self.set_learning_rate(self.trainer.optimizer.lr * self.trainer.schedule.factor(epoch, self.trainer.epochs))
-        loss = self.graph_cache(self.objective.route(self.step), self.minimise, index)
+        loss = self.graph_cache(self.objective.route(self.step), self.minimise, index, *pixels)
         self.loss_sum, self.step = self.loss_sum + loss, self.step + 1
 
     def set_learning_rate(self, lr: float) -> None:
@@ -146,12 +164,12 @@ class TrainingState:
                 group["lr"].fill_(lr)
         self.lr = lr
 
-    def minimise(self, index: Tensor) -> Tensor:
+    def minimise(self, index: Tensor, *pixels: Tensor) -> Tensor:
         """Take the whole step, from images to updated parameters; return its loss.
 
         On CUDA it is captured as one graph: the host decides nothing in here but what the objective's route says.
         """
-        original, y = self.data.train.take(index)
+        original, y = self.data.train.take(index, *pixels)
         x = self.trainer.augment(original) if self.trainer.augment else original
         with autocast(self.trainer.precision, x.device):
             loss = self.objective(self.model, x, y, self.step, Origin(index, original))
@@ -179,17 +197,18 @@ class TrainingState:
 
     def clean_error(self) -> float:
         """Return the error rate on the first test images, in eval mode."""
-        x, y = next(iter(self.data.test.batches(SCORED_IMAGES)))
+        at_once = max(1, VALUES_AT_ONCE // math.prod(self.data.shape))
+        batches = self.data.test.first(SCORED_IMAGES).batches(min(SCORED_IMAGES, at_once))
         self.model.eval()
         with torch.no_grad():
-            wrong = (self.model(x).argmax(1) != y).float().mean()
+            wrong = torch.cat([self.model(x).argmax(1) != y for x, y in batches]).float().mean()
         self.model.train()
         return float(wrong)
 
     def attacked(self, watch: Watch) -> dict[str, float]:
         """Return the error rate on attacked training images, in eval mode, and of how many. What it draws is its own:
         the training goes on as if it had not been."""
-        x, y = next(iter(self.data.train.batches(watch.images)))
+        x, y = next(iter(self.data.train.first(watch.images).batches(watch.images)))
         generator = torch.Generator(x.device).manual_seed(derived_seed(self.seed, "watch", self.step))
         self.model.eval()
         with torch.no_grad():
@@ -203,7 +222,7 @@ class TrainingState:
         return {
             "model": self.model.state_dict(),
             "optimizer": {**optimizer, "param_groups": [{**g, "lr": self.lr} for g in optimizer["param_groups"]]},
-            "rng": random_state(self.data.train.x.device),
+            "rng": random_state(self.data.train.device),
             "loss_sum": self.loss_sum,
             "step": self.step,
             "counted_from": self.counted_from,
@@ -220,7 +239,7 @@ class TrainingState:
             unknown = [torch.full_like(loss_sum, math.nan) for _ in self.objective.terms]
             loss_sum = torch.stack([loss_sum, *unknown]) if unknown else loss_sum
         self.loss_sum = loss_sum
-        set_random_state(state["rng"], self.data.train.x.device)
+        set_random_state(state["rng"], self.data.train.device)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -229,7 +248,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return math.ceil((images - alone) / batch_size)
 
 
-def batch_indices(train: Split, size: int, seed: int, start: int, total: int) -> Iterator[Tensor]:
+def batch_indices(train: Images, size: int, seed: int, start: int, total: int) -> Iterator[Tensor]:
     """Yield the places of each step's images, from `start` on: one permutation an epoch, drawn from seed and epoch."""
     per_epoch = steps_per_epoch(len(train), size)
     order = torch.empty(0)
@@ -237,7 +256,7 @@ def batch_indices(train: Split, size: int, seed: int, start: int, total: int) ->
         epoch, position = divmod(step, per_epoch)
         if position == 0 or step == start:
             generator = torch.Generator().manual_seed(derived_seed(seed, "order", epoch))
-            order = torch.randperm(len(train), generator=generator).to(train.x.device)
+            order = torch.randperm(len(train), generator=generator).to(train.index_device)
         yield order[position * size : (position + 1) * size]
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from epsball.build import ConfigError, build, construct, did_you_mean, listed, mapping, under
 from epsball.data.datasets import DATASETS
 from epsball.data.images import Data
+from epsball.data.streamed import StreamedSplit
 from epsball.models import MODELS
 from epsball.runtime.device import borrowed_seed, derived_seed
 from epsball.runtime.store import fingerprint
@@ -117,6 +118,7 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
     if key not in cache.specs:
         network = check_network(fields["arch"], data, at["arch"])
         check_trainer(trainer, network, len(sources), where, at.get("trainer", under(where, "trainer")))
+        check_streamed(trainer, network, data, at)
         label = f"{fields['arch']['name']}-{trainer.name if trainer else 'fitted'}"
         differentiable = getattr(network, "differentiable", True)
         number = len(members(network))
@@ -165,6 +167,21 @@ def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, whe
             trainer.objective.check(network, sources)
         except ValueError as error:
             raise ConfigError(f"{at}.objective.{error}") from None
+
+
+def check_streamed(trainer: Trainer | None, network: nn.Module, data: Data, at: Mapping[str, str]) -> None:
+    """ConfigError where a training needs all images in memory, or the same ones in every epoch, and they are
+    streamed."""
+    if not isinstance(data.train, StreamedSplit):
+        return
+    if trainer is None:
+        name = type(network).__name__
+        raise ConfigError(f"{at['dataset']} is streamed, but {name} fits itself to all images at once, in memory")
+    if trainer.objective.takes_originals:
+        raise ConfigError(
+            f"{at['trainer']}.objective.crafted_on should be augmented: {at['dataset']} is streamed, every epoch has "
+            "random crops of its own"
+        )
 
 
 def identity_of(config: Mapping[str, Any], data: Data, sources: Mapping[str, ModelSpec]) -> dict[str, Any]:
