@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from epsball.build import ConfigError
 from epsball.cli.compose import CONF, VERSION, as_plain, parts_of, register_with_hydra, write_hydra
 from epsball.cli.explain import explain, one_line, refuse_old_keys
 from epsball.cli.help import asks_for_help, print_help
+from epsball.runtime.distributed import PeerLost, agreed, is_first, joined, processes, rank
 from epsball.runtime.progress import Interrupted, JobFailed, Stop
 
 log = logging.getLogger("epsball")
@@ -41,10 +42,13 @@ class Session:
         register_with_hydra()  # a launcher's worker has not been through main()
         runtime = HydraConfig.get()
         overrides, folder = list(runtime.overrides.task), None
-        if runtime.mode is RunMode.MULTIRUN:  # Hydra makes the subdir before the job starts: our folder lies in it
+        if (
+            runtime.mode is RunMode.MULTIRUN and processes() == 1
+        ):  # Hydra makes the subdir before the job starts: our folder lies in it
             folder = Path(runtime.sweep.dir) / runtime.sweep.subdir / str(runtime.job.num)
         try:
-            run(config, overrides, folder, self.stop)
+            with joined():
+                run(config, overrides, folder, self.stop)
         except Exception as error:
             tell_failure(error, overrides, folder)
             if os.getpid() != self.process:
@@ -63,7 +67,8 @@ class Session:
         except JobFailed:
             return 1
         except (HydraException, OmegaConfBaseException, ValueError) as error:  # before any job: the command is wrong
-            print(f"error: {explain(error)}", file=sys.stderr)
+            if is_first():
+                print(f"error: {explain(error)}", file=sys.stderr)
             return 2
         except Exception as error:
             print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
@@ -92,13 +97,15 @@ def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Sto
     """Check the config, claim a run directory (`folder`, in a sweep), run, say what was written."""
     configure_logging()
     runtime = HydraConfig.get()
-    plain = as_plain(config, dict(runtime.runtime.choices))
-    refuse_old_keys(plain)
-    configs = composed_parts(plain, overrides)
+    with agreed():
+        refuse_sweep(runtime.mode)
+        plain = as_plain(config, dict(runtime.runtime.choices))
+        refuse_old_keys(plain)
+        configs = composed_parts(plain, overrides)
 
-    from epsball.experiment.prepare import prepare_parts  # what needs no torch is answered before it is imported
+        from epsball.experiment.prepare import prepare_parts  # what needs no torch is answered before it is imported
 
-    parts, joint = prepare_parts(configs, plain)
+        parts, joint = prepare_parts(configs, plain)
 
     from epsball.experiment.record import claim_directory  # after a wrong value, whose answer need not wait for these
     from epsball.experiment.run import run_experiments
@@ -106,12 +113,21 @@ def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Sto
 
     check_given(parts, stop)
     given = None if folder or runtime.run.dir == "." else str(runtime.run.dir)
-    directory = claim_directory(plain["experiment"], parts, given, folder)
-    with log_file(directory / "run.log"):
+    directory = Path()
+    with agreed():
+        if is_first():
+            directory = claim_directory(plain["experiment"], parts, given, folder)
+            write_hydra(directory, config, overrides)
+    with log_file(directory / "run.log") if is_first() else nullcontext():
         log.info("run directory: %s", directory)
-        write_hydra(directory, config, overrides)
         files = run_experiments(plain["experiment"], parts, directory, overrides, stop, joint)
-    print("\n".join(f"wrote {path}" for path in files))
+    print("\n".join(f"wrote {path}" for path in files), end="\n" if files else "")
+
+
+def refuse_sweep(mode: RunMode | None) -> None:
+    """ConfigError for a sweep of several processes: each would make folders of its own."""
+    if mode is RunMode.MULTIRUN and processes() > 1:
+        raise ConfigError("--multirun is for a single process: give torchrun one command after the other")
 
 
 def composed_parts(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str, Any]]]:
@@ -123,9 +139,12 @@ def composed_parts(plain: dict[str, Any], overrides: list[str]) -> list[list[dic
 
 
 def tell_failure(error: Exception, overrides: list[str], folder: Path | None) -> None:
-    """Print a job's failure in one line. A sweep's wrong config leaves a record, too."""
-    of_job = f"job {' '.join(overrides)}: " if folder else ""
-    kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+    """Print a job's failure in one line; of several processes the first tells what is wrong with the config. A sweep's
+    wrong config leaves a record, too."""
+    if isinstance(error, ConfigError) and not is_first():
+        return
+    of_job = f"job {' '.join(overrides)}: " if folder else "" if is_first() else f"process {rank()}: "
+    kind = "" if isinstance(error, ConfigError | PeerLost) else f"{type(error).__name__}: "
     print(f"error: {of_job}{kind}{one_line(error)}", file=sys.stderr)
     if folder and isinstance(error, ConfigError):
         from epsball.experiment.record import record_refusal
@@ -134,7 +153,7 @@ def tell_failure(error: Exception, overrides: list[str], folder: Path | None) ->
 
 
 def configure_logging() -> None:
-    """Send log lines to the terminal, around progress bars."""
+    """Send log lines to the terminal, around progress bars; those of the first process alone."""
     from tqdm import tqdm
 
     class Terminal(logging.Handler):
@@ -143,7 +162,7 @@ def configure_logging() -> None:
 
     terminal = Terminal()
     terminal.setFormatter(logging.Formatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[terminal], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[terminal if is_first() else logging.NullHandler()], force=True)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from epsball.build import require
+from epsball.runtime.distributed import share
 
 Shape = tuple[int, int, int]  # C, H, W
 
@@ -45,6 +46,9 @@ class Images(Protocol):
 
     def only(self, index: Tensor) -> Self:
         """Return the examples at `index` alone."""
+
+    def share(self) -> Self:
+        """Return the examples that are this process's, of a job of several."""
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all examples in order, as `take` gives them, `size` at a time; the last batch may be short."""
@@ -95,6 +99,11 @@ class Split:
     def only(self, index: Tensor) -> Self:
         """Return the examples at `index` alone."""
         return replace(self, x=self.x[index], y=self.y[index])
+
+    def share(self) -> Self:
+        """Return the examples that are this process's, of a job of several."""
+        part = share(len(self))
+        return replace(self, x=self.x[part], y=self.y[part])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all examples in order, as `take` gives them, `size` at a time; the last batch may be short."""

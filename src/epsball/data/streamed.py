@@ -16,6 +16,7 @@ from epsball.build import ConfigError, require
 from epsball.data.images import Shape, to_unit
 from epsball.data.readers import open_image
 from epsball.runtime.device import derived_seed
+from epsball.runtime.distributed import share
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -232,6 +233,11 @@ class StreamedSplit:
     def only(self, index: Tensor) -> Self:
         """Return the examples at `index` alone."""
         return replace(self, files=[self.files[i] for i in index.tolist()], y=self.y[index])
+
+    def share(self) -> Self:
+        """Return the examples that are this process's, of a job of several."""
+        part = share(len(self))
+        return replace(self, files=self.files[part], y=self.y[part])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all examples in order, as `take` gives them, `size` at a time; the last batch may be short."""

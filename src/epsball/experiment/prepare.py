@@ -21,6 +21,7 @@ from epsball.paper.expressions import Quantity
 from epsball.results.given import GivenRows, read_given
 from epsball.results.metrics import ERROR_METRICS
 from epsball.runtime.device import Execution
+from epsball.runtime.distributed import processes
 from epsball.runtime.store import fingerprint
 from epsball.training.spec import BuildCache, ModelSpec, build_spec, load_data
 
@@ -91,6 +92,7 @@ def prepare_experiment(
     Raises ConfigError: one line, what, where, and what would be right.
     """
     settings = settings_of(config)
+    check_workers(settings.workers)
     execution = settings.execution
     composed, (config, places) = dict(config), expand_grids(config)
     sources, targets = (with_members(names, places) for names in (settings.sources, settings.targets))
@@ -201,6 +203,12 @@ def specs_of(config: Mapping[str, Any], settings: Settings, cache: BuildCache) -
             places = {key: key for key in ("arch", "trainer", "dataset") if spec.get(key) == config.get(key)}
             specs[name] = build_spec(spec, f"models.{name}", cache, places)
     return specs
+
+
+def check_workers(workers: int) -> None:
+    """ConfigError where each process of a job would start processes of its own."""
+    if workers > 1 and processes() > 1:
+        raise ConfigError(f"workers should be 1 in a torchrun job, whose {processes()} processes share the work")
 
 
 def check_shapes(specs: Mapping[str, ModelSpec], data: Data) -> None:

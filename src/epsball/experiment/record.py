@@ -17,6 +17,7 @@ from epsball.build import ConfigError
 from epsball.experiment.expected import expected_cells, settings_of
 from epsball.experiment.prepare import Experiment
 from epsball.runtime.device import Execution, environment
+from epsball.runtime.distributed import is_first
 from epsball.runtime.files import write_whole
 from epsball.runtime.progress import Interrupted
 from epsball.runtime.store import fingerprint, free_name
@@ -41,7 +42,10 @@ class Record:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Write run.json at the start and at the end of the block, whichever way it ends."""
+        """Write run.json at the start and at the end of the block, whichever way it ends; one process of a job does."""
+        if not is_first():
+            yield
+            return
         self.directory.mkdir(parents=True, exist_ok=True)
         self.write("running", None)
         try:

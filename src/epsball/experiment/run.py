@@ -21,9 +21,10 @@ from epsball.paper.tables import compare, comparison_sections, table_sections, w
 from epsball.results.intervals import with_intervals
 from epsball.results.rows import MISTAKES, PAPER, as_dicts
 from epsball.runtime.device import executing
+from epsball.runtime.distributed import is_first
 from epsball.runtime.files import write_whole
 from epsball.runtime.progress import Stop
-from epsball.runtime.store import Store
+from epsball.runtime.shared_store import open_store
 from epsball.training.parallel import train_in_parallel
 from epsball.training.trained import TrainedModels
 
@@ -69,9 +70,9 @@ def run_experiments(
     """Run all parts; the files written, most readable first. `run.json` says how it ended.
 
     Several parts get a folder each, with the files of a run, and a report of all of them above, with what is stated of
-    their rows together (`joint`).
+    their rows together (`joint`). Of several processes the first writes.
     """
-    settings, store = parts[0][0].settings, Store(Path(parts[0][0].settings.outputs), stop.check)
+    settings, store = parts[0][0].settings, open_store(Path(parts[0][0].settings.outputs), stop.check)
     models = TrainedModels(store, stop, [experiment.specs for part in parts for experiment in part])
     record = Record(name, parts, directory, overrides, models)
     with record.recording():
@@ -79,17 +80,20 @@ def run_experiments(
             wanted = record.wanted(lambda one: unfinished_models(one, set_up(one, models)))
             train_in_parallel(wanted, models, settings.workers, settings.threads)
         if len(parts) == 1:
-            return [*run_part(parts[0], record, models).files, directory / "run.json"]
+            rows = measure_part(parts[0], record, models)
+            return [*present_part(parts[0], rows, record).files, directory / "run.json"] if is_first() else []
         results = {}
         for part, part_record in zip(parts, record.of_parts(), strict=True):
             log.info("%s", part_record.name)
             with part_record.recording():
-                results[part_record.name] = run_part(part, part_record, models)
-        return [*join_parts(results, record, joint), directory / "run.json"]
+                rows = measure_part(part, part_record, models)
+                if is_first():
+                    results[part_record.name] = present_part(part, rows, part_record)
+        return [*join_parts(results, record, joint), directory / "run.json"] if is_first() else []
 
 
-def run_part(part: Part, record: Record, models: TrainedModels) -> PartResult:
-    """Train, set up, measure, judge and write one part, an experiment per seed."""
+def measure_part(part: Part, record: Record, models: TrainedModels) -> Rows:
+    """Train, set up and measure one part, an experiment per seed; return the rows of all by file."""
     rows: Rows = {}
     for experiment in part:
         with executing(experiment.execution):
@@ -100,6 +104,11 @@ def run_part(part: Part, record: Record, models: TrainedModels) -> PartResult:
             for file, found in measure(experiment, setup).items():
                 rows.setdefault(file, []).extend(found)
         models.release(experiment.specs)
+    return rows
+
+
+def present_part(part: Part, rows: Rows, record: Record) -> PartResult:
+    """Judge the rows of one part and write its files."""
     frames = as_frames(rows)
     frames["results"] = with_paper_values(with_intervals(frames["results"]), part[0].statements.tables)
     kept = write_results(frames["results"], record.directory / "results.csv")  # first: whatever else fails

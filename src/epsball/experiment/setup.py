@@ -8,7 +8,7 @@ from epsball.experiment.prepare import Experiment
 from epsball.measurements.measurement import Scope, Setup
 from epsball.runtime.device import executing
 from epsball.runtime.progress import Stop
-from epsball.runtime.store import Store
+from epsball.runtime.shared_store import open_store
 from epsball.training.spec import ModelSpec
 from epsball.training.trained import TrainedModels
 
@@ -59,7 +59,7 @@ def check_given(parts: Sequence[Sequence[Experiment]], stop: Stop) -> None:
     experiments = [experiment for part in parts for experiment in part]
     if not experiments[0].settings.rows:
         return
-    store = Store(Path(experiments[0].settings.outputs), stop.check)
+    store = open_store(Path(experiments[0].settings.outputs), stop.check)
     models = TrainedModels(store, stop, [])
     for experiment in experiments:
         with executing(experiment.execution):

@@ -18,13 +18,14 @@ from epsball.data.images import Data, Images
 from epsball.data.streamed import StreamedSplit
 from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, error_rates
 from epsball.measurements.violations import Reach
-from epsball.models.predictions import Mistakes, gathered, mistakes, rate
+from epsball.models.predictions import Mistakes, gathered, mistakes, of_all, rate
 from epsball.output.console import console_matrix
 from epsball.output.matrix import matrix_sections
 from epsball.output.pages import Section
 from epsball.paper.expressions import Quantity
 from epsball.results.metrics import ERROR_METRICS
-from epsball.runtime.device import seconds_at
+from epsball.runtime.device import derived_seed, seconds_at
+from epsball.runtime.distributed import gather, in_order, rank
 from epsball.runtime.progress import Progress, Stop
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Task:
 
     def to_export(self, setup: Setup) -> bool:
         """Whether the examples are to be written and are not there."""
-        return self.export and not setup.store.examples(*self.examples_key(setup)).exists()
+        return self.export and not setup.store.has_examples(*self.examples_key(setup))
 
 
 def transfer_rows(setup: Setup, task: Task) -> Iterator[Row]:
@@ -196,7 +197,8 @@ def transfer(
     examples: list[Tensor] | None = None,
 ) -> tuple[Mistakes, dict[str, Mistakes], float]:
     """Return the mistakes of the source and of every target on examples crafted once on the source, and the largest
-    perturbation. The examples are added to `examples`, batch by batch, on the CPU, where it is given.
+    perturbation. The examples are added to `examples`, on the CPU, where it is given. The processes of a job share the
+    images out.
 
     All lie on one device; models are in eval mode. Raises Violation when an example is outside the pixel range or
     further than eps from its image.
@@ -204,22 +206,33 @@ def transfer(
     began = seconds_at(test.device)
     models = {**targets, "": source} if all(t is not source for t in targets.values()) else dict(targets)
     parts: dict[str, list[Mistakes]] = {name: [] for name in models}
+    crafted: list[Tensor] = []
+    share, generator = test.share(), own_generator(generator)
     reach = Reach(title, attack.eps)
-    with Progress(title, len(test)) as progress:
-        for x, y in test.batches(batch_size):
+    with Progress(title, len(share)) as progress:
+        for x, y in share.batches(batch_size):
             stop.check()
             x_adv = attack(source, x, y, generator)
             reach.add(x_adv, x)
             if examples is not None:
-                examples.append(x_adv.cpu())
+                crafted.append(x_adv.cpu())
             for name, model in models.items():
                 parts[name].append(mistakes(model, x_adv, y))
             progress.step(len(x))
-    largest = reach.checked()
+    largest = max(gather(reach.checked()))
+    if examples is not None:
+        examples.append(in_order(torch.cat(crafted), len(test)))
     seconds = seconds_at(test.device) - began
-    found = {name: gathered(part, seconds) for name, part in parts.items()}
+    found = {name: of_all(gathered(part, seconds), len(test)) for name, part in parts.items()}
     own = next(found[name] for name, model in models.items() if model is source)
     return own, {name: found[name] for name in targets}, largest
+
+
+def own_generator(generator: Generator) -> Generator:
+    """Return random numbers of this process's own: the given ones in the first, which a single process has."""
+    if not rank():
+        return generator
+    return Generator(generator.device).manual_seed(derived_seed(generator.initial_seed(), rank()))
 
 
 def transfer_rates(source_clean: Mistakes, source_adv: Mistakes, target_clean: Mistakes, target_adv: Mistakes) -> Row:

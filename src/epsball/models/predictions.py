@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from epsball.data.images import Images
 from epsball.runtime.device import seconds_at
+from epsball.runtime.distributed import in_order
 from epsball.runtime.progress import Stop
 
 
@@ -46,10 +47,10 @@ def find_mistakes(model: nn.Module, test: Images, batch_size: int, stop: Stop) -
     """Find the model's mistakes on the unperturbed test images."""
     began = seconds_at(test.device)
     parts: list[Mistakes] = []
-    for x, y in test.batches(batch_size):
+    for x, y in test.share().batches(batch_size):
         stop.check()
         parts.append(mistakes(model, x, y))
-    return gathered(parts, seconds_at(test.device) - began)
+    return of_all(gathered(parts, 0.0), len(test))._replace(seconds=seconds_at(test.device) - began)
 
 
 def gathered(parts: Sequence[Mistakes], seconds: float) -> Mistakes:
@@ -57,6 +58,12 @@ def gathered(parts: Sequence[Mistakes], seconds: float) -> Mistakes:
     fives = [part.top5 for part in parts if part.top5 is not None]
     top1, losses = torch.cat([part.top1 for part in parts]), torch.cat([part.losses for part in parts])
     return Mistakes(top1, torch.cat(fives) if fives else None, losses, seconds)
+
+
+def of_all(own: Mistakes, number: int) -> Mistakes:
+    """Join the mistakes that all processes found on `number` images, each on its share, in the order of the images."""
+    top5 = None if own.top5 is None else in_order(own.top5, number)
+    return own._replace(top1=in_order(own.top1, number), top5=top5, losses=in_order(own.losses, number))
 
 
 def rate(wrong: Tensor | None, among: Tensor | None = None) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import epsball
 from epsball.build import ConfigError, listed
+from epsball.runtime.distributed import local_rank, processes
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -57,15 +58,17 @@ def executing(execution: Execution) -> Iterator[None]:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device a config asks for; auto is CUDA, else MPS, else the CPU. ConfigError where it is lacking."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """Return the device a config asks for; auto is CUDA, else MPS, else the CPU. ConfigError where it is lacking.
+    Each process of a machine has a GPU of its own."""
+    mps = torch.backends.mps.is_available() and processes() == 1  # of one process's alone: its tensors do not travel
+    there = {"cpu": True, "cuda": local_rank() < torch.cuda.device_count(), "mps": mps}
     if name == "auto":
         name = next(n for n in ("cuda", "mps", "cpu") if there[n])
     if not there[name]:
         raise ConfigError(
             f"device is {name!r}, which this machine lacks: it has {listed(n for n in there if there[n])}"
         )
-    return torch.device(name, 0) if name == "cuda" else torch.device(name)
+    return torch.device(name, local_rank()) if name == "cuda" else torch.device(name)
 
 
 @contextmanager
@@ -137,7 +140,8 @@ def environment(device: torch.device, threads: int | None = None) -> dict[str, A
     """Return what the last bits of a result depend on beside its config."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     versions = {"epsball": epsball.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
-    return {"device": f"{device.type} ({name})", "threads": threads or torch.get_num_threads(), "versions": versions}
+    here = {"device": f"{device.type} ({name})", "threads": threads or torch.get_num_threads(), "versions": versions}
+    return {**here, "processes": processes()} if processes() > 1 else here
 
 
 def seconds_at(device: torch.device) -> float:

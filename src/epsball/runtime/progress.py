@@ -10,6 +10,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from epsball.runtime.distributed import is_first
+
 SECONDS_BETWEEN_LINES = 30.0
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,8 @@ class Stop:
         if self.signum is not None:
             raise Interrupted(signum)
         self.signum = signum
-        print("stopping after saving; once more to stop at once", file=sys.stderr)
+        if is_first():
+            print("stopping after saving; once more to stop at once", file=sys.stderr)
 
     def check(self) -> None:
         """Raise Interrupted when a stop was asked for."""
@@ -58,7 +61,14 @@ class Progress:
         self.title, self.total, self.start, self.done, self.clock = title, total, start, start, clock
         self.note = ""
         self.began = self.logged = clock()
-        self.bar = tqdm(total=total, initial=start, desc=title, disable=None, leave=False, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=total,
+            initial=start,
+            desc=title,
+            disable=None if is_first() else True,
+            leave=False,
+            dynamic_ncols=True,
+        )
 
     def step(self, count: int = 1) -> None:
         """Count `count` steps more, one at least."""

@@ -29,7 +29,7 @@ FORMAT = 3  # raise it when a change of the code changes what a spec trains to (
 YOUNGER: tuple[tuple[str, Any], ...] = (
     *(("step_share", None), ("crafting_statistics", "kept"), ("eps_rise", None), ("export", False)),
     *(("crafted_on", "augmented"), ("crafted_once", False), ("images", {})),
-    *(("crafting_auxiliary", True), ("batch_norm_momentum", 0.1)),
+    *(("crafting_auxiliary", True), ("batch_norm_momentum", 0.1), ("batch_norm", "local")),
 )
 """fields that came after FORMAT 3, each at the value that means what was before: in no identity, so that those stay"""
 MODEL, SPEC, CURVE, MANIFEST, LAST = "model.safetensors", "spec.json", "training.csv", "manifest.json", "last.pt"
@@ -228,6 +228,10 @@ class Store:
         folder = self.root / "examples"
         plain = re.sub(r"[^\w.-]", "_", label)
         return next(iter(sorted(folder.glob(f"*-{identity}.npy"))), folder / f"{plain}-{identity}.npy")
+
+    def has_examples(self, label: str, identity: str) -> bool:
+        """Whether these images were exported."""
+        return self.examples(label, identity).exists()
 
     def keep_examples(self, label: str, identity: str, content: bytes) -> Path:
         """Write exported images; their file."""

@@ -17,6 +17,7 @@ from epsball.attacks.noise import truncated_normal
 from epsball.build import bound, require
 from epsball.models import heads
 from epsball.runtime.device import derived_seed
+from epsball.runtime.distributed import processes
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
@@ -116,6 +117,8 @@ class Adversarial:
     """of the random choices between sources"""
     per_epoch: int = bound(1)
     """steps of an epoch"""
+    replicas: int = bound(1)
+    """processes that share a batch, and the replaced images of it"""
 
     def __post_init__(self) -> None:
         require((self.count is not None) == (self.placement == "replace"), "count should be set with placement replace")
@@ -139,7 +142,7 @@ class Adversarial:
         """Return what the step trains on: the clean part, the adversarial part, or both in this order."""
         if self.source(step) is None:
             return [Examples(x, y, 1.0)]
-        k = len(x) if self.count is None else min(self.count, len(x))
+        k = len(x) if self.count is None else min(self.count // self.replicas, len(x))
         images = x if origin is None or self.crafted_on == "augmented" else origin.images
         x_adv = self.craft(model, images[:k], y[:k], step, None if origin is None else origin.places[:k])
         adversarial = Examples(x_adv, y[:k], self.weight)
@@ -220,7 +223,7 @@ class Adversarial:
 
         Tramèr et al., section 5.2: gradients for pre-trained models can be precomputed.
         """
-        ready = replace(self, sources=tuple(sources), seed=seed, per_epoch=per_epoch)
+        ready = replace(self, sources=tuple(sources), seed=seed, per_epoch=per_epoch, replicas=processes())
         uses = epochs / (len(sources) + self.include_self) if sources else 0.0
         if train is None or not (self.crafted_once or (self.repeats and uses > 1)):
             return ready

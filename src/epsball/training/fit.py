@@ -1,5 +1,6 @@
 """Train by any trainer, in one loop: trainers differ in their objective, their optimiser and their data."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,16 +13,20 @@ from torch import Tensor, nn
 from epsball.data.images import Data, Images
 from epsball.data.streamed import WorkersLost
 from epsball.runtime.device import allow_tf32, autocast, borrowed_seed, derived_seed, random_state, set_random_state
+from epsball.runtime.distributed import agree, average, by_first, gather, processes, rank
 from epsball.runtime.graphs import GraphCache
 from epsball.runtime.progress import Progress, Stop
 from epsball.training.adversarial import Origin
 from epsball.training.objectives import Objective
+from epsball.training.synchronised import synchronised
 from epsball.training.trainer import Trainer, Watch
 
 State = dict[str, Any]
 SCORED_IMAGES = 1000  # test images scored after each epoch, for the learning curve only
 VALUES_AT_ONCE = 2**25  # pixels of the images that are scored together, channels counted: 125 images of 299x299
 CRAFTED_ON_CUDA = 1000  # training images at a time whose examples on a frozen source are crafted before training
+
+log = logging.getLogger(__name__)
 
 
 class Diverged(RuntimeError):
@@ -59,9 +64,11 @@ def fit(
     """
     per_epoch = steps_per_epoch(len(data.train), trainer.batch_size)
     total = max(1, round(trainer.epochs * per_epoch))
-    with borrowed_seed(derived_seed(seed, "fit"), data.train.device), allow_tf32(trainer.precision):
+    borrowed = borrowed_seed(replica_seed(seed, "fit"), data.train.device)
+    with borrowed, allow_tf32(trainer.precision), synchronised(model, trainer.batch_norm == "synchronised"):
+        take_from_first(model)
         state = TrainingState.begin(model, trainer, sources, data, seed)
-        state.graph_cache.active &= control.cuda_graphs
+        state.graph_cache.active &= control.cuda_graphs and processes() == 1  # a graph cannot talk to others
         if control.state is not None:
             state.load(control.state)
         saved = time.monotonic()
@@ -73,14 +80,15 @@ def fit(
                 if state.step % per_epoch == 0:
                     progress.say(describe(state.close_epoch(state.step / per_epoch)))
                 due = time.monotonic() - saved > control.seconds_between
-                if state.step < total and (due or control.stop.signum is not None):
+                if state.step < total and any(agree(due, control.stop.signum or 0)):
                     control.save(state.state())
                     saved = time.monotonic()
-                    control.stop.check()
+                    stop_together(control.stop)
             if control.pass_checkpoint is not None:
                 control.pass_checkpoint(state.state())
             if state.step > state.counted_from:  # the last epoch was cut short
                 progress.say(describe(state.close_epoch(state.step / per_epoch)))
+    take_from_first(model)  # the running statistics of local batch norm, each process's own so far
     state.optimizer.zero_grad(set_to_none=True)  # the last gradients are as large as the model
     model.eval()
     return state.curve
@@ -94,10 +102,29 @@ def saved_if_lost(
     try:
         yield from batches
     except WorkersLost:
-        if control.stop.signum is not None:
+        if control.stop.signum is not None and processes() == 1:  # several save together, or not at all
             control.save(state.state())
         control.stop.check()
         raise
+
+
+def stop_together(stop: Stop) -> None:
+    """Raise Interrupted when any process was asked to stop, in all of them."""
+    (signum,) = agree(stop.signum or 0)
+    if signum:
+        stop.signum = signum
+        stop.check()
+
+
+def replica_seed(seed: int, *purpose: object) -> int:
+    """Return a seed that is this process's own; the first process's is the one that a single process has."""
+    return derived_seed(seed, *purpose, *([rank()] if rank() else []))
+
+
+def take_from_first(model: nn.Module) -> None:
+    """Give the model the first process's parameters and buffers."""
+    if processes() > 1:
+        model.load_state_dict(by_first(lambda: {name: value.cpu() for name, value in model.state_dict().items()}))
 
 
 def describe(row: Mapping[str, float]) -> str:
@@ -176,10 +203,12 @@ class TrainingState:
         self.optimizer.zero_grad(set_to_none=True)
         parameters = list(self.model.parameters())  # not to the images
         loss.reshape(-1)[0].backward(inputs=parameters)  # type: ignore[no-untyped-call]
+        loss = loss.detach()
+        average([*(p.grad for p in parameters if p.grad is not None), loss])
         if self.trainer.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.trainer.clip_norm)
         self.optimizer.step()
-        return loss.detach()
+        return loss
 
     def close_epoch(self, epoch: float) -> dict[str, float]:
         """Return a row of the learning curve; the only place where the host waits for the device."""
@@ -227,7 +256,13 @@ class TrainingState:
             "step": self.step,
             "counted_from": self.counted_from,
             "curve": list(self.curve),
+            **({"replicas": gather(self.own_state())} if processes() > 1 else {}),
         }
+
+    def own_state(self) -> State:
+        """Return what is each process's own: random numbers, and running statistics of local batch norm."""
+        buffers = {name: value.cpu() for name, value in self.model.named_buffers()}
+        return {"rng": random_state(self.data.train.device), "buffers": buffers}
 
     def load(self, state: State) -> None:
         """Go on from a saved state."""
@@ -239,17 +274,29 @@ class TrainingState:
             unknown = [torch.full_like(loss_sum, math.nan) for _ in self.objective.terms]
             loss_sum = torch.stack([loss_sum, *unknown]) if unknown else loss_sum
         self.loss_sum = loss_sum
-        set_random_state(state["rng"], self.data.train.device)
+        self.load_own(state.get("replicas", [{"rng": state["rng"], "buffers": {}}]))
+
+    def load_own(self, states: Sequence[State]) -> None:
+        """Go on with this process's own state, or, where other processes saved them, with new random numbers."""
+        if len(states) == processes():
+            self.model.load_state_dict(states[rank()]["buffers"], strict=False)
+            set_random_state(states[rank()]["rng"], self.data.train.device)
+        else:
+            log.warning("the state is of %d processes, not of %d: random numbers are new", len(states), processes())
+            torch.manual_seed(replica_seed(self.seed, "fit", self.step))
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Count the batches of an epoch. A last batch of one image is left out: it may have no variance for batch norm."""
-    alone = images % batch_size == 1 and batch_size > 1 and images > 1
-    return math.ceil((images - alone) / batch_size)
+    """Count the batches of an epoch. A last batch of one image a process is left out: it may have no variance for batch
+    norm; or of less."""
+    least = 2 * processes() if batch_size >= 2 * processes() else processes()
+    rest = images % batch_size
+    return images // batch_size + (rest >= least or images < least)
 
 
 def batch_indices(train: Images, size: int, seed: int, start: int, total: int) -> Iterator[Tensor]:
-    """Yield the places of each step's images, from `start` on: one permutation an epoch, drawn from seed and epoch."""
+    """Yield the places of this process's images of each step, from `start` on: one permutation an epoch, drawn from
+    seed and epoch. Processes have equally many: of a short batch what is over is left out."""
     per_epoch = steps_per_epoch(len(train), size)
     order = torch.empty(0)
     for step in range(start, total):
@@ -257,7 +304,8 @@ def batch_indices(train: Images, size: int, seed: int, start: int, total: int) -
         if position == 0 or step == start:
             generator = torch.Generator().manual_seed(derived_seed(seed, "order", epoch))
             order = torch.randperm(len(train), generator=generator).to(train.index_device)
-        yield order[position * size : (position + 1) * size]
+        batch = order[position * size : (position + 1) * size]
+        yield batch[: len(batch) // processes() * processes()][rank() :: processes()]
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: State) -> None:

@@ -15,8 +15,10 @@ from epsball.data.images import Data
 from epsball.data.streamed import StreamedSplit
 from epsball.models import MODELS
 from epsball.runtime.device import borrowed_seed, derived_seed
+from epsball.runtime.distributed import processes
 from epsball.runtime.store import fingerprint
 from epsball.training.diversity import members
+from epsball.training.synchronised import has_batch_norm
 from epsball.training.trainer import Trainer
 
 FIELDS = ("dataset", "arch", "trainer", "seed")
@@ -114,6 +116,9 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
     sources = build_sources(trainer, at, cache)
     data = load_data(fields["dataset"], at["dataset"], cache)
     identity = identity_of(fields, data, sources)
+    local = processes() > 1 and trainer is not None and trainer.batch_norm == "local"
+    if local and has_batch_norm(check_network(fields["arch"], data, at["arch"])):
+        identity["replicas"] = processes()  # statistics of parts of a batch make another model
     key = fingerprint(identity)
     if key not in cache.specs:
         network = check_network(fields["arch"], data, at["arch"])
@@ -167,6 +172,10 @@ def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, whe
             trainer.objective.check(network, sources)
         except ValueError as error:
             raise ConfigError(f"{at}.objective.{error}") from None
+        try:
+            trainer.check_processes(processes())
+        except ValueError as error:
+            raise ConfigError(f"{at}.{error}") from None
 
 
 def check_streamed(trainer: Trainer | None, network: nn.Module, data: Data, at: Mapping[str, str]) -> None:
@@ -218,8 +227,16 @@ def fingerprint_without(identity: Mapping[str, Any], *fields: str) -> str:
 
 
 def model_seed(identity: Mapping[str, Any]) -> int:
-    """See `ModelSpec.model_seed`."""
-    return derived_seed(identity["seed"], fingerprint_without(identity, "epochs", "precision"))
+    """See `ModelSpec.model_seed`. It is the same for any number of processes."""
+    return derived_seed(identity["seed"], fingerprint_without(without_replicas(identity), "epochs", "precision"))
+
+
+def without_replicas(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the identity that a model has where one process trains it, and its sources."""
+    alone = {key: value for key, value in identity.items() if key != "replicas"}
+    if trainer := identity["trainer"]:
+        alone["trainer"] = {**trainer, "sources": [without_replicas(source) for source in trainer["sources"]]}
+    return alone
 
 
 def with_sources(specs: Mapping[str, ModelSpec]) -> Iterator[tuple[str, ModelSpec]]:

@@ -13,6 +13,8 @@ from epsball.attacks.attack import Attack
 from epsball.build import require
 from epsball.data.images import Augment
 from epsball.runtime.device import Precision
+from epsball.training.adversarial import Adversarial
+from epsball.training.diversity import Diversity
 from epsball.training.objectives import OBJECTIVES, Objective
 
 DecayOn = Literal["all", "weights"]
@@ -175,16 +177,40 @@ class Trainer:
     """measured beside the training, null for nothing: not part of what the model is"""
     sources: dict[str, Any]
     """specs of the trained models that the objective crafts on"""
+    batch_norm: Literal["local", "synchronised"] = "local"
+    """statistics of batch norm where several processes share a batch: of each one's own part, as on Kurakin's machines,
+    or of all of it, with which the model is one process's"""
 
     def __post_init__(self) -> None:
         require(self.epochs > 0, f"epochs should be positive, is {self.epochs}")
         require(self.batch_size >= 1, f"batch_size should be at least 1, is {self.batch_size}")
         require(self.clip_norm is None or self.clip_norm > 0, f"clip_norm should be positive, is {self.clip_norm}")
 
+    def check_processes(self, number: int) -> None:
+        """Raise ValueError unless `number` processes can share every batch equally."""
+        shared = {"batch_size": self.batch_size}
+        if (adversarial := crafting(self.objective)) is not None:
+            shared["objective.count"] = adversarial.count or 0
+            alike = self.batch_norm == "local" or adversarial.crafting_mode == "eval"
+            restarts = getattr(adversarial.attack, "restarts", 1)  # which examples start again is each process's own
+            require(
+                number == 1 or alike or restarts == 1,
+                f"objective.attack.restarts should be 1 where {number} processes craft in train mode with batch_norm "
+                f"synchronised, is {restarts}",
+            )
+        for name, value in shared.items():
+            require(value % number == 0, f"{name} should be a multiple of the job's {number} processes, is {value}")
+
     @property
     def prolongs(self) -> bool:
         """Whether more epochs of this training begin with the very steps of fewer."""
         return not isinstance(self.schedule, Step) and not (self.sources and self.objective.depends_on_epochs)
+
+
+def crafting(objective: Objective) -> Adversarial | None:
+    """Return the part of an objective that crafts examples."""
+    part = objective.data if isinstance(objective, Diversity) else objective
+    return part if isinstance(part, Adversarial) else None
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decay_on: DecayOn) -> list[dict[str, Any]]:
