@@ -1,0 +1,166 @@
+"""Several processes compute what one does, share by share; a job that loses one ends, and goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, TINY
+from safetensors.torch import load_file
+from torch import Tensor
+
+from epsball.data.images import Split
+from epsball.runtime.distributed import in_order, interleaved, processes, rank, share
+from epsball.training.fit import batch_indices, replica_seed, steps_per_epoch
+
+RUN = str(ROOT / "run.py")
+RESNET = (
+    *("models=alone", "attack=none", "suite=fgsm", "device=cpu", "threads=1", "scale=smoke"),
+    *("dataset.train_size=64", "dataset.test_size=41", "arch=resnet20", "arch.width=0.25", "trainer=kurakin"),
+    *("trainer.batch_size=8", "trainer.epochs=0.5", "trainer.objective.delay=0"),
+    *("trainer.objective.eps_distribution=fixed", "trainer.objective.attack.step=l2"),  # a sign can turn for a last bit
+)
+
+
+def torchrun(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", RUN, *arguments]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment())
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def trained(outputs: Path, command: list[str]) -> tuple[dict[str, Tensor], pd.DataFrame, str]:
+    """Weights of the one model, rows of the one run, and the name of the model's folder."""
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    (weights,) = outputs.glob("models/*/model.safetensors")
+    (results,) = outputs.glob("transfer/*/results.csv")
+    assert done.stdout.count("results.csv") == 1
+    return load_file(weights), pd.read_csv(results), weights.parent.name
+
+
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+
+
+def test_two_processes_are_one_with_synchronised_batch_norm_alone(tmp_path: Path) -> None:
+    outputs = {name: tmp_path / name for name in ("one", "synchronised", "local")}
+    both = "++trainer.batch_norm=synchronised"
+    one, rows, name = trained(outputs["one"], [sys.executable, RUN, *RESNET, both, f"outputs={outputs['one']}"])
+    two, found, same = trained(outputs["synchronised"], torchrun(*RESNET, both, f"outputs={outputs['synchronised']}"))
+    local, others, other = trained(outputs["local"], torchrun(*RESNET, f"outputs={outputs['local']}"))
+    assert distance(one, two) < 1e-4 < 1e-2 < distance(one, local)
+    assert name == same != other
+    kept = ["measurement", "attack", "eps", "n", "error_top1", "error_top5"]
+    pd.testing.assert_frame_equal(rows[kept], found[kept])
+    assert list(found["loss_mean"]) == pytest.approx(list(rows["loss_mean"]), abs=1e-3)
+    assert set(found["n"]) == set(others["n"]) == {41}
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path: Path) -> None:
+    done = run(torchrun(*TINY, "trainer.batch_size=7", f"outputs={tmp_path / 'outputs'}"))
+    wrong = "error: trainer.batch_size should be a multiple of the job's 2 processes, is 7"
+    assert done.returncode != 0 and "exitcode: 2" in done.stderr.replace("exitcode  :", "exitcode:")
+    assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [wrong]
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the killed process is found in /proc")
+def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = torchrun(*TINY, "trainer.epochs=60", "checkpoint_seconds=0", f"outputs={tmp_path}")
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("models/*/last.pt")):
+        assert job.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    os.kill(child_of(job.pid, "RANK=1"), signal.SIGKILL)
+    _, errors = job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert "error: another process of this torchrun job ended; the same command goes on from the last" in errors
+    assert not list(tmp_path.glob("models/*/manifest.json"))
+    again = run(command)
+    assert again.returncode == 0, again.stderr
+    assert "target goes on from step " in again.stderr
+    assert len(list(tmp_path.glob("models/*/manifest.json"))) == 1
+
+
+def child_of(parent: int, variable: str) -> int:
+    """The process that `parent` started with this variable in its environment."""
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if variable in Path(f"/proc/{child}/environ").read_text().split("\0"):
+            return int(child)
+    raise AssertionError(f"no child of {parent} has {variable}")
+
+
+def become(monkeypatch: pytest.MonkeyPatch, number: int, of: int) -> None:
+    """Be process `number`, as torchrun says it."""
+    for name, value in {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": of}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "1")
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")  # of some other program's
+    assert (processes(), rank(), share(5)) == (1, 0, slice(0, None, 1))
+    values = torch.arange(5)
+    assert in_order(values, 5) is values
+
+
+@pytest.mark.parametrize(("images", "number"), [(41, 2), (7, 3), (3, 3), (12, 4)])
+def test_shares_are_a_partition_whose_order_is_restored(
+    monkeypatch: pytest.MonkeyPatch, images: int, number: int
+) -> None:
+    split, parts = Split(torch.arange(images).view(-1, 1, 1, 1), torch.arange(images)), []
+    for r in range(number):
+        become(monkeypatch, r, number)
+        parts.append(split.share().y)
+    assert torch.equal(interleaved(parts), split.y)
+
+
+def test_fewer_images_than_processes_are_everyones(monkeypatch: pytest.MonkeyPatch) -> None:
+    become(monkeypatch, 2, 3)
+    assert share(2) == slice(None)
+
+
+@pytest.mark.parametrize("size", [6, 8])
+def test_a_step_s_batches_are_those_of_one_process_together(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    split, number, k = Split(torch.zeros(21, 1, 2, 2), torch.zeros(21)), 2, 4
+    whole = list(batch_indices(split, size, 0, 0, steps_per_epoch(21, size)))
+    shared = []
+    for r in range(number):
+        become(monkeypatch, r, number)
+        shared.append(list(batch_indices(split, size, 0, 0, len(whole))))
+    for batch, *parts in zip(whole, *shared, strict=True):
+        assert torch.equal(interleaved(parts), batch[: len(batch) // number * number])
+        first = torch.cat([part[: k // number] for part in parts])
+        assert set(first.tolist()) == set(batch[:k].tolist())
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "number", "steps"), [(21, 6, 2, 3), (22, 6, 2, 4), (2, 6, 2, 1), (9, 2, 2, 4)]
+)
+def test_a_last_batch_has_two_images_for_each_process(
+    monkeypatch: pytest.MonkeyPatch, images: int, size: int, number: int, steps: int
+) -> None:
+    become(monkeypatch, 1, number)
+    assert steps_per_epoch(images, size) == steps
+
+
+def test_the_first_process_draws_what_a_single_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, seeds = replica_seed(5, "fit"), []
+    for r in range(3):
+        become(monkeypatch, r, 3)
+        seeds.append(replica_seed(5, "fit"))
+    assert seeds[0] == alone and len(set(seeds)) == 3
