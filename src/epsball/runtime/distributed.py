@@ -154,7 +154,7 @@ def share(number: int) -> slice:
 
 def in_order(own: "Tensor", number: int) -> "Tensor":
     """Return what all processes found of `number` things, each of its `share`, in the order of the things."""
-    return own if number < processes() else interleaved(gather(own.cpu())).to(own.device)
+    return own if number < processes() or processes() == 1 else interleaved(gather(own.cpu())).to(own.device)
 
 
 def interleaved(parts: Sequence["Tensor"]) -> "Tensor":
