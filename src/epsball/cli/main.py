@@ -46,14 +46,14 @@ class Session:
             runtime.mode is RunMode.MULTIRUN and processes() == 1
         ):  # Hydra makes the subdir before the job starts: our folder lies in it
             folder = Path(runtime.sweep.dir) / runtime.sweep.subdir / str(runtime.job.num)
-        try:
-            with joined():
+        with joined():  # a failure is told before the others are left: leaving may take its time
+            try:
                 run(config, overrides, folder, self.stop)
-        except Exception as error:
-            tell_failure(error, overrides, folder)
-            if os.getpid() != self.process:
-                raise JobFailed(one_line(error)) from None
-            self.failures.append(error)
+            except Exception as error:
+                tell_failure(error, overrides, folder)
+                if os.getpid() != self.process:
+                    raise JobFailed(one_line(error)) from None
+                self.failures.append(error)
 
     def exit_code(self, jobs: Callable[[], object]) -> int:
         """Run the command's jobs. Return 0 for done, 1 for a failed job, 2 for a wrong config, 130 for SIGINT, 143 for
