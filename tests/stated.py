@@ -209,6 +209,14 @@ NOISY = {
 TRAMER_CODE = "train.py, tf_utils.py: Adam's defaults, constant, batch 64, 6 epochs, no augmentation; paper silent"
 
 TRAINERS: list[Row] = [
+    *(
+        (ALL, f"trainer.{name}.batch_norm", "local", "Kurakin 4: 32 images on each of 50 machines; of others one process")
+        for name in (
+            *("standard", "fgsm_adv", "rand_fgsm_adv", "ensemble_adv", "kurakin", "kurakin_nat", "madry", "madry_nat"),
+            *("madry_fgsm", "madry_cifar", "madry_cifar_nat", "madry_cifar_fgsm", "standard_augmented", "static_adv"),
+            *("diversity", "static_adv_diversity"),
+        )
+    ),
     (ALL, "optimizer.adam", ADAM, "Kingma and Ba 2014; TensorFlow's defaults: tf_utils.py"),
     (ALL, "optimizer.adam_madry", ADAM_MADRY, "mnist_challenge config.json, train.py: 1e-4 on the sum of 50 losses"),
     (ALL, "optimizer.sgd", SGD, "He et al. 2016, 4.2; cifar10_challenge train.py: momentum 0.9"),

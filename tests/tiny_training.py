@@ -66,6 +66,7 @@ def trainer(**fields: Any) -> Trainer:
         "augment": {"shift": 1, "crop": 0.8, "flip": True},
         "clip_norm": 1.0,
         "precision": "fp32",
+        "batch_norm": "local",
         "watch": {"attack": PGD, "images": 3},
         "sources": {},
     }

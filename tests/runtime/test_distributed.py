@@ -56,7 +56,7 @@ def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 def test_two_processes_are_one_with_synchronised_batch_norm_alone(tmp_path: Path) -> None:
     outputs = {name: tmp_path / name for name in ("one", "synchronised", "local")}
-    both = "++trainer.batch_norm=synchronised"
+    both = "trainer.batch_norm=synchronised"
     one, rows, name = trained(outputs["one"], [sys.executable, RUN, *RESNET, both, f"outputs={outputs['one']}"])
     two, found, same = trained(outputs["synchronised"], torchrun(*RESNET, both, f"outputs={outputs['synchronised']}"))
     local, others, other = trained(outputs["local"], torchrun(*RESNET, f"outputs={outputs['local']}"))

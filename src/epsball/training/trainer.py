@@ -177,7 +177,7 @@ class Trainer:
     """measured beside the training, null for nothing: not part of what the model is"""
     sources: dict[str, Any]
     """specs of the trained models that the objective crafts on"""
-    batch_norm: Literal["local", "synchronised"] = "local"
+    batch_norm: Literal["local", "synchronised"]
     """statistics of batch norm where several processes share a batch: of each one's own part, as on Kurakin's machines,
     or of all of it, with which the model is one process's"""
 
