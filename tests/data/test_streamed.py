@@ -276,7 +276,7 @@ def test_a_damaged_image_is_one_line_that_names_it(tmp_path: Path, workers: int)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"root": "/nowhere"}, "dataset.root: no /nowhere/train; an image folder is"),
+        ({"train_folder": "trian"}, "dataset.root: no .*/trian; an image folder is"),
         ({"test_folder": "test"}, "dataset.root: no .*/test; an image folder is"),
         ({"train_size": 25}, "dataset.train_size is 25, but there are only 24 such images"),
         ({"image_size": 0}, "dataset.image_size should be a number of pixels, is 0"),
