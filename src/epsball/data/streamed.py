@@ -141,8 +141,9 @@ class Workers:
         else:
             self.idle.remove(own)
         own[1].sampler.jobs = jobs  # type: ignore[attr-defined]
-        batches = iter(own[1])
         try:
+            with losing_workers():
+                batches = iter(own[1])
             while (found := next_of(batches)) is not None:
                 if isinstance(found, str):
                     raise ConfigError(found)
@@ -164,13 +165,31 @@ class Workers:
 
 def next_of(batches: Iterator[Tensor | str]) -> Tensor | str | None:
     """Return what comes next, None at the end."""
-    try:
+    with losing_workers():
         return next(batches, None)
-    except RuntimeError as error:
-        if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+
+
+@contextlib.contextmanager
+def losing_workers() -> Iterator[None]:
+    """Raise WorkersLost for what torch and multiprocessing say when a worker, or their server, is gone."""
+    try:
+        yield
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        told = "exited unexpectedly" in str(error) or "killed by signal" in str(error)
+        if isinstance(error, RuntimeError) and not told:
             raise
         why = "a signal, or too little memory (/dev/shm included: fewer dataset.workers need less)"
         raise WorkersLost(f"a process that decodes images has ended: {why}") from None
+
+
+@contextlib.contextmanager
+def stopped_if_lost(check: Callable[[], None]) -> Iterator[None]:
+    """Let `check` raise Interrupted where workers were lost to a signal that is this process's too."""
+    try:
+        yield
+    except WorkersLost:
+        check()
+        raise
 
 
 def worker_context() -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from epsball.data.streamed import stopped_if_lost
 from epsball.experiment.prepare import Experiment
 from epsball.experiment.record import Part, Record
 from epsball.experiment.setup import clean_models, set_up, unfinished_models
@@ -96,7 +97,7 @@ def measure_part(part: Part, record: Record, models: TrainedModels) -> Rows:
     """Train, set up and measure one part, an experiment per seed; return the rows of all by file."""
     rows: Rows = {}
     for experiment in part:
-        with executing(experiment.execution):
+        with executing(experiment.execution), stopped_if_lost(models.stop.check):
             setup = set_up(experiment, models)
             needed = unfinished_models(experiment, setup)
             networks = models.train(record.titled(experiment, needed), experiment.execution)
