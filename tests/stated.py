@@ -210,7 +210,7 @@ TRAMER_CODE = "train.py, tf_utils.py: Adam's defaults, constant, batch 64, 6 epo
 
 TRAINERS: list[Row] = [
     *(
-        (ALL, f"trainer.{name}.batch_norm", "local", "Kurakin 4: 32 images on each of 50 machines; of others one process")
+        (ALL, f"trainer.{name}.batch_norm", "local", "Kurakin 4: 32 images on each machine; of others ours")
         for name in (
             *("standard", "fgsm_adv", "rand_fgsm_adv", "ensemble_adv", "kurakin", "kurakin_nat", "madry", "madry_nat"),
             *("madry_fgsm", "madry_cifar", "madry_cifar_nat", "madry_cifar_fgsm", "standard_augmented", "static_adv"),
@@ -572,6 +572,8 @@ def at_budgets(part: str, attack: dict[str, Any]) -> dict[str, Any]:
     return attack if isinstance(attack["eps"], list) else {**attack, "eps": budgets}
 
 
+KURAKIN_MEASURED = ("table1", "table2", "table3", "table4", "table6", "figure2", "figure3", "figure5")
+"""parts that docs/results/kurakin has"""
 SURFACE = {"model": "A_adv", "other": "B"}
 PAPERS: list[Row] = [
     *((f"paper=tramer/{part} scale=paper", "suite", suite, source) for part, (_, suite, source) in PARTS.items()),

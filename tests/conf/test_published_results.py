@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from configs import Compose, Config
 from conftest import ROOT
-from stated import KARIYAPPA_MEASURED, MADRY_PARTS, PARTS
+from stated import KARIYAPPA_MEASURED, KURAKIN_MEASURED, MADRY_PARTS, PARTS
 
 from epsball.build import construct
 from epsball.experiment.grid import expand_grids, resolve
@@ -39,6 +39,7 @@ PAPERS = {
     "tramer": Published(PARTS, "paper", {0, 1, 2, 3}, claims=16, tables=9),
     "madry": Published(MADRY_PARTS, "quick", {0}, claims=16, tables=10),
     "kariyappa": Published(KARIYAPPA_MEASURED, "quick", {0}, claims=11, tables=8),
+    "kurakin": Published(KURAKIN_MEASURED, "quick", {0}, claims=6, tables=6),
 }
 
 
