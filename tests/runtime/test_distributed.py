@@ -76,9 +76,18 @@ def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_misspelt_option_is_told_once(tmp_path: Path) -> None:
+    done = run(torchrun(*TINY, "arch=nope", f"outputs={tmp_path / 'outputs'}"))
+    told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert done.returncode != 0 and len(told) == 1 and "nope" in told[0]
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the killed process is found in /proc")
 def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    command = torchrun(*TINY, "trainer.epochs=30", "checkpoint_seconds=0", f"outputs={tmp_path}")
+    """To the same bits as without."""
+    straight, tmp_path = tmp_path / "straight", tmp_path / "killed"
+    words = [*TINY, "trainer.epochs=12", "checkpoint_seconds=0"]
+    command = torchrun(*words, f"outputs={tmp_path}")
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     until = time.monotonic() + 600
     while not list(tmp_path.glob("models/*/last.pt")):
@@ -92,7 +101,9 @@ def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(tmp_path: Pa
     again = run(command)
     assert again.returncode == 0, again.stderr
     assert "target goes on from step " in again.stderr
-    assert len(list(tmp_path.glob("models/*/manifest.json"))) == 1
+    (weights,) = tmp_path.glob("models/*/model.safetensors")
+    uninterrupted, _, _ = trained(straight, torchrun(*words, f"outputs={straight}"))
+    assert distance(load_file(weights), uninterrupted) == 0
 
 
 def child_of(parent: int, variable: str) -> int:

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from epsball.build import ConfigError
 from epsball.cli.compose import CONF, VERSION, as_plain, parts_of, register_with_hydra, write_hydra
 from epsball.cli.explain import explain, one_line, refuse_old_keys
 from epsball.cli.help import asks_for_help, print_help
-from epsball.runtime.distributed import PeerLost, agreed, is_first, joined, processes, rank
+from epsball.runtime.distributed import PeerLost, agreed, gather, is_first, joined, processes, rank
 from epsball.runtime.progress import Interrupted, JobFailed, Stop
 
 log = logging.getLogger("epsball")
@@ -69,6 +70,8 @@ class Session:
         except (HydraException, OmegaConfBaseException, ValueError) as error:  # before any job: the command is wrong
             if is_first():
                 print(f"error: {explain(error)}", file=sys.stderr)
+            else:
+                self.wait_for_first()
             return 2
         except Exception as error:
             print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
@@ -76,6 +79,12 @@ class Session:
         if len(self.failures) > 1:
             print(f"{len(self.failures)} jobs failed", file=sys.stderr)
         return 0 if not self.failures else 2 if all(isinstance(f, ConfigError) for f in self.failures) else 1
+
+    def wait_for_first(self) -> None:
+        """Let the first process tell what is wrong: torchrun ends all of them with the first that ends."""
+        for _ in range(100):
+            if self.stop.signum is None:
+                time.sleep(0.1)
 
 
 def main() -> int:
@@ -106,6 +115,7 @@ def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Sto
         from epsball.experiment.prepare import prepare_parts  # what needs no torch is answered before it is imported
 
         parts, joint = prepare_parts(configs, plain)
+    agree_on([experiment.config_hash for part in parts for experiment in part])
 
     from epsball.experiment.record import claim_directory  # after a wrong value, whose answer need not wait for these
     from epsball.experiment.run import run_experiments
@@ -128,6 +138,14 @@ def refuse_sweep(mode: RunMode | None) -> None:
     """ConfigError for a sweep of several processes: each would make folders of its own."""
     if mode is RunMode.MULTIRUN and processes() > 1:
         raise ConfigError("--multirun is for a single process: give torchrun one command after the other")
+
+
+def agree_on(hashes: list[str]) -> None:
+    """ConfigError unless all processes have the same configs and data."""
+    found = gather(hashes)
+    if odd := [number for number, one in enumerate(found) if one != found[0]]:
+        other = f"process {odd[0]} has another config or other data than process 0"
+        raise ConfigError(f"{other}: all machines need the same command and files")
 
 
 def composed_parts(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str, Any]]]:

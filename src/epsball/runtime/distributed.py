@@ -50,6 +50,11 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if launched() else 0
 
 
+def threads_of_process() -> int:
+    """Return this process's share of the cores that its machine lends: torchrun would give it one."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes."""
     return rank() == 0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from epsball.data.images import Data, Images
 from epsball.data.streamed import WorkersLost
 from epsball.runtime.device import allow_tf32, autocast, borrowed_seed, derived_seed, random_state, set_random_state
-from epsball.runtime.distributed import agree, average, by_first, gather, processes, rank
+from epsball.runtime.distributed import agree, average, by_first, gather, is_first, processes, rank
 from epsball.runtime.graphs import GraphCache
 from epsball.runtime.progress import Progress, Stop
 from epsball.training.adversarial import Origin
@@ -64,10 +64,12 @@ def fit(
     """
     per_epoch = steps_per_epoch(len(data.train), trainer.batch_size)
     total = max(1, round(trainer.epochs * per_epoch))
-    borrowed = borrowed_seed(replica_seed(seed, "fit"), data.train.device)
+    borrowed = borrowed_seed(derived_seed(seed, "fit"), data.train.device)
     with borrowed, allow_tf32(trainer.precision), synchronised(model, trainer.batch_norm == "synchronised"):
         take_from_first(model)
-        state = TrainingState.begin(model, trainer, sources, data, seed)
+        state = TrainingState.begin(model, trainer, sources, data, seed)  # examples crafted once are everybody's
+        if not is_first():
+            torch.manual_seed(replica_seed(seed, "fit"))
         state.graph_cache.active &= control.cuda_graphs and processes() == 1  # a graph cannot talk to others
         if control.state is not None:
             state.load(control.state)
