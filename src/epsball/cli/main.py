@@ -43,9 +43,8 @@ class Session:
         register_with_hydra()  # a launcher's worker has not been through main()
         runtime = HydraConfig.get()
         overrides, folder = list(runtime.overrides.task), None
-        if (
-            runtime.mode is RunMode.MULTIRUN and processes() == 1
-        ):  # Hydra makes the subdir before the job starts: our folder lies in it
+        sweeping = runtime.mode is RunMode.MULTIRUN and processes() == 1
+        if sweeping:  # Hydra makes the subdir before the job starts: our folder lies in it
             folder = Path(runtime.sweep.dir) / runtime.sweep.subdir / str(runtime.job.num)
         with joined():  # a failure is told before the others are left: leaving may take its time
             try:
