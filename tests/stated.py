@@ -622,7 +622,7 @@ PAPERS: list[Row] = [
         (
             f"paper=kurakin/{part} scale=paper",
             "dataset",
-            {"name": "cifar10", "train_size": 50_000, "test_size": 10_000},
+            {"name": "cifar10", "train_size": None, "test_size": None},
             s,
         )
         for part in KURAKIN_PARTS

@@ -216,6 +216,26 @@ def test_kurakins_rate_and_k_belong_to_the_global_batch(compose: Compose) -> Non
     assert longer["objective"]["delay"] == 12.5
 
 
+@pytest.mark.parametrize("part", [part for part in KURAKIN_PARTS if not part.startswith("figure")])
+def test_the_command_for_imagenet_is_the_papers_recipe(compose: Compose, part: str) -> None:
+    """All of ImageNet, cropped by the data set alone; batches of 1,600, of which k of 32 are adversarial."""
+    command = "dataset=imagenet arch=inception_v3 arch.width=1 trainer.epochs=187 trainer.batch_size=1600"
+    command += " trainer.augment=null"
+    assert command in " ".join((ROOT / "README.md").read_text().replace("\\", " ").split())
+    config = compose(f"paper=kurakin/{part}", "scale=paper", *command.split())
+    assert (config["dataset"]["train_size"], config["dataset"]["test_size"]) == (None, None)
+    for name, spec in config["models"].items():
+        trainer, inception = spec["trainer"], name != "D"
+        slower = name in ("adv_slow", "fgsm_adv")
+        assert (trainer["optimizer"]["lr"], trainer["optimizer"]["eps"]) == (0.0225 if slower else 0.045, 1.0)
+        assert (trainer["batch_size"], trainer["augment"]) == (1600, None)
+        assert trainer["epochs"] == pytest.approx(0.6 * 187 if "90k" in name else 187)
+        assert not inception or (spec["arch"]["aux"], spec["arch"]["width"], spec["arch"]["stem"]) == (True, 1, 299)
+        if trainer["objective"]["name"] == "adversarial":
+            share = int(name.removeprefix("adv_k")) if name.startswith("adv_k") else 16
+            assert trainer["objective"]["count"] == 50 * share
+
+
 def is_at_0_3(value: Any) -> bool:
     """Whether it is an attack at the eps of MNIST, which stands for the run's own."""
     return isinstance(value, dict) and value.get("eps") == 0.3

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from epsball.build import require
-from epsball.runtime.distributed import processes, threads_of_process
+from epsball.runtime.distributed import threads_of_process
 
 if TYPE_CHECKING:
     from epsball.runtime.device import Execution
@@ -70,7 +70,7 @@ class Settings:
         device = choose_device(self.device)
         return Execution(
             device=device,
-            threads=self.threads if processes() == 1 or self.threads else threads_of_process(),
+            threads=self.threads or threads_of_process(),
             batch_size=self.batch_size or (128 if device.type == "cpu" else 1000),
             precision="fp32" if self.precision == "fp32" else "tf32",
             cuda_graphs=self.cuda_graphs,

@@ -50,9 +50,10 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if launched() else 0
 
 
-def threads_of_process() -> int:
-    """Return this process's share of the cores that its machine lends: torchrun would give it one."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+def threads_of_process() -> int | None:
+    """Return this process's share of its machine's cores, where torchrun would give it one; None for a process alone,
+    whose number is torch's own."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if processes() > 1 else None
 
 
 def is_first() -> bool:

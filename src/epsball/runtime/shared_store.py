@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from epsball.runtime.distributed import broadcast, by_first, is_first, processes
-from epsball.runtime.store import CheckpointFolder, Store, Trained
+from epsball.runtime.store import CheckpointFolder, Store, Train, Trained
 
 CPU = torch.device("cpu")
-Told = Trained | Literal["wait", "train"]
+Message = Trained | Literal["wait", "train"]
+"""from the first process: the model, or what to do until it is there"""
 
 
 def open_store(root: Path, poll: Callable[[], None]) -> Store:
@@ -40,7 +41,7 @@ class SharedStore(Store):
         label: str,
         key: str,
         device: torch.device,
-        train: Callable[[CheckpointFolder], tuple[Mapping[str, Tensor], dict[str, Any], str]],
+        train: Train,
     ) -> Trained:
         """Return the first process's trained model; where it has none, all train it together."""
         found = self.lead(label, key, train) if is_first() else self.follow(train)
@@ -51,7 +52,7 @@ class SharedStore(Store):
         self,
         label: str,
         key: str,
-        train: Callable[[CheckpointFolder], tuple[Mapping[str, Tensor], dict[str, Any], str]],
+        train: Train,
     ) -> Trained:
         """Look for the model, wait for it or train it, and tell the others each time."""
 
@@ -70,10 +71,10 @@ class SharedStore(Store):
     def follow(self, train: Callable[[CheckpointFolder], object]) -> Trained:
         """Do what the first process says, until it has the model."""
         while True:
-            told: Told = broadcast("wait")
-            if isinstance(told, Trained):
-                return told
-            if told == "train":
+            message: Message = broadcast("wait")
+            if isinstance(message, Trained):
+                return message
+            if message == "train":
                 train(SharedFolder(self.root))
             else:
                 self.poll()

@@ -102,6 +102,10 @@ class CheckpointFolder:
         write_whole(self.path / LAST, hashlib.sha256(saved).digest() + saved)
 
 
+Train = Callable[[CheckpointFolder], tuple[Mapping[str, Tensor], dict[str, Any], str]]
+"""trains one model in its folder; returns its weights, spec.json and learning curve as CSV"""
+
+
 class Store:
     """Models and rows under one root folder, safe to share between processes.
 
@@ -164,7 +168,7 @@ class Store:
         label: str,
         key: str,
         device: torch.device,
-        train: Callable[[CheckpointFolder], tuple[Mapping[str, Tensor], dict[str, Any], str]],
+        train: Train,
     ) -> Trained:
         """Return the trained model of fingerprint `key`; `train` makes one if need be: weights, spec, learning curve.
 
