@@ -44,7 +44,7 @@ def network(arch: Config) -> nn.Module:
 
 def check_model(spec: Config, where: str) -> None:
     """Fail unless a model's spec is whole, and those it is trained on: everything but its data is built."""
-    assert set(spec) == {"dataset", "arch", "trainer", "seed"}, where
+    assert set(spec) - {"optional"} == {"dataset", "arch", "trainer", "seed"}, where
     build(DATASETS, spec["dataset"], where=f"{where}.dataset")
     assert type(spec["seed"]) is int
     given = spec["trainer"]

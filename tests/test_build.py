@@ -156,7 +156,7 @@ def test_context_fills_the_positional_parameters() -> None:
 
 
 def test_a_config_cannot_set_what_the_program_fills() -> None:
-    with pytest.raises(ConfigError, match=r"^r\.base is not a field: the fields are over$"):
+    with pytest.raises(ConfigError, match=r"^r\.base is not a field \(~r\.base leaves it out\): the fields are over$"):
         build({"ratio": ratio}, {"name": "ratio", "over": 2, "base": 1}, 3, where="r")
 
 

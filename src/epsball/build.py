@@ -21,6 +21,14 @@ class ConfigError(ValueError):
     """The user's config is wrong; the message is one line: what, where, and what would be right."""
 
 
+class UnfitError(ConfigError):
+    """Right in itself, but not for the data or the network that it should work with."""
+
+
+class ShapeError(ValueError):
+    """A network does not take images of this shape."""
+
+
 def build(table: Table, spec: object, *context: object, where: str) -> Any:
     """Return the object that `spec` = {name, **fields} describes, out of `table`.
 
@@ -48,8 +56,8 @@ def construct(target: Callable[..., Any], fields: object, *context: object, wher
     parameters = {p.name.removesuffix("_"): p for p in every}  # `for_` in Python, whose word `for` is, is for: in YAML
     for key in given:
         if key not in parameters:
-            near = did_you_mean(key, parameters)
-            raise ConfigError(f"{under(where, key)} is not a field{near}: the fields are {listed(parameters)}")
+            meant = did_you_mean(key, parameters) or f" (~{under(where, key)} leaves it out)"
+            raise ConfigError(f"{under(where, key)} is not a field{meant}: the fields are {listed(parameters)}")
     for key, p in parameters.items():
         if p.default is p.empty and key not in given:
             raise ConfigError(f"{under(where, key)} is missing: it should be {describe(hints[p.name])}")
@@ -59,6 +67,8 @@ def construct(target: Callable[..., Any], fields: object, *context: object, wher
         return target(*context, **values)
     except ConfigError:
         raise
+    except ShapeError as error:
+        raise UnfitError(f"{where}: {error}") from error
     except ValueError as error:
         raise ConfigError(under(where, str(error))) from error
 

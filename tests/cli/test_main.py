@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,10 +20,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import ROOT, TINY
+from own_files import write_own_files
 
 from epsball.cli.main import Session
 from epsball.cli.main import main as run_main
 from epsball.collect import table as collect
+from epsball.experiment import run
 from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.run import run_experiments
 from epsball.results.rows import KEY, error_rows
@@ -54,7 +57,8 @@ def main(
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")
 
     def call(*arguments: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", [str(RUN), *arguments, f"outputs={tmp_path / 'outputs'}"])
+        outputs = [] if any("outputs=" in word for word in arguments) else [f"outputs={tmp_path / 'outputs'}"]
+        monkeypatch.setattr(sys, "argv", [str(RUN), *arguments, *outputs])
         capsys.readouterr()
         code = run_main()
         return Ended(code, *capsys.readouterr())
@@ -175,6 +179,42 @@ def test_a_wrong_config_is_told_in_one_line_and_nothing_is_written(
     for fragment in fragments:
         assert fragment in line
     assert not (tmp_path / "outputs").exists()
+
+
+WRONG_LINES = (Path(__file__).parent / "wrong_lines.txt").read_text()
+
+
+def wrong_lines() -> list[Any]:
+    """Return each wrong command line and a part of its answer."""
+    found = re.findall(r"^([^#\s].*)\n    (.*)$", WRONG_LINES, re.MULTILINE)
+    return [pytest.param(line, answer, id=line) for line, answer in found]
+
+
+@pytest.fixture(scope="module")
+def own_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    write_own_files(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("line", "answer"), wrong_lines())
+def test_a_wrong_line_is_answered_in_one_line_before_any_training(
+    main: Callable[..., Ended], own_files: Path, monkeypatch: pytest.MonkeyPatch, line: str, answer: str
+) -> None:
+    def accepted(*_: object) -> None:
+        pytest.fail("accepted: it would train now", pytrace=False)
+
+    monkeypatch.setattr(run, "run_experiments", accepted)
+    monkeypatch.chdir(own_files)
+    ended = main(*shlex.split(line))
+    (told,) = ended.err.splitlines()
+    assert told.startswith("error: ") and answer in told.replace(f"{own_files}/", "")
+    assert (ended.code, ended.out) == (2, "")
+
+
+def test_wrong_lines_of_every_kind_are_tried() -> None:
+    kinds = re.split(r"^# ", WRONG_LINES, flags=re.MULTILINE)[2:]
+    assert len(kinds) == 8 and all(kind.count("\n    ") >= 20 for kind in kinds)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,13 @@ def test_models_files(compose: Compose, name: str) -> None:
         assert models["target"]["trainer"]["name"] == "madry"
 
 
+@pytest.mark.parametrize("arch", options("arch"))
+def test_the_holdout_is_another_architecture(compose: Compose, arch: str) -> None:
+    models = compose(f"arch={arch}")["models"]
+    assert models["holdout"]["arch"]["name"] == ("mnist_a" if arch == "mnist_b" else "mnist_b")
+    assert models["target"]["arch"] != models["holdout"]["arch"]
+
+
 @pytest.mark.parametrize("name", options("measurement"))
 def test_measurement_files(compose: Compose, name: str) -> None:
     """Every measurement has its file, and every file its measurement, alone and beside another."""

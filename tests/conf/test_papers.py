@@ -130,20 +130,34 @@ def test_a_diagnostic_measures_what_its_tables_and_claims_ask_about(
 
 
 def test_a_misspelt_cell_is_noticed(compose: Compose, rows_of: Callable[[Experiment], list[Config]]) -> None:
-    """The test above can fail: for an attack, an eps and a metric that the paper's own run does not have."""
+    """The test above can fail: for a metric that the paper's own run does not have. What else it lacks is refused."""
     config = resized(compose("paper=tramer/text", "dataset=digits", "device=cpu"))
     table = {**config["tables"]["eps_1"], "paper": None, "unit": "value", "best": "none"}
 
     def asking(cell: str) -> Experiment:
         return prepare_experiment({**config, "tables": {"wrong": {**table, "columns": {"wrong": cell}}}, "claims": {}})
 
-    for wrong in ("error(A | A, fgms)", "error(A | A, fgsm, eps=0.2)", "gradient_l2_mean(A)", "transfer_rate(A)"):
+    for wrong in ("gradient_l2_mean(A)", "transfer_rate(A)"):
         experiment = asking(wrong)
         assert not is_measured(experiment.asked[0], rows_of(experiment)), wrong
+    with pytest.raises(ConfigError, match=r"^tables\.wrong asks about attack fgms \(did you mean 'fgsm'\?\)"):
+        asking("error(A | A, fgms)")
+    with pytest.raises(
+        ConfigError, match=r"^tables\.wrong asks about fgsm at eps=0\.2: this run has fgsm at eps=0\.25, "
+    ):
+        asking("error(A | A, fgsm, eps=0.2)")
     with pytest.raises(ConfigError, match=r"^tables\.wrong asks about 'A_avd' \(did you mean 'A_adv'\?\)"):
         asking("error(A_avd)")
     with pytest.raises(ConfigError, match=r"fgsm without saying which eps: one of eps=0\.25, eps=0\.3, eps=1$"):
         asking("error(A | A, fgsm)")
+
+
+@pytest.mark.parametrize("name", options("paper"))
+def test_published_numbers_say_of_which_data_they_are(compose: Compose, name: str) -> None:
+    """So that a run on other data shows them, and compares nothing."""
+    config = compose(f"paper={name}")
+    stated = {**config["tables"], **config["figures"]}
+    assert [key for key, each in stated.items() if each and each.get("paper") and not each.get("published_on")] == []
 
 
 @pytest.mark.parametrize("paper", ["tramer", "madry", "kariyappa", "kurakin"])

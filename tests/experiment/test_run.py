@@ -343,7 +343,7 @@ def test_an_interrupted_training_goes_on_where_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(CheckpointFolder, "save_state", stopping)
         with pytest.raises(Interrupted):
-            run({**base, "checkpoint_seconds": -1.0}, tmp_path, stop)
+            run({**base, "checkpoint_seconds": 0.0}, tmp_path, stop)
     with caplog.at_level(logging.INFO):
         resumed = run(base, tmp_path)
     assert "A goes on from step 1" in caplog.messages
@@ -926,7 +926,7 @@ def test_a_given_directory_is_taken_unless_it_holds_something_else(base: Config,
         ({"modles": {}}, "modles is not a config key (did you mean 'models'?)"),
         ({"seed": -1}, "seed should be at least 0, is -1"),
         ({"seed": 1.5}, "seed should be an int, is 1.5"),
-        ({"threads": 0}, "threads should be positive, is 0"),
+        ({"threads": 0}, "threads should be null or in [1, 1024], is 0"),
         ({"batch_size": 0}, "batch_size should be positive, is 0"),
         ({"device": "tpu"}, "device should be one of auto, cpu, cuda, mps, is 'tpu'"),
         ({"suite": {"clean": PGD}}, "suite.clean: the name clean is taken"),

@@ -33,7 +33,7 @@ FIGURES = {
     ),
     "loss": figure("training_loss({line}, epoch={x})", x="epoch", lines={"A": "A", "B": "B"}),
     "norms": figure("gradient_l2_share({line})", kind="histogram", x="gradient_l2", unit="percent", log_x=True),
-    "absent": figure("error({line} | {line}, pgd, eps={x})", title="Not measured"),
+    "absent": figure("training_adversarial_error({line}, epoch={x})", x="epoch", values=[1], title="Not measured"),
 }
 
 

@@ -385,7 +385,7 @@ def test_a_longer_training_that_was_interrupted_goes_on_to_the_same_bits(
     trainings: Callable[..., Experiment], began: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the shorter one's end to its own saved state, and on."""
-    epochs, line = {"short": 1, "long": 3}, ("trainer=fgsm_adv", "trainer.batch_size=8", "checkpoint_seconds=-1")
+    epochs, line = {"short": 1, "long": 3}, ("trainer=fgsm_adv", "trainer.batch_size=8", "checkpoint_seconds=0")
     stop, original = Stop(), CheckpointFolder.save_state
 
     def stopping(folder: CheckpointFolder, state: Config) -> None:

@@ -24,30 +24,43 @@ VERSION = {} if tuple(map(int, hydra.__version__.split(".")[:2])) >= (1, 4) else
 
 def by_scale(paper: Any, quick: Any, smoke: Any, *, _root_: DictConfig) -> Any:
     """Resolve `${by_scale:60000,20000,2000}`: the values for scale=paper, quick, smoke."""
-    return dict(zip(SCALES, (paper, quick, smoke), strict=True))[_root_.scale.name]
+    name = _root_.scale.name
+    if name not in SCALES:
+        raise ConfigError(f"scale.name should be one of {', '.join(SCALES)}, is {name!r}")
+    return (paper, quick, smoke)[SCALES.index(name)]
 
 
-def arithmetic(operation: Callable[[float, float], float]) -> Callable[[Any, Any], float]:
+def arithmetic(operation: Callable[[float, float], float]) -> Callable[..., float]:
     """Return a resolver of two numbers, which names what it was given instead."""
 
-    def resolve(a: Any, b: Any) -> float:
-        for value in (a, b):
+    def resolve(*values: Any) -> float:
+        if len(values) != 2:
+            raise ConfigError(f"two numbers are needed, as in ${{frac:8,255}}, are {list(values)}")
+        for value in values:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ConfigError(f"a number is needed, is {value!r}{fraction_hint(value)}")
-        return operation(a, b)
+        return operation(*values)
 
     return resolve
 
 
+def unlike(word: str, usual: str, other: str) -> str:
+    """Resolve `${unlike:${arch},mnist_b,mnist_a}`: the usual word, or the other where `word` is the usual one."""
+    return other if word == usual else usual
+
+
 RESOLVERS: dict[str, Callable[..., Any]] = {
+    "unlike": unlike,
     "by_scale": by_scale,
     "frac": arithmetic(operator.truediv),
     "times": arithmetic(operator.mul),
     "plus": arithmetic(operator.add),
     "quotient": arithmetic(operator.floordiv),
 }
-OPEN = ("models", "grid")
+OPEN = ("models", "grid", "tables", "claims", "figures")
 """groups that take keys which no file gives: a grid's models have no names yet while Hydra composes"""
+GLOBAL = ("paper", "diagnostic")
+"""groups whose files set keys of the whole config"""
 
 
 def register_with_hydra() -> None:
@@ -71,7 +84,7 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str,
     seeds, parts = convert(plain["seeds"], int, "seeds"), convert(plain["parts"], list[str], "parts")
     if seeds < 1:
         raise ConfigError(f"seeds should be at least 1, is {seeds}")
-    found = [override for override in HydraConfig.get().overrides.hydra if override.startswith("hydra.searchpath=")]
+    found = [word for word in as_typed_words(HydraConfig.get().overrides.hydra) if word.startswith("hydra.searchpath=")]
     if seeds == 1 and not parts:
         return [with_model_fields([plain], [None], [*overrides, *found])]
     named = {"seed", "seeds", *(["paper", "experiment"] if parts else [])}
@@ -82,20 +95,42 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str,
     return [composed_seeds(numbers, *kept, *paper) for paper in papers]
 
 
+def as_typed_words(overrides: Any) -> list[str]:
+    """Return Hydra's list of overrides with `${...}` as typed: what it stands for is not said there, and may have no
+    end."""
+    words = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(words, list)
+    return [str(word) for word in words]
+
+
 def as_plain(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
     """Return the composed config as a plain dict, in which the attack of `attack=` has a name, as a suite's have."""
+    check_package(config, choices)
     try:
         for key, kind in (("eps", float), ("seed", int)):  # others refer to these: a wrong one is named itself
+            if config._get_node(key, validate_access=False) is None:
+                raise ConfigError(f"{key} is missing: other keys refer to it")
             convert(config[key], kind, key)
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0].partition("resolving interpolation: ")
-        raise ConfigError(f"{error.full_key}: {reason[2] or reason[0]}") from error
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{where}{reason[2] or reason[0]}") from error
+    except RecursionError:
+        raise ConfigError("a key refers to itself: look for ${...} in what was set last, such as sources") from None
     assert isinstance(plain, dict)
     attack = plain.pop("attack", None)
     if attack:
         plain["attack"] = {choices["attack"]: attack}
     return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def check_package(config: DictConfig, choices: dict[str, Any]) -> None:
+    """ConfigError where a file that sets keys of the whole config lacks the line that says so, so that they stand below
+    its group."""
+    for group in GLOBAL:
+        if group in config:
+            raise ConfigError(f"{group}/{choices[group]}.yaml should begin with the line `# @package _global_`")
 
 
 def composed(*overrides: str) -> dict[str, Any]:

@@ -1,39 +1,88 @@
-"""Tell Hydra's and OmegaConf's errors in one line, with the nearest name there is."""
+"""Tell Hydra's, OmegaConf's and YAML's errors in one line, with the nearest name there is."""
 
 import re
-import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from epsball.build import ConfigError, did_you_mean, listed
 from epsball.cli.compose import CONF, VERSION
-from epsball.cli.keys import absent_key
+from epsball.cli.keys import absent_key, keys_below
+from epsball.cli.words import own_folders, search_path, settings, typed_keys, unreadable
 
 RENAMED = {"task": "measurement", "report": "diagnostic"}
 """config keys and groups of older versions, as they are called now"""
 
+STATED = ("tables", "claims", "figures")
+"""config keys of named statements"""
+WITH_FIELDS = ("arch", "attack", "trainer", "dataset", "measurement")
+"""groups whose options have fields of their own"""
 
-def one_line(error: Exception) -> str:
+
+def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
 def explain(error: Exception) -> str:
-    """Return Hydra's and OmegaConf's complaints in one line, with the nearest name there is."""
+    """Return what is wrong with a command line or a file in one line, with the nearest name there is. Where that cannot
+    be found out, return the complaint as it came."""
+    if isinstance(error, ConfigError):
+        return one_line(error)
+    try:
+        return explanation(error)
+    except Exception:
+        return one_line(error)
+
+
+def explanation(error: Exception) -> str:
     text = one_line(error)
+    if isinstance(error, yaml.YAMLError):
+        return broken_file(error)
     if match := re.search(r"Could not (?:override|delete)(?: from config)?\.? ?'([^']+)'", text):
         return unknown_key(match[1])
-    if (match := re.search(r"Could not find '([^'/]+)/([^']*)'", text)) and (options := options_of(match[1])):
-        return no_such_option(match[1], match[2], options)
+    if match := re.search(r"Could not find '([^'/]+)/([^']*)'", text):
+        return no_such_file(match[1], match[2], text)
     if "Config group override must be a string" in text:  # attack=null, attack=1
-        words = [word.partition("=") for word in sys.argv[1:]]
-        chosen = [(name, value, options_of(name)) for name, _, value in words]
+        chosen = [(key, value, options_of(key)) for key, value in typed_keys().items()]
         wrong = [word for word in chosen if word[2] and word[1] not in word[2]]
         return "; ".join(no_such_option(*word) for word in wrong) or text
-    if match := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
-        return unknown_key(match[1])
-    return text
+    if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
+        return several_values(match[1])
+    return unreadable(settings()) or text
+
+
+def no_such_file(group: str, option: str, text: str) -> str:
+    """Say which options a group has, or which groups there are."""
+    if options := options_of(group):
+        return no_such_option(group, option, options)
+    if group == "hydra":
+        return f"hydra/{option.replace('/', '=')} does not exist: is the plugin that has it installed?"
+    return f"{text.partition(': Could')[0]}: there is no group {group}{did_you_mean(group, groups_of())}"
+
+
+def broken_file(error: yaml.YAMLError) -> str:
+    """Say which file is no YAML, where and why."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"a config file cannot be read: {one_line(error)}"
+    reason = " ".join(str(getattr(error, "problem", "")).split())
+    return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: cannot be read as YAML: {reason}"
+
+
+def several_values(word: str) -> str:
+    """Say how several values are given, to a sweep, a list or one text."""
+    key, _, value = word.partition("=")
+    if options_of(key):
+        how = "a run has one; -m runs each in turn"
+        more = "; a run has several attacks in its suite: +attack@suite.pgd=pgd" if key == "attack" else ""
+        return f"{word} names several: {how}{more}"
+    return (
+        f"{word} names several: -m runs each in turn, {key}=[{value}] is a list, '{key}=\"{value}\"' a text with commas"
+    )
 
 
 def renamed(key: str) -> str:
@@ -42,7 +91,7 @@ def renamed(key: str) -> str:
     old = re.split("[.@]", key)[0]
     if old not in RENAMED:
         return ""
-    words = [word for word in sys.argv[1:] if re.match(rf"[+~]*{old}([.@=]|$)", word)]
+    words = [word for word in settings() if re.match(rf"[+~]*{old}([.@=]|$)", word)]
     now = [re.sub(rf"^([+~]*){old}", rf"\1{RENAMED[old]}", word) for word in words]
     return f"{old} is called {RENAMED[old]} now" + (f": {' '.join(now)}" if now else "")
 
@@ -53,21 +102,123 @@ def refuse_old_keys(config: Mapping[str, Any]) -> None:
         raise ConfigError(answer)
 
 
+def refuse_several_options() -> None:
+    """ConfigError where the command line gives a group a list of options, whose fields Hydra would mix."""
+    for key, value in typed_keys().items():
+        if value.startswith("[") and options_of(key):
+            raise ConfigError(several_values(f"{key}={value}"))
+
+
 def options_of(group: str) -> list[str]:
-    """Return the files of a config group; empty where there is no such group."""
-    folder = CONF / group.split("@")[0]
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    """Return the files of a config group, the user's own too; empty where there is no such group."""
+    name = group.split("@")[0]
+    folders = [folder / name for folder in (CONF, *own_folders())] if name else []
+    return sorted(
+        {path.relative_to(folder).with_suffix("").as_posix() for folder in folders for path in folder.rglob("*.yaml")}
+    )
+
+
+def groups_of() -> list[str]:
+    """Return the names of all config groups, the user's own too."""
+    return [path.name for folder in (CONF, *own_folders()) for path in folder.iterdir() if path.is_dir()]
 
 
 def no_such_option(group: str, option: str, options: list[str]) -> str:
-    return f"{group}={option} does not exist{did_you_mean(option, options)}: choose one of {listed(options)}"
+    """Say which options a group has; of one with folders, those of the folder that was named."""
+    folder = f"{option.partition('/')[0]}/"
+    inside = [name for name in options if name.startswith(folder)]
+    return f"{group}={option} does not exist{did_you_mean(option, options)}: choose one of {listed(inside or options)}"
 
 
 def unknown_key(key: str) -> str:
-    """Say what a key that does not exist was perhaps meant to be: an old name, one beside it, or one further down."""
+    """Say what a key that does not exist was perhaps meant to be: an old name, one beside it, one further down, a field
+    of another option of a group, or a group that is added."""
     if answer := renamed(key):
         return answer
     with hydra.initialize_config_dir(str(CONF), **VERSION):
-        groups = [g for g in hydra.compose("config", return_hydra_config=True).hydra.runtime.choices if "/" not in g]
-        config = hydra.compose("config", [o.split(",")[0] for o in sys.argv[1:] if o.split("=")[0] in groups])
-    return absent_key(key, config) or f"{key} cannot be set here"
+        choices = hydra.compose("config", search_path(), return_hydra_config=True).hydra.runtime.choices
+        chosen = {name: value for name, value in typed_keys().items() if name in choices}
+        words = [f"{name}={value.split(',')[0]}" for name, value in chosen.items()]
+        of_hydra = key.startswith("hydra.")
+        config = hydra.compose("config", [*words, *search_path()], return_hydra_config=of_hydra)
+    group, _, package = key.partition("@")
+    if options_of(group):
+        return unknown_group(key, group, package, choices)
+    name, _, word = key.rpartition(".")
+    place = OmegaConf.select(config, name) if name else config
+    if place is not None and word not in keys_below(place, []).values() and (fields := fields_of_options(name, word)):
+        return f"{key} is not a config key: {listed(fields)}"
+    groups = [name for name in choices if "/" not in name and "@" not in name]
+    new = f"{key} has no such keys: +{key}={typed_keys().get(key, '...')} adds them"
+    return absent_key(key, config, groups) or new
+
+
+def unknown_group(key: str, group: str, package: str, choices: Mapping[str, Any]) -> str:
+    """Say how an option of a group is chosen or added that the defaults do not have under this key."""
+    value = typed_keys().get(key, "OPTION")
+    if group == "model":
+        name = package.removeprefix("models.") or "NAME"
+        return f"{key} is not a config key: +model@models.{name}={value} adds a model, arch and trainer are target's"
+    if package:
+        return f"{key} is not a config key: +{key}={value} adds it"
+    places = [name for name in choices if name.startswith(f"{group}@")]
+    return f"{key} is not a config key: say where, as in {listed(f'{place}={value}' for place in places)}"
+
+
+def fields_of_options(place: str, word: str) -> list[str]:
+    """Return `arch.width is a field of arch=madry_mnist|resnet20` for each group with options that have a field of this
+    name: for the group that a key `place` names with its last part, or for any where it is empty."""
+    found = []
+    for group in [place.rpartition(".")[2]] if place else WITH_FIELDS:
+        options = [path for path in sorted((CONF / group).glob("*.yaml")) if word in own_fields(path)]
+        if options:
+            names = "|".join(path.stem for path in options)
+            found.append(f"{place or group}.{word} is a field of {group}={names}")
+    return found
+
+
+def own_fields(path: Path) -> dict[str, Any]:
+    """Return the fields of its group that a config file sets, but for those that it inherits."""
+    content: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
+    fields: dict[str, Any] = content.get(path.parent.name, content)
+    return fields
+
+
+def as_typed(message: str, config: DictConfig) -> str:
+    """Return a complaint about a key of a config under the key that the user typed, of which it has its value: `eps=2`
+    acts at suite.fgsm.eps. A text where an option of a group was meant is told how to choose that."""
+    found = re.match(r"[\w@.-]*\w", message)
+    if not found:
+        return message
+    key, typed = found[0], typed_keys()
+    try:
+        origin = followed(config, key)
+    except Exception:
+        return message
+    if origin != key and origin in typed:
+        return f"{origin}{message[len(key) :]} ({key} is {origin})"
+    group, value = key.rpartition(".")[2], str(typed.get(key))
+    if value in options_of(group) and "should be a group of fields" in message:
+        return f"{message}: {group}@{key}={value} chooses an option"
+    if key in STATED and "should be a group of fields" in message:
+        return (
+            f"{message}: a paper has its own, paper=tramer/table1; one more is {key}.NAME={{...}}, as README has them"
+        )
+    if key.startswith("models.") and value in options_of("model") and "should be a group of fields" in message:
+        return f"{message}: +model@{key}={value} chooses a model"
+    return message
+
+
+def followed(config: DictConfig, key: str) -> str:
+    """Return the key whose value a key has, `${trainer}` and the like followed to their end; the key itself where there
+    is none."""
+    node: Any = config
+    parts = key.split(".")
+    for i, part in enumerate(parts):
+        node = node._get_node(part, validate_access=False) if isinstance(node, DictConfig) else None
+        if node is None:
+            return key
+        if node._is_interpolation():
+            named = re.fullmatch(r"\$\{(\w[\w.]*)\}", str(node._value()))
+            return followed(config, ".".join([named[1], *parts[i + 1 :]])) if named else key
+    return key

@@ -1,36 +1,82 @@
 """Dotted keys: whether a config has one, and which one was perhaps meant."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from epsball.build import did_you_mean, listed
+from epsball.build import listed
+
+SYNONYMS = {
+    **{"learning_rate": "lr", "epsilon": "eps", "iterations": "steps", "num_steps": "steps", "alpha": "step"},
+    **{"num_epochs": "epochs", "gpu": "device", "num_workers": "workers", "n_train": "train_size", "norm": "step"},
+}
+"""what other projects call our keys"""
+ADDED = {
+    "models": "+model@models.{}=mnist_b",
+    "suite": "+attack@suite.{}=pgd",
+    "measurements": "+measurement@measurements.{}=coherence",
+}
+"""how the command line adds to a group of named components"""
+CLOSE = 0.6
+"""how alike two words are, of 1, where one may be meant to be the other"""
 
 
-def absent_key(key: str, config: Mapping[Any, Any]) -> str:
-    """Say that a config lacks a key, with the nearest name there, or further down; empty if the config has it."""
+def absent_key(key: str, config: Mapping[Any, Any], groups: Collection[str] = ()) -> str:
+    """Say that a config lacks a key, with what was perhaps meant: a name there, one of `groups`, or a key further down.
+    Empty if the config has it."""
     parts = key.split("@")[0].split(".")
     node: Any = config
     for i, part in enumerate(parts):
         known = [str(name) for name in node] if isinstance(node, Mapping) else []
         if part not in known:
-            meant = did_you_mean(part, known) or did_you_mean_below(parts[:i], node, part)
-            where = f" in {'.'.join(parts[:i])}" if i else ""
-            return f"{key} is not a config key{meant}: the keys{where} are {listed(known)}"
+            return f"{key} is not a config key{meant(part, parts[:i], node, config, groups if i == 0 else ())}"
         node = node[part]
     return ""
 
 
-def did_you_mean_below(path: list[str], node: Any, word: str) -> str:
-    """Return the nearest name among all keys below `node`, with its whole path."""
+def meant(word: str, path: list[str], node: Any, config: Mapping[Any, Any], groups: Collection[str]) -> str:
+    """Return what stands behind `... is not a config key`: what `word` was perhaps meant to be below `node`, whose own
+    key is `path`, or anywhere in the config, and which keys there are."""
     if not isinstance(node, Mapping):
-        return ""
-    below: dict[str, str] = {}
-    plain: Any = OmegaConf.to_container(node) if isinstance(node, DictConfig) else node
-    for key, value in plain.items():
-        for deeper, inner in (value if isinstance(value, Mapping) else {}).items():
-            if not isinstance(inner, Mapping):
-                below.setdefault(deeper, ".".join([*path, str(key), deeper]))
-    near = did_you_mean(word, below)
-    return near.replace(repr(near.split("'")[1]), repr(below[near.split("'")[1]])) if near else ""
+        return f": {'.'.join(path)} is no group of keys, it is {node}"
+    known = [str(name) for name in node]
+    found = nearest(SYNONYMS.get(word, word), [*known, *groups], keys_below(node, path), keys_below(config, []))
+    said = f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
+    if found and not path:
+        return said
+    where = f" in {'.'.join(path)}" if path else ""
+    adds = f"; {ADDED[path[0]].format(word)} adds one" if len(path) == 1 and path[0] in ADDED and not found else ""
+    return f"{said}: the keys{where} are {listed(known)}{adds}"
+
+
+def nearest(word: str, known: list[str], below: Mapping[str, str], everywhere: Mapping[str, str]) -> list[str]:
+    """Return the keys that a word may be meant to be: the very name here, below or elsewhere, else a name alike."""
+    if word in known:
+        return [word]
+    if found := shallowest(below, word) or shallowest(everywhere, word):
+        return found
+    alike = difflib.get_close_matches(word, known, 1, CLOSE)
+    if alike or not (deeper := difflib.get_close_matches(word, set(below.values()), 1, CLOSE)):
+        return alike
+    return shallowest(below, deeper[0])
+
+
+def keys_below(node: Any, path: list[str]) -> dict[str, str]:
+    """Return all keys further down than `node`, whose own key is `path`, with their last part, the nearest first; of a
+    whole config its own keys too."""
+    found: dict[str, str] = {}
+    level = [(path, OmegaConf.to_container(node) if isinstance(node, DictConfig) else node)]
+    while level:
+        groups = [(at, group) for at, group in level if isinstance(group, Mapping)]
+        level = [([*at, str(key)], value) for at, group in groups for key, value in group.items()]
+        found |= {".".join(at): at[-1] for at, _ in level if len(at) > len(path) + 1 or not path}
+    return found
+
+
+def shallowest(keys: Mapping[str, str], name: str) -> list[str]:
+    """Return the keys whose last part is `name`, at most three of those with the fewest parts."""
+    found = [key for key, last in keys.items() if last == name]
+    fewest = min((key.count(".") for key in found), default=0)
+    return [key for key in found if key.count(".") == fewest][:3]

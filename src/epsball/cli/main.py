@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -19,10 +20,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError
-from epsball.cli.compose import CONF, VERSION, as_plain, parts_of, register_with_hydra, write_hydra
-from epsball.cli.explain import explain, one_line, refuse_old_keys
+from epsball.cli.compose import CONF, VERSION, as_plain, as_typed_words, parts_of, register_with_hydra, write_hydra
+from epsball.cli.explain import as_typed, explain, one_line, refuse_old_keys, refuse_several_options
 from epsball.cli.help import asks_for_help, print_help
+from epsball.cli.words import in_order, refuse_absent_folders, typed_keys
+from epsball.experiment.settings import settings_of
 from epsball.runtime.distributed import PeerLost, agreed, gather, is_first, joined, processes, rank
+from epsball.runtime.files import make_folder
 from epsball.runtime.progress import Interrupted, JobFailed, Stop
 
 log = logging.getLogger("epsball")
@@ -42,7 +46,7 @@ class Session:
         """Run one job. Raises JobFailed in a launcher's worker: only an exception tells the launcher that it failed."""
         register_with_hydra()  # a launcher's worker has not been through main()
         runtime = HydraConfig.get()
-        overrides, folder = list(runtime.overrides.task), None
+        overrides, folder = as_typed_words(runtime.overrides.task), None
         sweeping = runtime.mode is RunMode.MULTIRUN and processes() == 1
         if sweeping:  # Hydra makes the subdir before the job starts: our folder lies in it
             folder = Path(runtime.sweep.dir) / runtime.sweep.subdir / str(runtime.job.num)
@@ -66,7 +70,12 @@ class Session:
             return 130
         except JobFailed:
             return 1
-        except (HydraException, OmegaConfBaseException, ValueError) as error:  # before any job: the command is wrong
+        except (
+            HydraException,
+            OmegaConfBaseException,
+            yaml.YAMLError,
+            ValueError,
+        ) as error:  # before any job: the command is wrong
             if is_first():
                 print(f"error: {explain(error)}", file=sys.stderr)
             else:
@@ -97,40 +106,65 @@ def main() -> int:
     def job(config: DictConfig) -> None:
         session.run_job(config)
 
-    words = sys.argv[1:]
-    return session.exit_code(partial(print_help, words) if asks_for_help(words) else job)
+    def jobs() -> None:
+        sys.argv[1:] = words = in_order(sys.argv[1:])
+        refuse_several_options()
+        refuse_absent_folders()
+        for key in ("hydra.run.dir", "hydra.sweep.dir"):  # Hydra makes them before any job
+            if (folder := typed_keys().get(key, "").strip("'\"")) and "${" not in folder:
+                make_folder(Path(folder), f"{key}={folder}")
+        if asks_for_help(words):
+            print_help(words)
+        else:
+            job()
+
+    return session.exit_code(jobs)
 
 
 def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Stop) -> None:
     """Check the config, claim a run directory (`folder`, in a sweep), run, say what was written."""
     configure_logging()
     runtime = HydraConfig.get()
-    with agreed():
-        refuse_sweep(runtime.mode)
-        plain = as_plain(config, dict(runtime.runtime.choices))
-        refuse_old_keys(plain)
-        configs = composed_parts(plain, overrides)
+    with stop.at_once():
+        with agreed(), naming_typed_keys(config), held_back():
+            refuse_sweep(runtime.mode)
+            plain = as_plain(config, dict(runtime.runtime.choices))
+            refuse_old_keys(plain)
+            configs = composed_parts(plain, overrides)
+            for each in (one for part in configs for one in part):
+                settings_of(each)
 
-        from epsball.experiment.prepare import prepare_parts  # what needs no torch is answered before it is imported
+            from epsball.experiment.prepare import (
+                prepare_parts,  # what needs no torch is answered before it is imported
+            )
 
-        parts, joint = prepare_parts(configs, plain)
-    agree_on([experiment.config_hash for part in parts for experiment in part])
+            parts, joint = prepare_parts(configs, plain)
+        agree_on([experiment.config_hash for part in parts for experiment in part])
 
-    from epsball.experiment.record import claim_directory  # after a wrong value, whose answer need not wait for these
-    from epsball.experiment.run import run_experiments
-    from epsball.experiment.setup import check_given
+        from epsball.experiment.record import claim_directory  # after a wrong value, whose answer need not wait
+        from epsball.experiment.run import run_experiments
+        from epsball.experiment.setup import check_given
 
-    check_given(parts, stop)
-    given = None if folder or runtime.run.dir == "." else str(runtime.run.dir)
-    directory = Path()
-    with agreed():
-        if is_first():
-            directory = claim_directory(plain["experiment"], parts, given, folder)
-            write_hydra(directory, config, overrides)
+        check_given(parts, stop)
+        given = None if folder or runtime.run.dir == "." else str(runtime.run.dir)
+        directory = Path()
+        with agreed():
+            if is_first():
+                directory = claim_directory(plain["experiment"], parts, given, folder)
+                write_hydra(directory, config, overrides)
     with log_file(directory / "run.log") if is_first() else nullcontext():
         log.info("run directory: %s", directory)
         files = run_experiments(plain["experiment"], parts, directory, overrides, stop, joint)
     print("\n".join(f"wrote {path}" for path in files), end="\n" if files else "")
+
+
+@contextmanager
+def naming_typed_keys(config: DictConfig) -> Iterator[None]:
+    """Name, in what is wrong with the config inside the block, the keys that the user typed."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(as_typed(str(error), config)) from None
 
 
 def refuse_sweep(mode: RunMode | None) -> None:
@@ -180,6 +214,20 @@ def configure_logging() -> None:
     terminal = Terminal()
     terminal.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[terminal if is_first() else logging.NullHandler()], force=True)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Keep log lines until the end of the block, and drop them where an error says all."""
+    root = logging.getLogger()
+    (own,) = root.handlers
+    held = MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL, target=own)
+    root.handlers[:] = [held]
+    try:
+        yield
+        held.flush()
+    finally:
+        root.handlers[:] = [own]
 
 
 @contextmanager

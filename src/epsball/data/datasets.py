@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 import torch
 
-from epsball.build import ConfigError, require
+from epsball.build import ConfigError, listed, require
 from epsball.data.images import Data, Split
 from epsball.data.readers import (
     Arrays,
@@ -27,6 +27,7 @@ from epsball.data.readers import (
     read_idx_pair,
     read_images,
     read_npz,
+    require_memory,
     stratified,
     torchvision_dataset,
 )
@@ -224,8 +225,8 @@ class StreamedFolder:
     def load(self) -> Data:
         root = absolute(self.root)
         train, test = root / self.train_folder, root / self.test_folder
-        classes, *listed = list_folders(self, train, test)
-        files = listed[0][: self.train_size], listed[1][: self.test_size]
+        classes, *every = list_folders(self, train, test)
+        files = every[0][: self.train_size], every[1][: self.test_size]
         number = min(MOST_WORKERS, os.cpu_count() or 1) if self.workers is None else self.workers
         workers = Workers(Decoder(self.preprocessing()), number)
         splits = [
@@ -237,6 +238,8 @@ class StreamedFolder:
             streamed_checksum(test, files[1], (self.image_size, self.crop)),
         )
         origin = f"{self.title}, {train} and {test}"
+        require_classes(classes, origin)
+        require_memory(4 * 3 * self.image_size**2, f"dataset.image_size={self.image_size}")
         return Data(self.row_name(classes), splits[0], splits[1], classes, origin, *checksums)
 
     def row_name(self, classes: tuple[str, ...]) -> str:
@@ -275,6 +278,11 @@ class Npz:
         if test[1].max() >= count:
             labels = f"label {test[1].max()}, but the training labels end at {count - 1}"
             raise ConfigError(f"dataset.root: {root / 'test.npz'} has {labels}")
+        present = np.unique(train[1])
+        if len(present) < count:
+            absent = next(label for label in range(count) if label >= len(present) or present[label] != label)
+            labels = f"labels up to {count - 1}, but no image with {absent}: number the classes from 0 without gaps"
+            raise ConfigError(f"dataset.root: {root / 'train.npz'} has {labels}")
         return assemble(self, "npz", f"npz files, {root}", tuple(map(str, range(count))), train, test)
 
 
@@ -306,9 +314,16 @@ def require_available(settings: Dataset, train: int, test: int) -> None:
             raise ConfigError(f"dataset.{field} is {size}, but there are only {found} such images")
 
 
+def require_classes(classes: tuple[str, ...], origin: str) -> None:
+    """ConfigError unless there is something to tell apart."""
+    if len(classes) < 2:
+        raise ConfigError(f"dataset.root: {origin} has one class, {listed(classes)}: there should be at least 2")
+
+
 def assemble(settings: Dataset, name: str, origin: str, classes: tuple[str, ...], train: Arrays, test: Arrays) -> Data:
     """Return the first `train_size` and `test_size` examples as tensors, with their checksums."""
     require_available(settings, len(train[1]), len(test[1]))
+    require_classes(classes, origin)
     if train[0].shape[1:] != test[0].shape[1:]:
         shapes = f"{train[0].shape[1:]} for training, {test[0].shape[1:]} for test"
         raise ConfigError(f"dataset.root: the images have different shapes (C, H, W): {shapes}; {origin}")

@@ -108,7 +108,10 @@ def list_folder(folder: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     files = []
     for label, name in enumerate(classes):
         images = (e for e in os.scandir(folder / name) if e.name.lower().endswith((".png", ".jpg", ".jpeg", ".bmp")))
-        found = [ImageFile(e.path, label, e.stat().st_size, e.stat().st_mtime_ns) for e in images]
+        try:
+            found = [ImageFile(e.path, label, e.stat().st_size, e.stat().st_mtime_ns) for e in images]
+        except OSError as error:  # a link to a file that is gone
+            raise ConfigError(f"dataset.root: {error.filename} cannot be read: {error.strerror}") from error
         if not found:
             raise ConfigError(f"dataset.root: {folder / name} has no images; {FOLDER_LAYOUT}")
         files += sorted(found)
@@ -138,6 +141,8 @@ def read_cached(cache: Path, files: list[ImageFile], size: int | None) -> Arrays
 
 def read_images(files: list[ImageFile], channels: int, image_size: int | None) -> Arrays:
     """Decode images in a pool of threads, all of one size; return them and their labels."""
+    if image_size is not None:
+        require_memory(len(files) * channels * image_size**2, f"dataset.image_size={image_size}")
     chunks = [files[i : i + 250] for i in range(0, len(files), 250)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         decoded = pool.map(lambda chunk: [decode_image(f.path, channels, image_size) for f in chunk], chunks)
@@ -147,6 +152,14 @@ def read_images(files: list[ImageFile], channels: int, image_size: int | None) -
             sizes = f"{image.shape[1:]}, {files[0].path} is {images[0].shape[1:]} (H, W)"
             raise ConfigError(f"dataset.root: {file.path} is {sizes}: set dataset.image_size to make them alike")
     return np.stack(images), np.array([f.label for f in files])
+
+
+def require_memory(size: int, said: str) -> None:
+    """ConfigError where this machine cannot hold so many bytes of images, which are stacked once: twice their size."""
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if 2 * size > has:
+        needed = f"{2 * size / 2**30:,.0f} GiB, this machine has {has / 2**30:,.0f}"
+        raise ConfigError(f"{said} takes {needed}: choose a smaller one, or fewer images (train_size, test_size)")
 
 
 def decode_image(path: str, channels: int, image_size: int | None) -> Array:

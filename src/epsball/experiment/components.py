@@ -73,6 +73,8 @@ def attacks_of(specs: object, where: str) -> Iterator[NamedAttack]:
         key = where if where == "attack" else under(where, name)  # the one attack's fields stand at attack.*
         fields = dict(mapping(spec, key))
         values = fields.get("eps")
+        if values == []:
+            raise ConfigError(f"{key}.eps should be at least one number, is empty")
         for eps in values if isinstance(values, list) else [values]:
             yield NamedAttack(name, build(ATTACKS, {**fields, "eps": eps}, where=key))
 

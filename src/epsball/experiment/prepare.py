@@ -10,14 +10,16 @@ from functools import cached_property
 from typing import Any
 
 from epsball.attacks import NamedAttack
-from epsball.build import ConfigError, construct, did_you_mean, listed, mapping
+from epsball.build import ConfigError, UnfitError, convert, did_you_mean, listed, mapping
 from epsball.data.images import Data
 from epsball.experiment.components import attacks_of, check_measurements, distinct, measurements_of, with_files
 from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
-from epsball.experiment.settings import ABOVE, COMPONENTS, REFERRED, Settings
+from epsball.experiment.settings import Settings, settings_of
 from epsball.experiment.statements import STATED, KnownNames, Statements
 from epsball.measurements.measurement import Measurement
 from epsball.paper.expressions import Quantity
+from epsball.paper.figures import Figure
+from epsball.paper.tables import Table
 from epsball.results.given import GivenRows, read_given
 from epsball.results.metrics import ERROR_METRICS
 from epsball.runtime.device import Execution
@@ -108,7 +110,8 @@ def prepare_experiment(
     members = {name: specs[name].members for name in shown_to if specs[name].differentiable}
     check_measurements(measurements, config, crafted_on, shown_to, attacks, members)
     measurements = with_files(measurements, config, data)
-    asked = KnownNames(list(mapping(config.get("models"), "models")), aliases, attacks, measurements, places)
+    names = list(mapping(config.get("models"), "models"))
+    asked = KnownNames(names, aliases, attacks, measurements, {data.name}, places)
     statements = asked.statements_of(config)
     experiment = Experiment(
         settings=settings,
@@ -131,17 +134,6 @@ def prepare_experiment(
     return experiment
 
 
-def settings_of(config: Mapping[str, Any]) -> Settings:
-    """Return a config's own values. ConfigError where one is wrong, or where a key is none of a config's."""
-    known = [*Settings.__dataclass_fields__, *COMPONENTS, *REFERRED, *ABOVE]
-    for key in config:
-        if key not in known:
-            raise ConfigError(f"{key} is not a config key{did_you_mean(key, known)}")
-    own = {key: value for key, value in config.items() if key in Settings.__dataclass_fields__}
-    settings: Settings = construct(Settings, own, where="")
-    return settings
-
-
 def prepare_parts(
     configs: Sequence[Sequence[Mapping[str, Any]]], whole: Mapping[str, Any]
 ) -> tuple[list[list[Experiment]], Statements]:
@@ -155,10 +147,21 @@ def prepare_parts(
         for config in seeds:
             parts[-1].append(prepare_experiment(config, cache, given))
             given = parts[-1][-1].given
+    for part in parts:
+        tell_other_data(part[0])
     if len(parts) == 1:
         return parts, Statements()
     joint = joint_names([part[0] for part in parts]).statements_of(whole)
     return [[replace(one, asked=one.asked + joint.quantities) for one in part] for part in parts], joint
+
+
+def tell_other_data(experiment: Experiment) -> None:
+    """Log which published numbers are of another data set than the experiment's, so that they are not compared."""
+    statements, dataset = experiment.statements, experiment.dataset
+    stated: dict[str, Table | Figure] = {**statements.tables, **statements.figures}
+    for name, each in stated.items():
+        if each.paper and not each.compares_on({dataset}):
+            log.info("%s: its published numbers are of %s, ours of %s: not compared", name, each.published_on, dataset)
 
 
 def joint_names(experiments: Sequence[Experiment]) -> KnownNames:
@@ -168,7 +171,8 @@ def joint_names(experiments: Sequence[Experiment]) -> KnownNames:
     attacks = {(named.name, named.attack.eps): named for one in experiments for named in one.attacks}
     measurements = {label: each for one in experiments for label, each in one.measurements.items()}
     places = {name: place for one in experiments for name, place in one.places.items()}
-    return KnownNames(list(models), aliases, list(attacks.values()), measurements, places)
+    datasets = {one.dataset for one in experiments}
+    return KnownNames(list(models), aliases, list(attacks.values()), measurements, datasets, places)
 
 
 def check_unambiguous(experiment: Experiment) -> None:
@@ -196,12 +200,20 @@ def specs_of(config: Mapping[str, Any], settings: Settings, cache: BuildCache) -
         *known_models(settings.sources, list(given), grids, "sources"),
         *known_models(settings.targets, list(given), grids, "targets"),
     ]
+    if not chosen:
+        raise ConfigError("models should be at least one model, is empty: models=companions, models=alone or a paper")
     specs: dict[str, ModelSpec] = {}
     for name in given:
         if name in chosen:
-            spec = mapping(given[name], f"models.{name}")
+            spec = dict(mapping(given[name], f"models.{name}"))
+            optional = convert(spec.pop("optional", False), bool, f"models.{name}.optional")
             places = {key: key for key in ("arch", "trainer", "dataset") if spec.get(key) == config.get(key)}
-            specs[name] = build_spec(spec, f"models.{name}", cache, places)
+            try:
+                specs[name] = build_spec(spec, f"models.{name}", cache, places)
+            except UnfitError as error:
+                if not optional or name in (*(settings.sources or []), *(settings.targets or [])):
+                    raise
+                log.info("model %s is left out: %s", name, error)
     return specs
 
 

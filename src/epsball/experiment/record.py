@@ -18,7 +18,7 @@ from epsball.experiment.expected import expected_cells, settings_of
 from epsball.experiment.prepare import Experiment
 from epsball.runtime.device import Execution, environment
 from epsball.runtime.distributed import is_first
-from epsball.runtime.files import write_whole
+from epsball.runtime.files import make_folder, write_whole
 from epsball.runtime.progress import Interrupted
 from epsball.runtime.store import fingerprint, free_name
 from epsball.training.spec import ModelSpec, with_sources
@@ -140,13 +140,16 @@ def claim_directory(name: str, parts: Sequence[Part], given: str | None, job: Pa
     """Return a run directory that no other run has: outputs/<name>/<date_time[-n]>, or a sweep's `job` folder; or the
     `given` one, where a run of the same experiments goes on.
 
-    Raises ConfigError when `given` holds anything else.
+    Raises ConfigError when `given` holds anything else, or where no folder can be made.
     """
+    outputs = Path(parts[0][0].settings.outputs)
+    for folder in ("models", "rows"):
+        make_folder(outputs / folder, f"outputs={outputs}")
     if given is None:
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-        return make_unique_directory(job or Path(parts[0][0].settings.outputs) / name / stamp)
+        return make_unique_directory(job or outputs / name / stamp)
     path = Path(given)
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path, f"hydra.run.dir={given}")
     if any(path.iterdir()) and read_json(path / "run.json").get("config_hash") != config_hash(parts):
         raise ConfigError(f"hydra.run.dir={given} holds something else than this experiment: name another directory")
     return path

@@ -1,9 +1,11 @@
 """A config's own values, beside the components it names."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from epsball.build import require
+from epsball.build import ConfigError, construct, did_you_mean, require
 from epsball.runtime.distributed import threads_of_process
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ ABOVE = ("seeds", "parts")
 """config keys that say how many configs a run has; each config is composed with one of each"""
 
 
+MOST_PROCESSES = 1024
+"""threads or workers that a machine might have cores for: with more a process ends for want of memory"""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Values that stand at the top of a config."""
@@ -33,8 +39,8 @@ class Settings:
     """processes that train independent models side by side"""
     precision: Literal["fp32", "tf32", "bf16"]
     """of training; evaluation is in fp32 for fp32, else in tf32"""
-    cuda_graphs: bool
-    """whether CUDA captures attack loops and training steps"""
+    cuda_graphs: bool | None
+    """whether CUDA captures attack loops and training steps; null where there is CUDA"""
     deterministic: bool
     """whether CUDA uses only kernels that give the same bits every time"""
     channels_last: bool
@@ -57,9 +63,18 @@ class Settings:
     """what happens to rows that are neither given nor in the store: skip leaves them out, and trains nothing"""
 
     def __post_init__(self) -> None:
+        below = all(re.fullmatch(r"[\w.+=,-]+", part) and part.strip(".") for part in self.experiment.split("/"))
+        folder = "a name of letters, digits, _, - and ., perhaps of several parts, as in tramer/table4"
+        require(below, f"experiment should be {folder}, is {self.experiment!r}")
+        require(bool(self.outputs), "outputs should be a folder, is ''")
+        for field, models in (("sources", self.sources), ("targets", self.targets)):
+            require(models != [], f"{field} is empty: name at least one model, or null for all")
         require(self.batch_size is None or self.batch_size >= 1, f"batch_size should be positive, is {self.batch_size}")
-        require(self.threads is None or self.threads >= 1, f"threads should be positive, is {self.threads}")
-        require(self.workers >= 1, f"workers should be positive, is {self.workers}")
+        fits = self.threads is None or 1 <= self.threads <= MOST_PROCESSES
+        require(fits, f"threads should be null or in [1, {MOST_PROCESSES}], is {self.threads}")
+        require(1 <= self.workers <= MOST_PROCESSES, f"workers should be in [1, {MOST_PROCESSES}], is {self.workers}")
+        seconds = self.checkpoint_seconds
+        require(seconds >= 0, f"checkpoint_seconds should be at least 0, is {seconds:g}: 0 saves after every step")
         require(self.seed >= 0, f"seed should be at least 0, is {self.seed}")
 
     @property
@@ -68,13 +83,26 @@ class Settings:
         from epsball.runtime.device import Execution, choose_device
 
         device = choose_device(self.device)
+        if self.cuda_graphs and device.type != "cuda":
+            raise ConfigError(f"cuda_graphs should be null or false on {device.type}: only CUDA has graphs")
         return Execution(
             device=device,
             threads=self.threads or threads_of_process(),
             batch_size=self.batch_size or (128 if device.type == "cpu" else 1000),
             precision="fp32" if self.precision == "fp32" else "tf32",
-            cuda_graphs=self.cuda_graphs,
+            cuda_graphs=self.cuda_graphs is not False,
             deterministic=self.deterministic,
             channels_last=self.channels_last,
             checkpoint_seconds=self.checkpoint_seconds,
         )
+
+
+def settings_of(config: Mapping[str, Any]) -> Settings:
+    """Return a config's own values. ConfigError where one is wrong, or where a key is none of a config's."""
+    known = [*Settings.__dataclass_fields__, *COMPONENTS, *REFERRED, *ABOVE]
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"{key} is not a config key{did_you_mean(key, known)}")
+    own = {key: value for key, value in config.items() if key in Settings.__dataclass_fields__}
+    settings: Settings = construct(Settings, own, where="")
+    return settings

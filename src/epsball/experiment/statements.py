@@ -1,8 +1,7 @@
 """What a config states of its results, checked: tables, claims and figures, over models and attacks that there are."""
 
-import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -15,13 +14,12 @@ from epsball.paper.claims import Claim
 from epsball.paper.expressions import ANY, Quantity, is_equal
 from epsball.paper.figures import Figure
 from epsball.paper.tables import Table
+from epsball.results.rows import FURTHER, KEY
 
 Statement = TypeVar("Statement", Claim, Table, Figure)
 
 STATED = ("tables", "claims", "figures")
 """config keys of what is stated"""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,8 @@ class KnownNames:
     """the names that these models have in the results"""
     attacks: Sequence[NamedAttack]
     measurements: Mapping[str, Measurement]
+    datasets: Collection[str]
+    """as rows call them"""
     grids: Mapping[str, GridModel] = field(default_factory=dict)
     """the models of grids, which may be named by their grid and values"""
 
@@ -71,9 +71,8 @@ class KnownNames:
                 statement = construct(kind, spec, where=under(where, name))
                 statement = self.with_members(statement, under(where, name))
                 every = [one for quantity in statement.quantities for one in quantity.single]
-                absent = {self.check(quantity, under(where, name)) for quantity in every}
-                for what in sorted(absent - {""}):
-                    log.warning("%s asks about %s, which this run does not have", under(where, name), what)
+                for quantity in every:
+                    self.check(quantity, under(where, name))
                 found[name] = statement.mapped(lambda quantity: quantity.renamed(self.aliases))
         return found
 
@@ -89,31 +88,44 @@ class KnownNames:
             raise ConfigError(f"{where} {error}") from None
         return statement.mapped(partial(resolve, places=self.grids))
 
-    def check(self, quantity: Quantity, where: str) -> str:
-        """ConfigError for an unknown model or measurement or an eps that is not clear; the attack that the run lacks,
-        if it does."""
+    def check(self, quantity: Quantity, where: str) -> None:
+        """ConfigError for a model, measurement, attack, eps or column that the results will not have."""
         conditions = dict(quantity.conditions)
-        measurement = conditions.get("measurement", "clean")
-        if measurement not in ("clean", *self.measurements):
-            near = did_you_mean(str(measurement), self.measurements)
-            raise ConfigError(
-                f"{where} asks about measurement={measurement}{near}: there are {listed(self.measurements)}"
-            )
+        self.check_columns(conditions, where)
         others = [source for each in self.measurements.values() for source in each.other_sources]
         for name, known in ((quantity.target, self.models), (quantity.source, [*self.models, *others])):
             if name not in known:
                 meant = did_you_mean(name, [*self.models, *(place.grid for place in self.grids.values())])
                 raise ConfigError(f"{where} asks about {name!r}{meant}: the models are {listed(self.models)}")
-        if any(quantity.attack in measurement.makes for measurement in self.measurements.values()):
-            return ""
-        names, eps = [named.name for named in self.attacks], conditions.get("eps")
+        if not any(quantity.attack in measurement.makes for measurement in self.measurements.values()):
+            self.check_attack(quantity.attack, conditions.get("eps"), where)
+
+    def check_columns(self, conditions: Mapping[str, float | str], where: str) -> None:
+        """ConfigError for a column that rows do not have, or a measurement or data set that this run does not have."""
+        columns = [*KEY, *FURTHER, *(column for place in self.grids.values() for column in place.values)]
+        for column in conditions:
+            if column not in columns:
+                known = listed(dict.fromkeys(columns))
+                near = did_you_mean(column, columns)
+                raise ConfigError(f"{where} asks about {column}={conditions[column]}{near}: the columns are {known}")
+        measurements = ["clean", *self.measurements]
+        for column, known_values in (("measurement", measurements), ("dataset", self.datasets)):
+            value = conditions.get(column, ANY)
+            if value not in (*known_values, ANY):
+                near = did_you_mean(str(value), known_values)
+                raise ConfigError(f"{where} asks about {column}={value}{near}: there are {listed(known_values)}")
+
+    def check_attack(self, attack: str, eps: float | str | None, where: str) -> None:
+        """ConfigError for an attack or an eps that this run does not have, or where it does not say which eps."""
         if isinstance(eps, str) and eps != ANY:
             raise ConfigError(f"{where} asks about eps={eps}: it should be a number")
-        values = [named.attack.eps for named in self.attacks if named.name == quantity.attack]
+        values = [named.attack.eps for named in self.attacks if named.name == attack]
+        known = ", ".join(f"eps={value:g}" for value in values)
         if len(values) > 1 and eps is None:
-            which = ", ".join(f"eps={value:g}" for value in values)
-            raise ConfigError(f"{where} asks about {quantity.attack} without saying which eps: one of {which}")
-        if not values:
-            return f"attack {quantity.attack}{did_you_mean(quantity.attack, names)}"
-        known_eps = eps is None or any(is_equal(value, eps) for value in values)
-        return "" if known_eps else f"attack {quantity.attack} at eps {float(str(eps)):g}"
+            raise ConfigError(f"{where} asks about {attack} without saying which eps: one of {known}")
+        if values and (eps is None or any(is_equal(value, eps) for value in values)):
+            return
+        names = list(dict.fromkeys(named.name for named in self.attacks))
+        what = f"{attack} at {known}" if values else listed(names)
+        asked = f"{attack} at eps={eps}" if values else f"attack {attack}{did_you_mean(attack, names)}"
+        raise ConfigError(f"{where} asks about {asked}: this run has {what} ({where}=null leaves it out)")

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.attacks.gradient import AttackState, GradientAttack
+from epsball.build import require
 from epsball.data.images import Images
 from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup
 from epsball.models.predictions import Mistakes, mistakes, rate
@@ -37,6 +38,9 @@ class WorstCase(Measurement):
     @property
     def makes(self) -> tuple[str, ...]:
         return ("clean", "worst_case")
+
+    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[NamedAttack]) -> None:
+        require(bool(attacks), "name is worst_case, which needs an attack: attack=pgd, or a suite")
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.sources

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from epsball.build import ConfigError, build, require
+from epsball.build import ConfigError, ShapeError, UnfitError, build, require
 from epsball.models.conv import conv3, conv4
 from epsball.models.forest import RandomForest
 from epsball.models.inception import inception_v3
@@ -34,6 +34,8 @@ def ensemble(shape: Shape, classes: int, *, members: dict[str, dict[str, Any]], 
     for name, spec in members.items():
         try:
             networks += [build(MODELS, spec, shape, classes, where=f"members.{name}") for _ in range(copies)]
+        except UnfitError as error:
+            raise ShapeError(str(error)) from error
         except ConfigError as error:
             raise ValueError(str(error)) from error  # the caller's key is put before it
     return Ensemble(networks, rule)

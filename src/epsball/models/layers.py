@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epsball.build import require
+from epsball.build import ShapeError, require
 
 Network = TypeVar("Network", bound=nn.Module)
 Shape = tuple[int, int, int]  # channels, height, width
@@ -168,7 +168,8 @@ def scaled(channels: int, width: float) -> int:
 def check_input(shape: Shape, classes: int, arch: str, smallest: int) -> None:
     """Refuse an image that `arch`'s layers would shrink to nothing, and an empty class list."""
     channels, height, width = shape
-    require(channels >= 1, f"shape should have at least 1 channel for {arch}, has {channels}")
-    fits = min(height, width) >= smallest
-    require(fits, f"shape should be at least {smallest}x{smallest} for {arch}, is {height}x{width}")
+    if channels < 1:
+        raise ShapeError(f"{arch} takes images of at least 1 channel, these have {channels}")
+    if min(height, width) < smallest:
+        raise ShapeError(f"{arch} takes images from {smallest}x{smallest} on, these are {height}x{width}")
     require(classes >= 1, f"classes should be at least 1 for {arch}, is {classes}")

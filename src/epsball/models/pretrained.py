@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from epsball.build import require
+from epsball.build import ShapeError, require
 from epsball.models.layers import MeanStd, Shape, check_input
 
 
@@ -28,7 +28,7 @@ def timm(shape: Shape, classes: int, *, model: str, pretrained: bool, checkpoint
     if len(mean) != shape[0]:
         mean, std = [fmean(mean)], [fmean(std)]
     net = nn.Sequential(MeanStd(mean, std), network)
-    _try_one_image(net, shape, f"shape should suit {model} (its own is {config['input_size']}), is {shape}")
+    _try_one_image(net, shape, f"{model} takes images of {config['input_size']} (C, H, W), these are {shape}")
     return net
 
 
@@ -70,6 +70,6 @@ def _try_one_image(net: nn.Module, shape: Shape, message: str) -> None:
         with torch.no_grad():
             net(torch.zeros(1, *shape, device=device))
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(message) from error
+        raise ShapeError(message) from error
     finally:
         net.train()

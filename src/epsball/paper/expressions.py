@@ -227,7 +227,8 @@ def readable(text: str) -> Iterator[ast.expr]:
     try:
         yield ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
-        raise ValueError(f"{text!r} cannot be read as an expression ({error.msg})") from None
+        split = ": YAML splits a list at commas, so each is quoted" if text.count("(") != text.count(")") else ""
+        raise ValueError(f"{text!r} cannot be read as an expression ({error.msg}){split}") from None
     except (RecursionError, MemoryError):
         raise ValueError(f"{text[:40]!r}... is nested too deeply: it should be shorter") from None
 

@@ -2,8 +2,11 @@
 
 import os
 import shutil
+import tempfile
 import uuid
 from pathlib import Path
+
+from epsball.build import ConfigError
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -20,3 +23,12 @@ def write_whole(path: Path, content: bytes | str) -> None:
         raise OSError(error.errno, f"{error.strerror}{free}", str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def make_folder(path: Path, said: str) -> None:
+    """Make a folder that the user named as `said`, if it is not there. ConfigError where it cannot be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise ConfigError(f"{said}: {path} cannot be written ({error.strerror}): name a folder of your own") from None

@@ -4,7 +4,8 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -33,17 +34,28 @@ class Stop:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.nothing_to_save = False
 
     def listen(self) -> None:
         """Let SIGINT and SIGTERM set the flag; a second one stops at once. A launcher's own handlers stay."""
-        for signum, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-            if signal.getsignal(signum) is default:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(signum) in (signal.default_int_handler, signal.SIG_DFL):
                 signal.signal(signum, self.on_signal)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let a stop that is asked for inside the block end it there: it computes nothing that is to be saved."""
+        self.check()
+        self.nothing_to_save = True
+        try:
+            yield
+        finally:
+            self.nothing_to_save = False
+
     def on_signal(self, signum: int, _frame: object) -> None:
-        if self.signum is not None:
+        first, self.signum = self.signum is None, signum
+        if self.nothing_to_save or not first:
             raise Interrupted(signum)
-        self.signum = signum
         if is_first():
             print("stopping after saving; once more to stop at once", file=sys.stderr)
 

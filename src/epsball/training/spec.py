@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from epsball.build import ConfigError, build, construct, did_you_mean, listed, mapping, under
+from epsball.build import ConfigError, UnfitError, build, construct, did_you_mean, listed, mapping, under
 from epsball.data.datasets import DATASETS
 from epsball.data.images import Data
 from epsball.data.streamed import StreamedSplit
@@ -113,6 +113,8 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         raise ConfigError(f"{where}.seed should be an int of at least 0, is {seed!r}")
     given = fields.get("trainer")
     trainer: Trainer | None = None if given is None else construct(Trainer, given, where=at["trainer"])
+    if trainer is not None and at["trainer"] == "trainer" and fits_itself(fields["arch"]):  # the run's, for networks
+        trainer = fields["trainer"] = None
     sources = build_sources(trainer, at, cache)
     data = load_data(fields["dataset"], at["dataset"], cache)
     identity = identity_of(fields, data, sources)
@@ -154,19 +156,32 @@ def load_data(config: object, where: str, cache: BuildCache) -> Data:
 
 
 def check_network(arch: object, data: Data, where: str) -> nn.Module:
-    """Return the network of an arch without memory for its weights: on the meta device. Raises ConfigError."""
-    with torch.device("meta"):
-        network: nn.Module = build(MODELS, arch, data.shape, len(data.classes), where=where)
+    """Return the network of an arch without memory for its weights: on the meta device. Raises ConfigError, and its
+    UnfitError where the network does not take the images."""
+    try:
+        with torch.device("meta"):
+            network: nn.Module = build(MODELS, arch, data.shape, len(data.classes), where=where)
+    except UnfitError as error:
+        model = where.removesuffix(".arch")
+        leave = f", or leave the model out with {model}=null" if model.startswith("models.") else ""
+        raise UnfitError(
+            f"{error}: choose another arch, or dataset.image_size where the data set has it{leave}"
+        ) from None
     return network
+
+
+def fits_itself(arch: Mapping[str, Any]) -> bool:
+    """Whether an arch is fitted without a trainer."""
+    return hasattr(MODELS.get(str(arch.get("name"))), "fit_to")
 
 
 def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, where: str, at: str) -> None:
     """ConfigError unless the trainer can train the network; one that fits itself has none."""
-    fits_itself = hasattr(network, "fit_to")
-    if trainer is None and not fits_itself:
+    fitted = hasattr(network, "fit_to")
+    if trainer is None and not fitted:
         raise ConfigError(f"{where}.trainer is missing: a model is {{dataset, arch, trainer, seed}}")
-    if trainer is not None and fits_itself:
-        raise ConfigError(f"{at} should be null: {type(network).__name__} fits itself to the data, without gradients")
+    if trainer is not None and fitted:
+        raise UnfitError(f"{at} should be null: {type(network).__name__} fits itself to the data, without gradients")
     if trainer is not None:
         try:
             trainer.objective.check(network, sources)
@@ -176,6 +191,10 @@ def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, whe
             trainer.check_processes(processes())
         except ValueError as error:
             raise ConfigError(f"{at}.{error}") from None
+        try:
+            trainer.optimizer.make(network)
+        except ValueError as error:
+            raise ConfigError(f"{at}.optimizer: {error}") from None
 
 
 def check_streamed(trainer: Trainer | None, network: nn.Module, data: Data, at: Mapping[str, str]) -> None:

@@ -1,0 +1,115 @@
+"""The words of a command line: Hydra's flags, and settings `key=value`, in any order."""
+
+import shlex
+import sys
+from argparse import ArgumentError, ArgumentParser, Namespace
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from epsball.build import ConfigError, listed
+
+
+def in_order(words: list[str]) -> list[str]:
+    """Return the words with flags and their values first: Hydra's parser takes settings on one side of a flag alone.
+
+    Raises ConfigError for a flag that is none of Hydra's.
+    """
+    parser = hydra_parser()
+    with_value = {name for name, flag in parser._option_string_actions.items() if flag.nargs is None}
+    flags, others, rest = [], [], iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            others.append(word)
+            continue
+        flags.append(word)
+        if word in with_value:
+            flags += [value for value in (next(rest, None),) if value is not None]
+    check_flags(parser, [*flags, *others])
+    return [*flags, *others]
+
+
+def hydra_parser() -> ArgumentParser:
+    """Return Hydra's parser, which raises where Hydra lets it print its usage and exit."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    return parser
+
+
+def check_flags(parser: ArgumentParser, words: list[str]) -> None:
+    """ConfigError for a flag that Hydra does not have, or a value that a flag does not take."""
+    try:
+        _, unknown = parser.parse_known_args(words)
+    except ArgumentError as error:
+        raise ConfigError(str(error)) from None
+    known = [name for name in parser._option_string_actions if name.startswith("--")]
+    for word in unknown:
+        if word.startswith("-"):
+            key = word.lstrip("-").partition("=")[0]
+            as_setting = f"a setting has no dashes, {key}=VALUE; " if key.replace(".", "").isidentifier() else ""
+            alike = get_close_matches(word.partition("=")[0], known, 1, cutoff=0.8)
+            near = f" (did you mean {alike[0]}?)" if alike else ""
+            raise ConfigError(f"{word} is no flag{near}: {as_setting}the flags are {listed(known)}")
+
+
+def options() -> Namespace:
+    """Return this command line as Hydra's parser reads it: its flags, and the settings as `overrides`."""
+    return hydra_parser().parse_known_args(sys.argv[1:])[0]
+
+
+def settings() -> list[str]:
+    """Return the settings of this command line, as typed."""
+    return list(options().overrides)
+
+
+def typed_keys() -> dict[str, str]:
+    """Return the keys that this command line sets, without `+` and `~`, and their values as typed."""
+    pairs = (word.lstrip("+~").partition("=") for word in settings())
+    return {key: value for key, _, value in pairs}
+
+
+def own_folders() -> list[Path]:
+    """Return the folders of configs that the user named beside ours: `--config-dir`, `hydra.searchpath=[...]`."""
+    said = typed_keys().get("hydra.searchpath", "").strip("[]").split(",")
+    places = [options().config_dir or "", *(place.strip(" '\"") for place in said)]
+    return [Path(place.removeprefix("file://")).absolute() for place in places if place and "pkg:" not in place]
+
+
+def refuse_absent_folders() -> None:
+    """ConfigError for a folder of configs that is not there."""
+    for folder in own_folders():
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder: --config-dir and hydra.searchpath name folders of configs")
+
+
+def search_path() -> list[str]:
+    """Return the overrides that let another composition find the user's own configs."""
+    folders = own_folders()
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
+
+
+def unreadable(words: list[str]) -> str:
+    """Say which word Hydra cannot read, and how it is written; empty if it reads all."""
+    parser = OverridesParser.create()
+    for word in words:
+        try:
+            parser.parse_override(word)
+        except HydraException:
+            return f"{word!r} cannot be read: {how_to_write(word, parser)}"
+    return ""
+
+
+def how_to_write(word: str, parser: OverridesParser) -> str:
+    """Say how a word that Hydra cannot read is written."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        return "a setting is key=value, as in seed=3; a text with spaces is quoted, as in 'experiment=\"a b\"'"
+    quoted = f'{key}="{value}"'
+    try:
+        parser.parse_override(quoted)
+    except HydraException:
+        return "a setting is key=value, as in trainer.epochs=3 or +attack@suite.pgd=pgd"
+    return f"a text with brackets, commas, spaces or = in it is quoted, as in {shlex.quote(quoted)}"
