@@ -7,7 +7,7 @@ from typing import Any
 
 import hydra
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from epsball.build import ConfigError, did_you_mean, listed
 from epsball.cli.compose import CONF, VERSION
@@ -135,12 +135,13 @@ def unknown_key(key: str) -> str:
     of another option of a group, or a group that is added."""
     if answer := renamed(key):
         return answer
+    words = [f"{name}={value.split(',')[0]}" for name, value in typed_keys().items() if value in options_of(name)]
     with hydra.initialize_config_dir(str(CONF), **VERSION):
-        choices = hydra.compose("config", search_path(), return_hydra_config=True).hydra.runtime.choices
-        chosen = {name: value for name, value in typed_keys().items() if name in choices}
-        words = [f"{name}={value.split(',')[0]}" for name, value in chosen.items()]
-        of_hydra = key.startswith("hydra.")
-        config = hydra.compose("config", [*words, *search_path()], return_hydra_config=of_hydra)
+        config = hydra.compose("config", [*words, *search_path()], return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    if not key.startswith("hydra."):
+        with open_dict(config):
+            del config.hydra
     group, _, package = key.partition("@")
     if options_of(group):
         return unknown_group(key, group, package, choices)

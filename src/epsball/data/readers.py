@@ -107,9 +107,10 @@ def list_folder(folder: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     classes = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
     files = []
     for label, name in enumerate(classes):
-        images = (e for e in os.scandir(folder / name) if e.name.lower().endswith((".png", ".jpg", ".jpeg", ".bmp")))
         try:
-            found = [ImageFile(e.path, label, e.stat().st_size, e.stat().st_mtime_ns) for e in images]
+            with os.scandir(folder / name) as entries:
+                images = (e for e in entries if e.name.lower().endswith((".png", ".jpg", ".jpeg", ".bmp")))
+                found = [ImageFile(e.path, label, e.stat().st_size, e.stat().st_mtime_ns) for e in images]
         except OSError as error:  # a link to a file that is gone
             raise ConfigError(f"dataset.root: {error.filename} cannot be read: {error.strerror}") from error
         if not found:
