@@ -293,6 +293,59 @@ def test_a_failed_run_of_several_seeds_lacks_each(tmp_path: Path, capsys) -> Non
     assert "digits arch=x seed=3: everything" in text and "digits arch=x seed=4: everything" in text
 
 
+# ---- models that are the same, listed once
+
+
+def run_with_names(path: Path, seed: int, errors: dict[str, float], names: dict[str, str], arch: str) -> None:
+    """A run that promises what it has, and says which names stand for equal models."""
+    models = sorted({pair[0] for pair in errors})
+    cells = [*(cell(model, model, "clean") for model in models), *(cell(pair[0], pair[2]) for pair in errors)]
+    run = make_run(path, seed, errors, **recorded(cells, arch=arch), aliases=[names])
+    rows = pd.read_csv(run / "results.csv")
+    more = [rows[rows["attack"] == "clean"].assign(source=model, target=model) for model in models[1:]]
+    pd.concat([rows, *more]).to_csv(run / "results.csv", index=False)
+
+
+def test_a_name_for_an_equal_model_is_no_hole(tmp_path: Path, capsys) -> None:
+    both = {"A>A": 0.9, "A>B": 0.2, "B>A": 0.3, "B>B": 0.8}
+    for seed in (0, 1):
+        run_with_names(tmp_path / f"one{seed}", seed, {"A>A": 0.4}, {"B": "A"}, "one")
+        run_with_names(tmp_path / f"two{seed}", seed, both, {}, "two")
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "missing" not in text and "hole" not in text and "= MODEL: the same model, listed once" in text
+    assert lines(text)[2:] == [
+        ["arch=one", "-", "clean", "0", "1.0 ± 0.0", "= A"],
+        ["arch=one", "A", "fgsm", "8/255", "40.0 ± 0.0", "= A"],
+        ["arch=two", "-", "clean", "0", "1.0 ± 0.0", "1.0 ± 0.0"],
+        ["arch=two", "A", "fgsm", "8/255", "90.0 ± 0.0", "20.0 ± 0.0"],
+        ["arch=two", "B", "fgsm", "8/255", "30.0 ± 0.0", "80.0 ± 0.0"],
+    ]
+
+
+def test_models_that_are_equal_in_one_seed_alone_count_in_its_mean(tmp_path: Path, capsys) -> None:
+    """Such as a companion of a fixed seed, which is the target in that one."""
+    both = {"A>A": 0.9, "A>B": 0.2, "B>A": 0.3, "B>B": 0.8}
+    run_with_names(tmp_path / "0", 0, both, {}, "one")
+    run_with_names(tmp_path / "1", 1, {"A>A": 0.4}, {"B": "A"}, "one")
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "missing" not in text and "hole" not in text
+    assert [line[-2:] for line in lines(text)[3:]] == [["65.0 ± 35.4", "30.0 ± 14.1"], ["35.0 ± 7.1", "60.0 ± 28.3"]]
+    assert len(pd.read_csv(tmp_path / "collected.csv")) == 8  # each row once
+
+
+def test_a_sweep_promises_its_seeds_to_its_own_jobs(tmp_path: Path, capsys) -> None:
+    """Not to a run of its own beside it, nor that one's seed to them."""
+    for number, (seed, arch) in enumerate([(0, "one"), (1, "one"), (0, "two")]):
+        make_run(tmp_path / "sweep" / str(number), seed, {"A>A": 0.4}, **recorded([cell("A", "A")], arch=arch))
+    (tmp_path / "sweep" / "multirun.yaml").touch()
+    make_run(tmp_path / "alone", 7, {"A>A": 0.4}, **recorded([cell("A", "A")], arch="three"))
+    assert collect.main([str(tmp_path)]) == 0
+    holes = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert holes == ["digits arch=two seed=1: everything (2 cells)"]
+
+
 # ---- measurements
 
 

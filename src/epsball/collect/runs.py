@@ -35,6 +35,8 @@ class Run:
     """the settings in which it differs from other runs of its experiment"""
     shape: tuple[tuple[str, str], ...] = ()
     """the part of them that decides which cells it measures, where it does not say so itself"""
+    sweep: str = ""
+    """the sweep whose job it is; empty for a run of its own"""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -56,6 +58,12 @@ class Run:
     def cells(self) -> list[Cell]:
         """Cells that it was meant to have of each seed; empty where its record, an older one, does not say."""
         return [(*cell, round(eps, EPS_DIGITS)) for *cell, eps in self.record.get("cells") or []]
+
+    def aliases(self, seed: int) -> dict[str, str]:
+        """Return the names that stand for equal models in one seed: by each, the name that the model is listed under.
+        Older records do not say."""
+        said: list[dict[str, str]] = self.record.get("aliases") or []
+        return dict(zip(self.seeds, said, strict=False)).get(seed, {})
 
 
 def find_runs(directories: Sequence[Path]) -> list[Run]:
@@ -79,7 +87,8 @@ def read_run(path: Path, name: str) -> Run:
         rows = read_rows(path / "results.csv", f"{name}/results.csv", notes)
         problem = run_problem(record, rows is not None, notes)
     newest_file = max((path / file).stat().st_mtime for file in ("run.json", "results.csv") if (path / file).exists())
-    return Run(name, record, rows, problem, newest_file, notes=notes)
+    sweep = str(path.parent) if (path.parent / "multirun.yaml").exists() else ""
+    return Run(name, record, rows, problem, newest_file, sweep=sweep, notes=notes)
 
 
 def read_record(path: Path) -> tuple[dict[str, Any], str]:

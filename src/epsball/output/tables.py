@@ -96,6 +96,7 @@ def cell_text(value: object, missing: str, column: str) -> str:
 
 
 def looks_numeric(cells: list[str], missing: str) -> bool:
-    """Whether every cell that is not missing starts like a number (and at least one does), and none is a list."""
-    known = [cell for cell in cells if cell not in (missing, "missing")]
+    """Whether every cell that is not missing, nor `= NAME`, starts like a number (and at least one does), and none is a
+    list."""
+    known = [cell for cell in cells if cell not in (missing, "missing") and not cell.startswith("= ")]
     return bool(known) and all(re.match(r"[-+]?\d[^;]*$", cell.lstrip("*[")) for cell in known)
