@@ -13,6 +13,7 @@ from conftest import ROOT
 
 from epsball.collect import table as collect
 from epsball.collect.jobs import telling_keys
+from epsball.runtime.processes import this_process
 
 SCRIPT = ROOT / "scripts" / "collect.py"
 
@@ -210,6 +211,26 @@ def test_a_run_of_several_seeds_is_not_replaced_by_a_run_of_one(tmp_path: Path) 
     assert sorted(zip(rows["run"], rows["seed"], rows["error_top1"], strict=True)) == [
         *(("a", 1, 0.01), ("a", 1, 0.2), ("b", 0, 0.01), ("b", 0, 0.4)),
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process's beginning is unknown")
+def test_a_killed_run_is_told_from_one_that_runs(tmp_path: Path, capsys) -> None:
+    """Both say `running`: the killed one could say no more. One of another host is not looked for."""
+    started = {"status": "running", "started": "2026-11-26T20:00:00+0000"}
+    says = "import json; from epsball.runtime.processes import this_process; print(json.dumps(this_process()))"
+    killed = subprocess.run([sys.executable, "-uc", f"{says}; import os; os.kill(os.getpid(), 9)"], stdout=-1)
+    assert killed.returncode == -9
+    make_run(tmp_path / "done", 0, {"A>A": 0.4})
+    make_run(tmp_path / "here", 1, None, **started, process=this_process())
+    make_run(tmp_path / "killed", 2, None, **started, process=json.loads(killed.stdout))
+    make_run(tmp_path / "older", 3, None, **started)
+    make_run(tmp_path / "there", 4, None, **started, process={"host": "there", "id": 7, "began": "boot 1"})
+    assert collect.main([str(tmp_path)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "runs missing" in line]
+    assert line == (
+        "4 of 5 runs missing: here: running since 2026-11-26T20:00:00+0000; killed: interrupted (process gone); "
+        "older: running; there: running on there since 2026-11-26T20:00:00+0000"
+    )
 
 
 # ---- what a run's record says of itself

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from epsball.results.metrics import ERROR
 from epsball.results.rows import FINGERPRINTS, with_measurement
+from epsball.runtime.processes import state_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,11 +105,27 @@ def read_record(path: Path) -> tuple[dict[str, Any], str]:
 
 def run_problem(record: dict[str, Any], has_rows: bool, notes: list[str]) -> str:
     """Say why this run counts as missing: it did not end well, or it has no rows."""
-    status = str(record.get("status", "no status"))
+    status = status_of(record)
     if status != "done":
         reason = record.get("exit_reason")
         return status + (f": {reason}" if reason else "") + (" (the rows it has are counted)" if has_rows else "")
     return "" if has_rows else "; ".join(notes) or "no results.csv"
+
+
+def status_of(record: dict[str, Any]) -> str:
+    """Return a run's status. A process that was killed could not say so: whether one that is `running` still does is
+    asked of the system, on the host where it is."""
+    status, process, since = str(record.get("status", "no status")), record.get("process"), record.get("started")
+    if status != "running" or not isinstance(process, dict):
+        return status
+    match state_of(process):
+        case "gone":
+            return "interrupted (process gone)"
+        case "runs":
+            return f"running since {since}"
+        case "elsewhere":
+            return f"running on {process.get('host')} since {since}"
+    return f"running since {since}, if process {process.get('id')} is still the same"
 
 
 def read_rows(path: Path, shown: str, notes: list[str]) -> "pd.DataFrame | None":

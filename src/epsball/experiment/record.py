@@ -19,6 +19,7 @@ from epsball.experiment.prepare import Experiment
 from epsball.runtime.device import Execution, environment
 from epsball.runtime.distributed import is_first
 from epsball.runtime.files import write_whole
+from epsball.runtime.processes import this_process
 from epsball.runtime.progress import Interrupted
 from epsball.runtime.store import fingerprint, free_name
 from epsball.training.spec import ModelSpec, with_sources
@@ -79,6 +80,7 @@ class Record:
             "config_hash": config_hash(self.parts),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.began)),
             "seconds": round(time.time() - self.began, 2),
+            "process": this_process(),
             "git_commit": git_commit(),
             "data": first.data.origin,
             "models": {
