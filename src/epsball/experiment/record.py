@@ -18,7 +18,7 @@ from epsball.experiment.expected import expected_cells, settings_of
 from epsball.experiment.prepare import Experiment
 from epsball.runtime.device import Execution, environment
 from epsball.runtime.distributed import is_first
-from epsball.runtime.files import write_whole
+from epsball.runtime.files import remove_abandoned, write_whole
 from epsball.runtime.processes import this_process
 from epsball.runtime.progress import Interrupted
 from epsball.runtime.store import fingerprint, free_name
@@ -48,6 +48,7 @@ class Record:
             yield
             return
         self.directory.mkdir(parents=True, exist_ok=True)
+        remove_abandoned([self.directory])  # of an earlier run that goes on here
         self.write("running", None)
         try:
             yield

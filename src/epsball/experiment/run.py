@@ -77,6 +77,8 @@ def run_experiments(
     models = TrainedModels(store, stop, [experiment.specs for part in parts for experiment in part])
     record = Record(name, parts, directory, overrides, models)
     with record.recording():
+        if is_first():
+            store.remove_abandoned()
         if settings.workers > 1:
             wanted = record.wanted(lambda one: unfinished_models(one, set_up(one, models)))
             train_in_parallel(wanted, models, settings.workers, settings.threads)
