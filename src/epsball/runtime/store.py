@@ -181,6 +181,7 @@ class Store:
         """
         found = self.find(label, key, device)
         if found is not None:
+            (found.path / LAST).unlink(missing_ok=True)  # of a process that was killed after its manifest
             return found
         with locked(self.lock(key), f"{label}-{key} is being trained elsewhere", self.poll):
             found = self.find(label, key, device)
