@@ -39,7 +39,7 @@ EXPECTED = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, 0), signal.SIGINT: (130
 BARE = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15), signal.SIGINT: (130, -2, 1)}
 """and where it came before run.py had its handlers, or when Python had put its own back"""
 LONGEST = 300.0  # seconds that a run, or its answer to a signal, may take
-MOST = 5  # kills of one run, before it is left to end
+MOST = 6  # kills of one run, before it is left to end
 POLL = 0.005  # seconds
 
 
