@@ -306,6 +306,27 @@ def test_holes_are_cells_of_the_runs_own_record(tmp_path: Path, capsys) -> None:
     ]
 
 
+@pytest.mark.parametrize("status", ["failed", "done"])
+def test_what_a_replaced_run_promised_is_no_hole(tmp_path: Path, capsys, status: str) -> None:
+    """The config was edited since: the newer run says which cells there are."""
+    older = {"status": status, "age": 50, "config_hash": "before", "exit_reason": "oom"}
+    promised = recorded([cell("A", "A"), cell("A", "B")])
+    make_run(tmp_path / "a", 0, {"A>B": 0.3} if status == "done" else None, **promised, **older)
+    make_run(tmp_path / "b", 0, {"A>A": 0.2}, **recorded([cell("A", "A")]), config_hash="after")
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "missing" not in text and "hole" not in text
+    assert ("a: not counted" in text) == (status == "done")
+
+
+def test_what_a_later_run_promised_and_failed_to_have_is_a_hole(tmp_path: Path, capsys) -> None:
+    make_run(tmp_path / "a", 0, {"A>A": 0.2}, **recorded([cell("A", "A")]), age=50, config_hash="before")
+    promised = recorded([cell("A", "A"), cell("A", "B")])
+    make_run(tmp_path / "b", 0, None, **promised, config_hash="after", status="failed", exit_reason="oom")
+    assert collect.main([str(tmp_path)]) == 0
+    assert "  digits seed=0: A -> B fgsm eps 8/255\n" in capsys.readouterr().out
+
+
 def test_a_failed_run_of_several_seeds_lacks_each(tmp_path: Path, capsys) -> None:
     make_run(tmp_path / "a", 0, {"A>A": 0.2}, **recorded())
     make_run(tmp_path / "b", 3, None, **recorded([cell("A", "A")], arch="x"), status="failed", seeds=[3, 4])

@@ -50,6 +50,11 @@ class Run:
         return self.experiment, self.job, tuple(self.seeds)
 
     @property
+    def config_hash(self) -> object:
+        """Return what names everything in its config that can change a result; None where its record does not say."""
+        return self.record.get("config_hash")
+
+    @property
     def seeds(self) -> list[int]:
         """Seeds that it was meant to have."""
         given = self.record.get("seeds") or [self.record.get("seed")]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epsball.collect.equals import Job, Names, names_of_jobs, under_all_names
-from epsball.collect.jobs import join, name_jobs, newest
+from epsball.collect.jobs import current, join, name_jobs, newest
 from epsball.collect.runs import Cell, Run, find_runs
 from epsball.results.rows import KEY
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counted, replaced = newest(runs)
     rows = join(counted)
     named = under_all_names(rows, counted)
-    table, equal = aggregate(named, runs), names_of_jobs(counted)
+    table, equal = aggregate(named, current(runs)), names_of_jobs(counted)
     out = options.out or next(directory for directory in options.directories if directory.is_dir())
     out.mkdir(parents=True, exist_ok=True)
     remarks = closing(runs, replaced, holes(named, table, runs))
