@@ -34,8 +34,8 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 PHASES = ("start-up", "training", "evaluation", "writing")
 END = "exit"
 """after the last file, while Python takes itself apart"""
-EXPECTED = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, 0), signal.SIGINT: (130, 0)}
-"""exit codes by signal; 0 where it came when everything was done"""
+EXPECTED = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+"""exit codes by signal; 0 is right, too, where a run has nothing left to stop, which in training it has"""
 BARE = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15), signal.SIGINT: (130, -2, 1)}
 """and where it came before run.py had its handlers, or when Python had put its own back"""
 LONGEST = 300.0  # seconds that a run, or its answer to a signal, may take
@@ -59,7 +59,8 @@ class Kill:
 
     @property
     def is_right(self) -> bool:
-        return self.code in EXPECTED[self.signal] and not self.traced and self.told
+        finished = self.code == 0 and self.phase != "training" and self.signal is not signal.SIGKILL
+        return (self.code == EXPECTED[self.signal] or finished) and not self.traced and self.told
 
     @property
     def is_bare(self) -> bool:
@@ -234,13 +235,11 @@ def unheld(path: Path) -> Iterator[bool]:
 
 def told(kills: list[Kill]) -> str:
     """Write kills by signal and phase, exit codes, and the slowest answer."""
-    cells = Counter((kill.signal, kill.phase) for kill in kills)
-    head = f"{'kills':10}" + "".join(f"{phase:>12}" for phase in (*PHASES, END))
-    lines = [
-        f"{signum.name:10}" + "".join(f"{cells[signum, phase]:12}" for phase in (*PHASES, END))
-        + f"   exit codes {dict(Counter(kill.code for kill in kills if kill.signal is signum))}"
-        for signum in SIGNALS
-    ]  # fmt: skip
+    lines = ["kills, and the exit codes of each:", f"{'':8}" + "".join(f"{phase:>20}" for phase in (*PHASES, END))]
+    for signum in SIGNALS:
+        codes = [Counter(k.code for k in kills if (k.signal, k.phase) == (signum, phase)) for phase in (*PHASES, END)]
+        cells = [", ".join(f"{number} x {code}" for code, number in sorted(one.items())) or "-" for one in codes]
+        lines.append(f"{signum.name:8}" + "".join(f"{cell:>20}" for cell in cells))
     bare = Counter((kill.phase, kill.signal.name, kill.code, kill.traced) for kill in kills if kill.is_bare)
     lines += [
         f"without run.py's handlers, in {phase}: {name}, exit code {code}{', a traceback' if traced else ''}: {number}"
@@ -250,7 +249,7 @@ def told(kills: list[Kill]) -> str:
     for phase in (*PHASES, END):
         if own := [kill.seconds for kill in stops if kill.phase == phase]:
             lines.append(f"slowest answer to SIGTERM or SIGINT in {phase}: {max(own):.1f} s")
-    return "\n".join([f"{len(kills)} kills", head, *lines])
+    return "\n".join([f"{len(kills)} kills", *lines])
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ def test_exit_codes_of_a_stop_are_those_of_its_signal(chaos: ModuleType) -> None
     )
     assert kill("SIGTERM", "start-up", -15) == kill("SIGINT", "start-up", -2, traced=True) == bare
     assert kill("SIGTERM", "exit", -15) == bare
+    assert kill("SIGINT", "evaluation", 0) == kill("SIGTERM", "writing", 0) == right  # nothing was left to stop
+    assert kill("SIGINT", "training", 0) == kill("SIGKILL", "writing", 0) == wrong
     assert kill("SIGTERM", "training", -15) == kill("SIGINT", "writing", 1) == kill("SIGTERM", "training", 130) == wrong
     assert kill("SIGINT", "training", 130, traced=True) == kill("SIGKILL", "training", -9, told=False) == wrong
 
