@@ -90,7 +90,7 @@ def clean(outputs: Path, also: Sequence[Path], choice: Choice, yes: bool) -> int
         return 0
     for path, why in found.items():
         print(f"  {shorter(path, outputs)}: {why}, {shown(size(path))}")
-    print("Runs in other folders (hydra.run.dir, --also) are not looked at.")
+    print("Runs that lie elsewhere (hydra.run.dir) are not looked at: name their folders with --also.")
     if not (yes or confirmed(len(found))):
         print("nothing was deleted")
         return 0
