@@ -375,7 +375,7 @@ def test_a_given_directory_is_honoured_and_protected(main: Callable[..., Ended],
 
 
 def rows_of(directory: Path) -> pd.DataFrame:
-    return pd.read_csv(directory / "results.csv").drop(columns="seconds")
+    return pd.read_csv(directory / "results.csv")
 
 
 def test_several_seeds_are_runs_of_each_under_one_report(main: Callable[..., Ended], tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_parts_are_runs_of_their_own_under_one_report(
         assert f"wrote {top / name}" in ended.out
     assert {path.name for path in top.iterdir()} == {
         *("table7", "table2", "report.html", "report.md", "claims.csv", "comparison.csv", "rows.csv", "mistakes.csv"),
-        *("run.json", "run.log", ".hydra"),
+        *("timings.csv", "run.json", "run.log", ".hydra"),
     }
     said = json.loads((top / "run.json").read_text())
     assert said["parts"] == list(PARTS) and not {"settings", "cells"} & set(said)  # each part says its own

@@ -13,6 +13,7 @@ from conftest import ROOT
 
 from epsball.collect import table as collect
 from epsball.collect.jobs import telling_keys
+from epsball.runtime.processes import this_process
 
 SCRIPT = ROOT / "scripts" / "collect.py"
 
@@ -212,6 +213,26 @@ def test_a_run_of_several_seeds_is_not_replaced_by_a_run_of_one(tmp_path: Path) 
     ]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process's beginning is unknown")
+def test_a_killed_run_is_told_from_one_that_runs(tmp_path: Path, capsys) -> None:
+    """Both say `running`: the killed one could say no more. One of another host is not looked for."""
+    started = {"status": "running", "started": "2026-11-26T20:00:00+0000"}
+    says = "import json; from epsball.runtime.processes import this_process; print(json.dumps(this_process()))"
+    killed = subprocess.run([sys.executable, "-uc", f"{says}; import os; os.kill(os.getpid(), 9)"], stdout=-1)
+    assert killed.returncode == -9
+    make_run(tmp_path / "done", 0, {"A>A": 0.4})
+    make_run(tmp_path / "here", 1, None, **started, process=this_process())
+    make_run(tmp_path / "killed", 2, None, **started, process=json.loads(killed.stdout))
+    make_run(tmp_path / "older", 3, None, **started)
+    make_run(tmp_path / "there", 4, None, **started, process={"host": "there", "id": 7, "began": "boot 1"})
+    assert collect.main([str(tmp_path)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "runs missing" in line]
+    assert line == (
+        "4 of 5 runs missing: here: running since 2026-11-26T20:00:00+0000; killed: interrupted (process gone); "
+        "older: running; there: running on there since 2026-11-26T20:00:00+0000"
+    )
+
+
 # ---- what a run's record says of itself
 
 PLAIN = {"scale": "quick", "arch": "mnist_a", "trainer": "madry", "trainer.epochs": 5, "trainer.optimizer": "adam"}
@@ -285,12 +306,86 @@ def test_holes_are_cells_of_the_runs_own_record(tmp_path: Path, capsys) -> None:
     ]
 
 
+@pytest.mark.parametrize("status", ["failed", "done"])
+def test_what_a_replaced_run_promised_is_no_hole(tmp_path: Path, capsys, status: str) -> None:
+    """The config was edited since: the newer run says which cells there are."""
+    older = {"status": status, "age": 50, "config_hash": "before", "exit_reason": "oom"}
+    promised = recorded([cell("A", "A"), cell("A", "B")])
+    make_run(tmp_path / "a", 0, {"A>B": 0.3} if status == "done" else None, **promised, **older)
+    make_run(tmp_path / "b", 0, {"A>A": 0.2}, **recorded([cell("A", "A")]), config_hash="after")
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "missing" not in text and "hole" not in text
+    assert ("a: not counted" in text) == (status == "done")
+
+
+def test_what_a_later_run_promised_and_failed_to_have_is_a_hole(tmp_path: Path, capsys) -> None:
+    make_run(tmp_path / "a", 0, {"A>A": 0.2}, **recorded([cell("A", "A")]), age=50, config_hash="before")
+    promised = recorded([cell("A", "A"), cell("A", "B")])
+    make_run(tmp_path / "b", 0, None, **promised, config_hash="after", status="failed", exit_reason="oom")
+    assert collect.main([str(tmp_path)]) == 0
+    assert "  digits seed=0: A -> B fgsm eps 8/255\n" in capsys.readouterr().out
+
+
 def test_a_failed_run_of_several_seeds_lacks_each(tmp_path: Path, capsys) -> None:
     make_run(tmp_path / "a", 0, {"A>A": 0.2}, **recorded())
     make_run(tmp_path / "b", 3, None, **recorded([cell("A", "A")], arch="x"), status="failed", seeds=[3, 4])
     assert collect.main([str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "digits arch=x seed=3: everything" in text and "digits arch=x seed=4: everything" in text
+
+
+# ---- models that are the same, listed once
+
+
+def run_with_names(path: Path, seed: int, errors: dict[str, float], names: dict[str, str], arch: str) -> None:
+    """A run that promises what it has, and says which names stand for equal models."""
+    models = sorted({pair[0] for pair in errors})
+    cells = [*(cell(model, model, "clean") for model in models), *(cell(pair[0], pair[2]) for pair in errors)]
+    run = make_run(path, seed, errors, **recorded(cells, arch=arch), aliases=[names])
+    rows = pd.read_csv(run / "results.csv")
+    more = [rows[rows["attack"] == "clean"].assign(source=model, target=model) for model in models[1:]]
+    pd.concat([rows, *more]).to_csv(run / "results.csv", index=False)
+
+
+def test_a_name_for_an_equal_model_is_no_hole(tmp_path: Path, capsys) -> None:
+    both = {"A>A": 0.9, "A>B": 0.2, "B>A": 0.3, "B>B": 0.8}
+    for seed in (0, 1):
+        run_with_names(tmp_path / f"one{seed}", seed, {"A>A": 0.4}, {"B": "A"}, "one")
+        run_with_names(tmp_path / f"two{seed}", seed, both, {}, "two")
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "missing" not in text and "hole" not in text and "= MODEL: the same model, listed once" in text
+    assert lines(text)[2:] == [
+        ["arch=one", "-", "clean", "0", "1.0 ± 0.0", "= A"],
+        ["arch=one", "A", "fgsm", "8/255", "40.0 ± 0.0", "= A"],
+        ["arch=two", "-", "clean", "0", "1.0 ± 0.0", "1.0 ± 0.0"],
+        ["arch=two", "A", "fgsm", "8/255", "90.0 ± 0.0", "20.0 ± 0.0"],
+        ["arch=two", "B", "fgsm", "8/255", "30.0 ± 0.0", "80.0 ± 0.0"],
+    ]
+
+
+def test_models_that_are_equal_in_one_seed_alone_count_in_its_mean(tmp_path: Path, capsys) -> None:
+    """Such as a companion of a fixed seed, which is the target in that one."""
+    both = {"A>A": 0.9, "A>B": 0.2, "B>A": 0.3, "B>B": 0.8}
+    run_with_names(tmp_path / "0", 0, both, {}, "one")
+    run_with_names(tmp_path / "1", 1, {"A>A": 0.4}, {"B": "A"}, "one")
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "missing" not in text and "hole" not in text
+    assert [line[-2:] for line in lines(text)[3:]] == [["65.0 ± 35.4", "30.0 ± 14.1"], ["35.0 ± 7.1", "60.0 ± 28.3"]]
+    assert len(pd.read_csv(tmp_path / "collected.csv")) == 8  # each row once
+
+
+def test_a_sweep_promises_its_seeds_to_its_own_jobs(tmp_path: Path, capsys) -> None:
+    """Not to a run of its own beside it, nor that one's seed to them."""
+    for number, (seed, arch) in enumerate([(0, "one"), (1, "one"), (0, "two")]):
+        make_run(tmp_path / "sweep" / str(number), seed, {"A>A": 0.4}, **recorded([cell("A", "A")], arch=arch))
+    (tmp_path / "sweep" / "multirun.yaml").touch()
+    make_run(tmp_path / "alone", 7, {"A>A": 0.4}, **recorded([cell("A", "A")], arch="three"))
+    assert collect.main([str(tmp_path)]) == 0
+    holes = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert holes == ["digits arch=two seed=1: everything (2 cells)"]
 
 
 # ---- measurements

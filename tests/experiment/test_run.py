@@ -138,8 +138,8 @@ def rows(done: tuple[Path, pd.DataFrame]) -> pd.DataFrame:
     return done[1]
 
 
-def without_seconds(frame: pd.DataFrame) -> str:
-    return frame.drop(columns="seconds").to_csv(index=False)
+def text(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False)
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> list[Any]:
@@ -230,18 +230,26 @@ def test_a_model_folder_says_where_it_came_from(done: tuple[Path, pd.DataFrame],
 # ---- the same again
 
 
-def test_a_run_is_reproducible_from_nothing(base: Config, rows: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_run_is_reproducible_from_nothing(
+    base: Config, done: tuple[Path, pd.DataFrame], rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    """To the byte, in every file of rows: what a row took stands in a file of its own."""
     torch.rand(3)
-    assert without_seconds(run(base, tmp_path)) == without_seconds(rows)
+    run(base, tmp_path)
+    for name in ("results.csv", "mistakes.csv", "transfer_matrix.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (done[0] / "run" / name).read_bytes()
+    timings = read(tmp_path / "run" / "timings.csv")
+    assert list(timings.columns) == ["dataset", "seed", "measurement", *KEY, "identity", "seconds"]
+    assert timings["identity"].tolist() == rows["identity"].tolist() and (timings["seconds"] > 0).all()
 
 
 def test_more_attacks_and_models_change_no_row(base: Config, rows: pd.DataFrame, tmp_path: Path) -> None:
     a, b = base["models"]["A"], base["models"]["B"]
     more = {**base, "models": {"C": {**a, "seed": 2}, "B": b, "A": a}}
     more["suite"] = {"noise": {"name": "noise", "eps": 0.2, "distribution": "sign"}, "pgd": PGD, **base["suite"]}
-    found = run(more, tmp_path).drop(columns="seconds").set_index(KEY)
+    found = run(more, tmp_path).set_index(KEY)
     assert len(found) == 3 + 4 * 9
-    common = rows.drop(columns="seconds").set_index(KEY)
+    common = rows.set_index(KEY)
     pd.testing.assert_frame_equal(found.loc[common.index], common, check_exact=True)
 
 
@@ -261,7 +269,7 @@ def test_without_reuse_rows_are_measured_anew_on_the_same_models(
     forbid(monkeypatch, "epsball.training.trained.fit")
     calls = count_calls(monkeypatch, transfer_matrix, "transfer")
     again = run({**base, "reuse": False}, outputs, name="again")
-    assert len(calls) == 6 and without_seconds(again) == without_seconds(rows)
+    assert len(calls) == 6 and text(again) == text(rows)
 
 
 def test_a_new_target_is_shown_finished_sources_and_nothing_else(
@@ -322,7 +330,7 @@ def test_an_interrupted_matrix_goes_on_where_it_was(
     calls.clear()
     resumed = run(base, outputs, Stop(), name="again")
     assert len(calls) == 6 - finished and not set(calls) & set(first)
-    assert without_seconds(resumed) == without_seconds(rows)
+    assert text(resumed) == text(rows)
     assert record(outputs, "again")["status"] == "done"
 
 
@@ -348,7 +356,7 @@ def test_an_interrupted_training_goes_on_where_it_was(
         resumed = run(base, tmp_path)
     assert "A goes on from step 1" in caplog.messages
     assert not [message for message in caplog.messages if "damaged" in message or "changed since" in message]
-    assert without_seconds(resumed) == without_seconds(rows)
+    assert text(resumed) == text(rows)
     for straight in (done[0] / "models").rglob("model.safetensors"):
         again = tmp_path / straight.relative_to(done[0])
         assert again.read_bytes() == straight.read_bytes()
@@ -362,7 +370,7 @@ def test_a_damaged_row_is_measured_again(
     key = row_key(experiment, experiment.attacks[0].identity, "A", "B")
     row = outputs / "rows" / f"{key}.json"
     row.write_text(row.read_text()[:-5])
-    assert without_seconds(run(base, outputs, name="again")) == without_seconds(rows)
+    assert text(run(base, outputs, name="again")) == text(rows)
     assert [list(targets) for _, _, targets, *_ in calls] == [["B"]]
 
 
@@ -372,7 +380,7 @@ def test_a_damaged_spec_of_a_model_stops_no_run(base: Config, rows: pd.DataFrame
     shutil.rmtree(outputs / "rows")
     (damaged, *_) = sorted((outputs / "models").glob("*/spec.json"))
     damaged.write_text(content)
-    assert without_seconds(run(base, outputs, name="again")) == without_seconds(rows)
+    assert text(run(base, outputs, name="again")) == text(rows)
     assert list((outputs / "models").glob("*.damaged*"))
 
 
@@ -407,8 +415,8 @@ def test_several_seeds_are_the_rows_of_each_and_their_mean(
     found = read(run_parts([seeds], outputs, name="both") / "results.csv")
     alone = run(seeds[1], outputs, name="alone")
     assert list(found["seed"]) == [0] * len(rows) + [1] * len(rows)
-    assert without_seconds(found[: len(rows)]) == without_seconds(rows)
-    assert without_seconds(found[len(rows) :]) == without_seconds(alone)
+    assert text(found[: len(rows)]) == text(rows)
+    assert text(found[len(rows) :]) == text(alone)
     matrix = read(outputs / "both" / "transfer_matrix.csv").set_index(["source", "attack", "eps"])
     assert list(matrix.columns) == ["A", "A sd", "B", "B sd"]
     for (source, target, attack, eps), group in found.groupby(KEY):
@@ -468,7 +476,7 @@ def test_every_part_has_a_whole_run_directory_and_the_run_a_report_of_all(
     assert (said["status"], said["experiment"]) == ("done", "paper/all")
     assert said["parts"] == ["paper/first", "paper/second"]
     assert not (top / "results.csv").exists()
-    kept = rows.drop(columns="seconds").set_index(KEY)
+    kept = rows.set_index(KEY)
     for name in ("first", "second"):
         own = json.loads((top / name / "run.json").read_text())
         assert (own["status"], own["experiment"]) == ("done", f"paper/{name}") and "parts" not in own
@@ -476,7 +484,7 @@ def test_every_part_has_a_whole_run_directory_and_the_run_a_report_of_all(
             path.name for path in (top / name).iterdir()
         }
         found = read(top / name / "results.csv").set_index(KEY)
-        measured = found.drop(columns=["seconds", *(set(PAPER) & set(found.columns))])
+        measured = found.drop(columns=[*(set(PAPER) & set(found.columns))])
         assert len(found) == (10 if name == "first" else 6)
         pd.testing.assert_frame_equal(measured, kept.loc[measured.index], check_exact=True)
     alone = config_hash(prepare([two_parts[0]], outputs))
@@ -583,8 +591,8 @@ def test_only_what_is_asked_about_is_crafted(
         *[("A", "A", "clean", 0.0), ("B", "B", "clean", 0.0)],
         *[("A", "B", "fgsm", 0.3), ("B", "A", "pgd", 0.2), ("B", "B", "pgd", 0.2)],
     ]
-    common = rows.set_index(KEY).drop(columns="seconds").loc[[tuple(key) for key in found[KEY].values.tolist()]]
-    pd.testing.assert_frame_equal(found.set_index(KEY).drop(columns="seconds"), common, check_exact=True)
+    common = rows.set_index(KEY).loc[[tuple(key) for key in found[KEY].values.tolist()]]
+    pd.testing.assert_frame_equal(found.set_index(KEY), common, check_exact=True)
     compared, judged = (read(outputs / "asked" / f"{name}.csv") for name in ("comparison", "claims"))
     assert compared["ours"].notna().all() and judged[["left", "right"]].notna().all(axis=None)
     assert "-" in (outputs / "asked" / "report.md").read_text()
@@ -610,8 +618,8 @@ def test_several_measurements_of_one_experiment_have_rows_of_their_own(
     assert found[norms][["target", "attack", "eps"]].values.tolist() == [["A", "clean", 0.0], ["B", "clean", 0.0]]
     assert found[names].notna().all(axis=1).equals(norms) and found[names].isna().all(axis=1).equals(~norms)
     assert (found.loc[norms, names[:2]] > 0).all(axis=None) and found.loc[norms, names[2]].between(0, 1).all()
-    common = rows.set_index(KEY).drop(columns="seconds")
-    mine = found[~norms].set_index(KEY).drop(columns=["seconds", *names]).loc[common.index]
+    common = rows.set_index(KEY)
+    mine = found[~norms].set_index(KEY).drop(columns=[*names]).loc[common.index]
     pd.testing.assert_frame_equal(mine, common, check_exact=True)
 
     experiment = prepare([[config]], outputs)[0][0]
@@ -658,8 +666,8 @@ def test_a_forest_is_a_target_and_no_source(
         *([s, *c] for c in (("fgsm", 0.1), ("fgsm", 0.3), ("pgd", 0.2)) for s in "AB"),
     ]
     assert "forest" not in set(found[found["attack"] != "clean"]["source"])
-    common = rows.set_index(KEY).drop(columns="seconds")
-    pd.testing.assert_frame_equal(found.set_index(KEY).drop(columns="seconds").loc[common.index], common)
+    common = rows.set_index(KEY)
+    pd.testing.assert_frame_equal(found.set_index(KEY).loc[common.index], common)
 
     x, y = experiment.data.train.take(torch.arange(len(experiment.data.train)))
     own = RandomForest((1, 28, 28), 10, 5)
@@ -733,8 +741,8 @@ def test_sources_and_targets_choose_rows_and_models(base: Config, tmp_path: Path
     found = run(chosen, tmp_path)
     assert found[["source", "target"]].values.tolist() == [["B", "B"], *[["A", "B"]] * 3]
     assert len(list((tmp_path / "models").glob("madry_mnist-*"))) == 2  # C is not needed
-    common = rows.set_index(KEY).drop(columns="seconds").loc[list(found[KEY].itertuples(index=False, name=None))]
-    pd.testing.assert_frame_equal(found.set_index(KEY).drop(columns="seconds"), common, check_exact=True)
+    common = rows.set_index(KEY).loc[list(found[KEY].itertuples(index=False, name=None))]
+    pd.testing.assert_frame_equal(found.set_index(KEY), common, check_exact=True)
 
 
 def test_the_papers_numbers_stand_beside_ours(base: Config, outputs: Path) -> None:
@@ -989,7 +997,7 @@ def test_worst_case_rows_are_at_least_as_bad_as_each_attack(
 
     forbid(monkeypatch, "epsball.measurements.worst_case.find_fooled")  # finished rows are reused
     again = run({**base, "measurement": {"name": "worst_case"}}, outputs, name="again")
-    pd.testing.assert_frame_equal(worst.drop(columns="seconds"), again.drop(columns="seconds"))
+    pd.testing.assert_frame_equal(worst, again)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: TF32 is a mode of its tensor cores")

@@ -71,6 +71,18 @@ def test_the_images_mistaken_stand_in_a_file_beside_the_rows(tmp_path: Path) -> 
     assert tuple(pd.read_csv(tmp_path / "rows.csv").columns) == (*UNNAMED[:-3], "identity")
 
 
+def test_what_rows_took_stands_in_a_file_beside_them(tmp_path: Path) -> None:
+    """Those that do not say, such as given ones, are left out there."""
+    rows = measured().assign(identity=list("abcdef"), seconds=[0.5, *[math.nan] * 5], epoch=math.nan)
+    assert write_results(rows, tmp_path / "rows.csv") == [tmp_path / "rows.csv", tmp_path / "timings.csv"]
+    first = rows.iloc[0]
+    (line,) = pd.read_csv(tmp_path / "timings.csv").to_dict(orient="records")
+    key = ("dataset", "seed", "source", "target", "attack", "eps", "identity")
+    assert line == {**{name: first[name] for name in key}, "seconds": 0.5}
+    write_results(rows.drop(columns="seconds"), tmp_path / "rows.csv")  # again, in the same directory
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
 @OLD_AND_NEW
 def test_paper_columns_appear_only_with_a_value(rows: pd.DataFrame, columns: tuple[str, ...], tmp_path: Path) -> None:
     assert COLUMNS[-6:-3] == PAPER == ("paper_value", "paper_metric", "difference")

@@ -19,7 +19,7 @@ from epsball.results.paired import packed_bits
 def known(row: Row, identity: str, measurement: str = "transfer_matrix") -> Row:
     """A row as a run writes it."""
     models = {"source_model": f"model {row['source']}", "target_model": f"model {row['target']}"}
-    return {**row, "measurement": measurement, **models, "identity": identity, "seconds": 1.5}
+    return {**row, "measurement": measurement, **models, "identity": identity}
 
 
 A = known(clean("A", 0.25), "aaa", "clean")
@@ -50,9 +50,9 @@ def test_rows_are_found_by_their_identity_with_their_numbers_alone(tmp_path: Pat
     """Labels and what a run works out for itself are left out: the run that asks has its own."""
     given = read_given([written(tmp_path, A, A_ON_B)])
     (found,) = given.find("bbb") or []
-    numbers = {"error_top1": 0.5, "transfer_rate_top1": 0.2, "transfer_n": 40, "max_perturbation": 0.3, "seconds": 1.5}
+    numbers = {"error_top1": 0.5, "transfer_rate_top1": 0.2, "transfer_n": 40, "max_perturbation": 0.3}
     assert found == {"attack": "fgsm", "eps": 0.3, "n": 100, **numbers}
-    assert given.find("aaa") == [{"attack": "clean", "eps": 0.0, "n": 100, "error_top1": 0.25, "seconds": 1.5}]
+    assert given.find("aaa") == [{"attack": "clean", "eps": 0.0, "n": 100, "error_top1": 0.25}]
     assert given.find("ccc") is None and given.asked == {"aaa", "bbb", "ccc"}
 
 
@@ -94,19 +94,27 @@ def test_bits_of_other_rows_and_of_rates_that_a_row_lacks_do_not_count(tmp_path:
     path = written(tmp_path, known(clean("A", nan, loss_mean=2.0, loss_sd=1.0), "aaa", "clean"))
     (tmp_path / "mistakes.csv").write_text(f"identity,mistakes_top1\naaa,{packed_bits([True] * 8)}\nzzz,damaged\n")
     assert read_given([path]).find("aaa") == [
-        {"attack": "clean", "eps": 0.0, "n": 100, "loss_mean": 2.0, "loss_sd": 1.0, "seconds": 1.5}
+        {"attack": "clean", "eps": 0.0, "n": 100, "loss_mean": 2.0, "loss_sd": 1.0}
     ]
 
 
 def test_rows_of_one_identity_stay_together(tmp_path: Path) -> None:
     """A surface's points, a histogram's bins; a row that stands twice, by another name, counts once."""
     points = [known(clean("A", nan, loss_mean=2.0, loss_sd=1.0, e1=e1), "aaa", "surface") for e1 in (0.0, 0.1)]
-    again = {**points[0], "measurement": "another", "seconds": 9.0, "seed": 3}
+    again = {**points[0], "measurement": "another", "seed": 3}
     zoom = {**points[0], "attack": "surface_zoom"}  # another window of the surface, with the same loss
     given = read_given([written(tmp_path, *points, again, zoom)])
     assert [(row["attack"], row["e1"]) for row in given.find("aaa") or []] == [
         *(("clean", 0.0), ("clean", 0.1), ("surface_zoom", 0.0))
     ]
+
+
+def test_rows_of_older_runs_say_how_long_they_took(tmp_path: Path) -> None:
+    """That a cell took longer the second time is no other number."""
+    rows = pd.read_csv(written(tmp_path, A, {**A, "measurement": "again"}))
+    rows.assign(seconds=[1.5, 9.0]).to_csv(tmp_path / "older.csv", index=False)
+    (found,) = read_given([str(tmp_path / "older.csv")]).find("aaa") or []
+    assert (found["error_top1"], found["seconds"]) == (0.25, 1.5)
 
 
 def test_the_first_file_that_has_an_identity_counts(tmp_path: Path) -> None:

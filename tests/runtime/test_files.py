@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from epsball.runtime.files import write_whole
+from epsball.runtime.files import is_abandoned, remove_abandoned, write_whole
 from epsball.runtime.progress import Interrupted
 
 
@@ -21,7 +21,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 FULL = """
 import resource, sys
 from pathlib import Path
-from epsball.runtime.files import write_whole
+from epsball.runtime.files import is_abandoned, remove_abandoned, write_whole
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 write_whole(Path(sys.argv[1]), "x" * 5000)
 """
@@ -73,3 +73,37 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError) as error:
         write_whole(path, "new")
     assert error.value.filename == str(path)
+
+
+WRITES = """
+import os, sys
+from pathlib import Path
+from epsball.runtime.files import is_abandoned, remove_abandoned, write_whole
+def wait(number):
+    print("writing", flush=True)
+    input()
+os.fsync = wait
+write_whole(Path(sys.argv[1]), "x")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_what_a_killed_process_left_aside_is_told_from_what_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("epsball.runtime.files.YOUNG", -1.0)
+    command = [sys.executable, "-c", WRITES, str(tmp_path / "run.json")]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "writing\n"
+        (aside,) = tmp_path.iterdir()
+        assert not is_abandoned(aside)
+        remove_abandoned([tmp_path])
+        assert list(tmp_path.iterdir()) == [aside]
+        process.kill()
+    assert is_abandoned(aside)
+    monkeypatch.setattr("epsball.runtime.files.YOUNG", 60.0)
+    assert not is_abandoned(aside)  # it may not have come to its lock yet
+    monkeypatch.setattr("epsball.runtime.files.YOUNG", -1.0)
+    (tmp_path / "results.csv").touch()
+    remove_abandoned([tmp_path, tmp_path / "absent"])
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]

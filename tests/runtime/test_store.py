@@ -197,6 +197,22 @@ def test_a_publication_cut_short_is_no_model(store: Store, name: str, monkeypatc
     assert store.load_or_train("tiny", KEY, CPU, made).reused is False
 
 
+def test_what_a_killed_process_left_goes_with_the_next_training(store: Store, tmp_path: Path) -> None:
+    """Half of a state, and a whole one of a training that was killed after its last file."""
+    folder = store.path("mnist_a-standard", KEY)
+    for aside in (folder / ".last.pt.0f.part", tmp_path / "rows" / ".a.json.0f.part"):
+        aside.parent.mkdir(parents=True)
+        aside.touch()
+        os.utime(aside, (1e9, 1e9))
+    store.load_or_train("mnist_a-standard", KEY, CPU, made)
+    assert {path.name for path in folder.iterdir()} == {MODEL, SPEC, CURVE, MANIFEST}
+    store.remove_abandoned()
+    assert list((tmp_path / "rows").iterdir()) == []
+    CheckpointFolder(folder).save_state(STATE)
+    store.load_or_train("mnist_a-standard", KEY, CPU, never)
+    assert {path.name for path in folder.iterdir()} == {MODEL, SPEC, CURVE, MANIFEST}
+
+
 def test_a_wait_for_another_process_ends_when_poll_raises(tmp_path: Path) -> None:
     stop = Stop()
     stop.signum = 15

@@ -76,15 +76,37 @@ def newest(runs: list[Run]) -> tuple[list[Run], list[str]]:
     """
     counted: list[Run] = []
     replaced = []
-    ordered = sorted((run for run in runs if run.rows is not None), key=lambda r: (not r.problem, r.written, r.name))
-    last = {run.identity: run for run in ordered}
-    for run in ordered:
+    last = last_of_jobs(runs)
+    for run in ordered(runs):
         winner = last[run.identity]
-        if run.record.get("config_hash") == winner.record.get("config_hash"):
+        if run.config_hash == winner.config_hash:
             counted.append(run)
         else:
             replaced.append(f"{run.name}: not counted, {winner.name} replaces it and has another config_hash")
     return counted, replaced
+
+
+def current(runs: list[Run]) -> list[Run]:
+    """Return the runs whose promises count: all but those, with rows or without, that a later finished run of another
+    config replaced."""
+    last = last_of_jobs(runs)
+
+    def is_replaced(run: Run) -> bool:
+        winner = last.get(run.identity, run)
+        return not winner.problem and winner.written > run.written and winner.config_hash != run.config_hash
+
+    return [run for run in runs if not is_replaced(run)]
+
+
+def last_of_jobs(runs: list[Run]) -> dict[tuple[str, str, object], Run]:
+    """Return the run that counts most of each job and its seeds."""
+    return {run.identity: run for run in ordered(runs)}
+
+
+def ordered(runs: list[Run]) -> list[Run]:
+    """Return the runs that have rows, those that count more later."""
+    with_rows = (run for run in runs if run.rows is not None)
+    return sorted(with_rows, key=lambda run: (not run.problem, run.written, run.name))
 
 
 def join(runs: list[Run]) -> "pd.DataFrame":

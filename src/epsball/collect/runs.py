@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from epsball.results.metrics import ERROR
 from epsball.results.rows import FINGERPRINTS, with_measurement
+from epsball.runtime.processes import state_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +36,8 @@ class Run:
     """the settings in which it differs from other runs of its experiment"""
     shape: tuple[tuple[str, str], ...] = ()
     """the part of them that decides which cells it measures, where it does not say so itself"""
+    sweep: str = ""
+    """the sweep whose job it is; empty for a run of its own"""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -47,6 +50,11 @@ class Run:
         return self.experiment, self.job, tuple(self.seeds)
 
     @property
+    def config_hash(self) -> object:
+        """Return what names everything in its config that can change a result; None where its record does not say."""
+        return self.record.get("config_hash")
+
+    @property
     def seeds(self) -> list[int]:
         """Seeds that it was meant to have."""
         given = self.record.get("seeds") or [self.record.get("seed")]
@@ -56,6 +64,12 @@ class Run:
     def cells(self) -> list[Cell]:
         """Cells that it was meant to have of each seed; empty where its record, an older one, does not say."""
         return [(*cell, round(eps, EPS_DIGITS)) for *cell, eps in self.record.get("cells") or []]
+
+    def aliases(self, seed: int) -> dict[str, str]:
+        """Return the names that stand for equal models in one seed: by each, the name that the model is listed under.
+        Older records do not say."""
+        said: list[dict[str, str]] = self.record.get("aliases") or []
+        return dict(zip(self.seeds, said, strict=False)).get(seed, {})
 
 
 def find_runs(directories: Sequence[Path]) -> list[Run]:
@@ -79,7 +93,8 @@ def read_run(path: Path, name: str) -> Run:
         rows = read_rows(path / "results.csv", f"{name}/results.csv", notes)
         problem = run_problem(record, rows is not None, notes)
     newest_file = max((path / file).stat().st_mtime for file in ("run.json", "results.csv") if (path / file).exists())
-    return Run(name, record, rows, problem, newest_file, notes=notes)
+    sweep = str(path.parent) if (path.parent / "multirun.yaml").exists() else ""
+    return Run(name, record, rows, problem, newest_file, sweep=sweep, notes=notes)
 
 
 def read_record(path: Path) -> tuple[dict[str, Any], str]:
@@ -95,11 +110,27 @@ def read_record(path: Path) -> tuple[dict[str, Any], str]:
 
 def run_problem(record: dict[str, Any], has_rows: bool, notes: list[str]) -> str:
     """Say why this run counts as missing: it did not end well, or it has no rows."""
-    status = str(record.get("status", "no status"))
+    status = status_of(record)
     if status != "done":
         reason = record.get("exit_reason")
         return status + (f": {reason}" if reason else "") + (" (the rows it has are counted)" if has_rows else "")
     return "" if has_rows else "; ".join(notes) or "no results.csv"
+
+
+def status_of(record: dict[str, Any]) -> str:
+    """Return a run's status. A process that was killed could not say so: whether one that is `running` still does is
+    asked of the system, on the host where it is."""
+    status, process, since = str(record.get("status", "no status")), record.get("process"), record.get("started")
+    if status != "running" or not isinstance(process, dict):
+        return status
+    match state_of(process):
+        case "gone":
+            return "interrupted (process gone)"
+        case "runs":
+            return f"running since {since}"
+        case "elsewhere":
+            return f"running on {process.get('host')} since {since}"
+    return f"running since {since}, if process {process.get('id')} is still the same"
 
 
 def read_rows(path: Path, shown: str, notes: list[str]) -> "pd.DataFrame | None":

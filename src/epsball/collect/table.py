@@ -2,11 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epsball.collect.jobs import join, name_jobs, newest
+from epsball.collect.equals import Job, Names, names_of_jobs, under_all_names
+from epsball.collect.jobs import current, join, name_jobs, newest
 from epsball.collect.runs import Cell, Run, find_runs
 from epsball.results.rows import KEY
 
@@ -29,10 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name_jobs(runs)
     counted, replaced = newest(runs)
     rows = join(counted)
-    table = aggregate(rows, runs)
+    named = under_all_names(rows, counted)
+    table, equal = aggregate(named, current(runs)), names_of_jobs(counted)
     out = options.out or next(directory for directory in options.directories if directory.is_dir())
     out.mkdir(parents=True, exist_ok=True)
-    show(table, rows, options.format, out, closing(runs, replaced, holes(rows, table, runs)))
+    remarks = closing(runs, replaced, holes(named, table, runs))
+    show(table, rows, equal, options.format, out, remarks)
     return 0
 
 
@@ -46,7 +49,7 @@ def aggregate(rows: "pd.DataFrame", runs: list[Run]) -> "pd.DataFrame":
     rows = error_rows(rows).drop_duplicates(one, keep="last")  # of a cell's errors the last: of most steps and starts
     means = over_seeds(rows, ["experiment", "job", *KEY])
     lines = [
-        (experiment, job, *cell, len(seeds_of(experiment, rows, runs)))
+        (experiment, job, *cell, len(seeds_of(experiment, job, rows, runs)))
         for experiment, job in dict.fromkeys((run.experiment, run.job) for run in runs if run.record)
         for cell in expected_cells(experiment, job, rows, runs)
     ]
@@ -67,14 +70,19 @@ def expected_cells(experiment: str, job: str, rows: "pd.DataFrame", runs: list[R
     return sorted(cells, key=lambda cell: cell[KEY.index("attack")] != "clean")
 
 
-def seeds_of(experiment: str, rows: "pd.DataFrame", runs: Iterable[Run]) -> list[int]:
-    """Return every seed that any run of this experiment had, or was meant to have."""
-    meant = {seed for run in runs if run.experiment == experiment for seed in run.seeds}
-    return sorted(meant | set(rows[rows["experiment"] == experiment]["seed"]))
+def seeds_of(experiment: str, job: str, rows: "pd.DataFrame", runs: Iterable[Run]) -> list[int]:
+    """Return every seed that this job had, or was meant to have: those of its sweeps; outside of any, those of all runs
+    of the experiment that are of none either."""
+    group = [run for run in runs if run.experiment == experiment]
+    own = [run for run in group if run.job == job]
+    sweeps = {run.sweep for run in own if run.sweep} or {""}
+    meant = {seed for run in group if run.sweep in sweeps for seed in run.seeds} | {s for run in own for s in run.seeds}
+    return sorted(meant | set(rows[(rows["experiment"] == experiment) & (rows["job"] == job)]["seed"]))
 
 
-def wide(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Lay out `aggregate`'s lines: a column per target, "12.3 ± 0.4" in per cent, `missing`, seeds if not all."""
+def wide(table: "pd.DataFrame", equal: Mapping[Job, Names]) -> "pd.DataFrame":
+    """Lay out `aggregate`'s lines: a column per target, "12.3 ± 0.4" in per cent, `missing`, seeds if not all, and of a
+    name that stands for an equal model "= MODEL"."""
     import pandas as pd
 
     front = [name for name in ("experiment", "dataset", "job") if table[name].nunique() > 1]
@@ -85,6 +93,7 @@ def wide(table: "pd.DataFrame") -> "pd.DataFrame":
         source = "-" if row["attack"] == "clean" else row["source"]
         key = (*(row[name] for name in front), source, row["attack"], row["eps"])
         line = lines.setdefault(key, dict(zip([*front, "source", "attack", "eps"], key, strict=True)))
+        line |= {name: f"= {listed}" for name, listed in equal.get((row["experiment"], row["job"]), {}).items()}
         line[row["target"]] = cell_text(row)
     columns = [*front, "source", "attack", "eps", *dict.fromkeys(table["target"])]
     return pd.DataFrame(list(lines.values()), columns=columns)
@@ -106,7 +115,7 @@ def holes(rows: "pd.DataFrame", table: "pd.DataFrame", runs: list[Run]) -> list[
     for experiment, job in dict.fromkeys((run.experiment, run.job) for run in runs if run.record):
         mine = table[(table["experiment"] == experiment) & (table["job"] == job)]
         cells = list(mine[list(KEY)].itertuples(index=False, name=None))
-        for seed in seeds_of(experiment, rows, runs):
+        for seed in seeds_of(experiment, job, rows, runs):
             lacking = [cell for cell in cells if (experiment, job, seed, *cell) not in have]
             where = " ".join(part for part in (experiment, job, f"seed={seed}") if part)
             if not cells or (lacking and len(lacking) == len(cells)):
@@ -144,7 +153,9 @@ def closing(runs: list[Run], replaced: list[str], gaps: list[str]) -> str:
     return "\n".join([*lines, *notes, *replaced])
 
 
-def show(table: "pd.DataFrame", rows: "pd.DataFrame", style: str, out: Path, remarks: str) -> None:
+def show(
+    table: "pd.DataFrame", rows: "pd.DataFrame", equal: Mapping[Job, Names], style: str, out: Path, remarks: str
+) -> None:
     """Write collected.csv and the table, print the table and the remarks."""
     from epsball.output.tables import latex, markdown
     from epsball.runtime.files import write_whole
@@ -154,10 +165,11 @@ def show(table: "pd.DataFrame", rows: "pd.DataFrame", style: str, out: Path, rem
         named = table.assign(error_top1=table["error_top1"].astype(object).where(table["seeds"] > 0, "missing"))
         text, ending = named.to_csv(index=False, lineterminator="\n"), "csv"
     elif style == "latex":
-        text, ending = latex(wide(table)) + "".join(f"% {line}\n" for line in remarks.splitlines()), "tex"
+        text, ending = latex(wide(table, equal)) + "".join(f"% {line}\n" for line in remarks.splitlines()), "tex"
     else:
-        heading = "Error in per cent, mean ± sd over seeds; source - is clean.\n\n"
-        text, ending = heading + markdown(wide(table)) + (f"\n```\n{remarks}\n```\n" if remarks else ""), "md"
+        same = "; = MODEL: the same model, listed once" if equal else ""
+        heading = f"Error in per cent, mean ± sd over seeds; source - is clean{same}.\n\n"
+        text, ending = heading + markdown(wide(table, equal)) + (f"\n```\n{remarks}\n```\n" if remarks else ""), "md"
     write_whole(out / f"collected_table.{ending}", text)
     print(text, end="")
     if style == "csv" and remarks:

@@ -20,7 +20,7 @@ from typing import Any
 from epsball.build import ConfigError, construct, did_you_mean, fraction_hint, listed, mapping, under
 from epsball.paper.expressions import Quantity
 from epsball.results.metrics import METRICS
-from epsball.results.rows import COLUMNS, FURTHER, KEY
+from epsball.results.rows import COLUMNS, FURTHER, SECONDS
 
 Config = Mapping[str, Any]
 Value = int | float | str
@@ -127,7 +127,7 @@ def check_names(name: str, grid: Grid, models: Config) -> None:
         named = f"values has {listed(grid.values)}, keys has {listed(grid.keys)}"
         raise ConfigError(f"{where}: values and keys should name the same columns, at least one: {named}")
     for column in grid.values:
-        if column in (*COLUMNS, *KEY, *FURTHER, *COLLECTED, *METRICS):
+        if column in (*COLUMNS, SECONDS, *FURTHER, *COLLECTED, *METRICS):
             raise ConfigError(f"{where}.values.{column} is called like a column of results: call it something else")
         if not column.isidentifier() or iskeyword(column):
             raise ConfigError(f"{where}.values.{column} should have a name of letters, digits and _, is {column!r}")

@@ -18,7 +18,8 @@ from epsball.experiment.expected import expected_cells, settings_of
 from epsball.experiment.prepare import Experiment
 from epsball.runtime.device import Execution, environment
 from epsball.runtime.distributed import is_first
-from epsball.runtime.files import make_folder, write_whole
+from epsball.runtime.files import make_folder, remove_abandoned, write_whole
+from epsball.runtime.processes import this_process
 from epsball.runtime.progress import Interrupted
 from epsball.runtime.store import fingerprint, free_name
 from epsball.training.spec import ModelSpec, with_sources
@@ -47,6 +48,7 @@ class Record:
             yield
             return
         self.directory.mkdir(parents=True, exist_ok=True)
+        remove_abandoned([self.directory])  # of an earlier run that goes on here
         self.write("running", None)
         try:
             yield
@@ -64,8 +66,7 @@ class Record:
         write_whole(self.directory / "run.json", content)
 
     def content(self, status: str, reason: str | None) -> Row:
-        """Return what run.json says. Of one part, also what a collector of many runs asks: the settings in which jobs
-        can differ, and the cells that each seed should have."""
+        """Return what run.json says."""
         first = self.parts[0][0]
         seeds = [experiment.settings.seed for experiment in self.parts[0]]
         return {
@@ -80,6 +81,7 @@ class Record:
             "config_hash": config_hash(self.parts),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.began)),
             "seconds": round(time.time() - self.began, 2),
+            "process": this_process(),
             "git_commit": git_commit(),
             "data": first.data.origin,
             "models": {
@@ -89,7 +91,7 @@ class Record:
                 for name, row in self.models.recorded(self.titled(each, each.specs))
             },
             **environment(first.execution.device, first.execution.threads),
-            **({} if len(self.parts) > 1 else {"settings": settings_of(first.config), "cells": expected_cells(first)}),
+            **({} if len(self.parts) > 1 else for_collectors(self.parts[0])),
         }
 
     def facts(self) -> Row:
@@ -128,6 +130,13 @@ class Record:
             for name, spec in with_sources(self.titled(experiment, needed(experiment))):
                 found.setdefault(spec.key, (name, experiment.execution))
         return found
+
+
+def for_collectors(part: Part) -> Row:
+    """Return what a collector of many runs asks: the settings in which jobs can differ, the cells that each seed should
+    have, and of each seed the names that stand for equal models, which are listed once."""
+    names = [{name: listed for name, listed in each.aliases.items() if name != listed} for each in part]
+    return {"settings": settings_of(part[0].config), "cells": expected_cells(part[0]), "aliases": names}
 
 
 def config_hash(parts: Sequence[Part]) -> str:

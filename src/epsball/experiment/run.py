@@ -20,7 +20,7 @@ from epsball.paper.figures import figure_sections
 from epsball.paper.points import figure_points
 from epsball.paper.tables import compare, comparison_sections, table_sections, with_paper_values
 from epsball.results.intervals import with_intervals
-from epsball.results.rows import MISTAKES, PAPER, as_dicts
+from epsball.results.rows import MISTAKES, PAPER, SECONDS, as_dicts
 from epsball.runtime.device import executing
 from epsball.runtime.distributed import is_first
 from epsball.runtime.files import write_whole
@@ -77,6 +77,8 @@ def run_experiments(
     models = TrainedModels(store, stop, [experiment.specs for part in parts for experiment in part])
     record = Record(name, parts, directory, overrides, models)
     with record.recording():
+        if is_first():
+            store.remove_abandoned()
         if settings.workers > 1:
             wanted = record.wanted(lambda one: unfinished_models(one, set_up(one, models)))
             train_in_parallel(wanted, models, settings.workers, settings.threads)
@@ -203,7 +205,7 @@ def join_parts(results: Mapping[str, PartResult], record: Record, joint: Stateme
 
     rows = pd.concat([result.results for result in results.values()], ignore_index=True)
     rows = rows.drop(columns=list(PAPER), errors="ignore")
-    rows = rows.drop_duplicates([name for name in rows if name not in ("seconds", *MISTAKES)], ignore_index=True)
+    rows = rows.drop_duplicates([name for name in rows if name not in (SECONDS, *MISTAKES)], ignore_index=True)
     kept = write_results(rows, record.directory / "rows.csv")
     own = judge(joint, rows)
     every = {"": own, **{name: result.judged for name, result in results.items()}}

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epsball.results.rows import eps_label, in_order, mistakes_of
+from epsball.results.rows import eps_label, in_order, mistakes_of, timings_of
 from epsball.runtime.files import write_whole
 
 if TYPE_CHECKING:
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def write_results(rows: "pd.DataFrame", path: Path) -> list[Path]:
-    """Write rows, their columns as `in_order` gives them, and `mistakes.csv` beside them, if any says which images were
-    mistaken; the files written."""
-    files = {path: in_order(rows), path.with_name("mistakes.csv"): mistakes_of(rows)}
+    """Write rows, their columns as `in_order` gives them, and beside them `mistakes.csv`, if any says which images were
+    mistaken, and `timings.csv`, if any says how long it took; the files written."""
+    beside = {"mistakes.csv": mistakes_of(rows), "timings.csv": timings_of(rows)}
+    files = {path: in_order(rows), **{path.with_name(name): frame for name, frame in beside.items()}}
     written = {file: frame for file, frame in files.items() if file == path or len(frame)}
     for file in files.keys() - written.keys():
         file.unlink(missing_ok=True)  # of an earlier run in this directory
@@ -95,6 +96,7 @@ def cell_text(value: object, missing: str, column: str) -> str:
 
 
 def looks_numeric(cells: list[str], missing: str) -> bool:
-    """Whether every cell that is not missing starts like a number (and at least one does), and none is a list."""
-    known = [cell for cell in cells if cell not in (missing, "missing")]
+    """Whether every cell that is not missing, nor `= NAME`, starts like a number (and at least one does), and none is a
+    list."""
+    known = [cell for cell in cells if cell not in (missing, "missing") and not cell.startswith("= ")]
     return bool(known) and all(re.match(r"[-+]?\d[^;]*$", cell.lstrip("*[")) for cell in known)

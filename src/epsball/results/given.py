@@ -14,14 +14,14 @@ from typing import Any
 from epsball.build import ConfigError
 from epsball.results.metrics import METRICS, Metric
 from epsball.results.paired import unpacked_bits
-from epsball.results.rows import COLUMNS, FINGERPRINTS, FURTHER, KEY, MISTAKES, PAPER
+from epsball.results.rows import COLUMNS, FINGERPRINTS, FURTHER, KEY, MISTAKES, PAPER, SECONDS
 
 NEEDED = ("dataset", "seed", "source", "target", "attack", "eps", "n", *FINGERPRINTS)
 TEXTS = ("dataset", "measurement", "source", "target", "attack", "part", *FINGERPRINTS)
 LABELS = ("dataset", "measurement", "seed", "source", "target", *FINGERPRINTS)
 DROPPED = (*LABELS, "part", "error_top1_low", "error_top1_high", *PAPER)  # what a run knows or works out for itself
 MEASURED = {
-    *(*COLUMNS, *FURTHER, *MISTAKES),
+    *(*COLUMNS, *FURTHER, *MISTAKES, SECONDS),
     *(str(name) for metric in METRICS.values() for name in (metric.name, metric.trials, metric.spread)),
 }
 """columns that a measurement fills; any other is a grid's value, which a row has in its own run alone: in another run
@@ -74,7 +74,7 @@ def read_given(paths: Sequence[str]) -> GivenRows:
             numbers = {name: value for name, value in row.items() if name in MEASURED and name not in DROPPED}
             group = own.setdefault(row["identity"], [])
             told = "error_top1" in row  # one row, whatever its attack is called; others may be many of one identity
-            varying = ("seconds", "attack") if told else ("seconds",)
+            varying = (SECONDS, "attack") if told else (SECONDS,)
             content = row["identity"], *(item for item in numbers.items() if item[0] not in varying)
             if told and group and content not in seen:
                 raise ConfigError(f"rows: {place} is damaged: another line of its identity has other numbers")

@@ -27,19 +27,22 @@ FURTHER = (
 COLUMNS = (
     "dataset", "seed", "measurement", "source", "target", "attack", "eps", "n", "error_top1", "error_top1_low",
     "error_top1_high", "error_top5", "transfer_rate_top1", "transfer_rate_top5", "transfer_n", "clean_error_top1",
-    "loss_mean", "loss_sd", "max_perturbation", "seconds", *PAPER, *FINGERPRINTS,
+    "loss_mean", "loss_sd", "max_perturbation", *PAPER, *FINGERPRINTS,
 )  # fmt: skip
+SECONDS = "seconds"
+"""column of what a row took, in a file of its own: equal results are equal files"""
 
 
 def in_order(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """Give `results.csv` its columns: COLUMNS in order, absent ones empty, then any others but the images mistaken.
+    """Give `results.csv` its columns: COLUMNS in order, absent ones empty, then any others but the images mistaken
+    and seconds.
 
     The paper's stand there only if it gives a value, measurement and fingerprints only if the rows name them.
     """
     given = "paper_value" in rows and rows["paper_value"].notna().any()
     optional = {name for name in ("measurement", *FINGERPRINTS) if name not in rows} | set(() if given else PAPER)
     known = [name for name in COLUMNS if name not in optional]
-    others = [name for name in rows.columns if name not in (*COLUMNS, *MISTAKES)]
+    others = [name for name in rows.columns if name not in (*COLUMNS, *MISTAKES, SECONDS)]
     return rows.reindex(columns=[*known, *others])
 
 
@@ -49,6 +52,14 @@ def mistakes_of(rows: "pd.DataFrame") -> "pd.DataFrame":
     if not columns or "identity" not in rows:
         return rows.iloc[:0]
     return rows.dropna(subset=columns, how="all")[["identity", *columns]].drop_duplicates("identity")
+
+
+def timings_of(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Return `timings.csv`: the seconds that rows took, by the columns that tell them apart."""
+    if SECONDS not in rows:
+        return rows.iloc[:0]
+    key = [name for name in ("dataset", "seed", *KEY[1:], *FURTHER, "identity") if name in rows]
+    return rows.dropna(subset=[SECONDS])[[*key, SECONDS]].dropna(axis=1, how="all")
 
 
 def key_of(rows: "pd.DataFrame") -> list[str]:

@@ -1,12 +1,22 @@
-"""Files are whole or absent: written aside, then renamed."""
+"""Files are whole or absent: written aside, then renamed. What a killed process left aside is told and removed."""
 
 import os
 import shutil
+import sys
 import tempfile
+import time
 import uuid
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from epsball.build import ConfigError
+
+if sys.platform != "win32":
+    import fcntl
+
+YOUNG = 1.0  # seconds in which a process that writes a file aside has locked it
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -14,6 +24,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with aside.open("wb") as file:
+            try_lock(file)
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -32,3 +43,30 @@ def make_folder(path: Path, said: str) -> None:
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise ConfigError(f"{said}: {path} cannot be written ({error.strerror}): name a folder of your own") from None
+
+
+def try_lock(file: IO[bytes]) -> bool:
+    """Lock an open file until it is closed, whichever way its process ends; False where another has locked it, or the
+    file system knows no locks."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_abandoned(aside: Path) -> bool:
+    """Whether the process that wrote a file aside is gone: it has let go of its lock."""
+    with suppress(OSError), aside.open("rb") as file:
+        return time.time() - aside.stat().st_mtime > YOUNG and try_lock(file)
+    return False
+
+
+def remove_abandoned(folders: Iterable[Path]) -> None:
+    """Remove from some folders what killed processes left half written."""
+    for folder in folders:
+        for aside in folder.glob(".*.part"):
+            if is_abandoned(aside):
+                aside.unlink(missing_ok=True)

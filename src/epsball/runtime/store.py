@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from epsball.runtime.files import write_whole
+from epsball.runtime.files import remove_abandoned, write_whole
 
 FORMAT = 3  # raise it when a change of the code changes what a spec trains to (3: no labels, truncated noise)
 YOUNGER: tuple[tuple[str, Any], ...] = (
@@ -115,6 +115,10 @@ class Store:
     def __init__(self, root: Path, poll: Callable[[], None]) -> None:
         self.root, self.poll = root, poll
 
+    def remove_abandoned(self) -> None:
+        """Remove what killed processes left half written beside rows and examples."""
+        remove_abandoned([self.root / "rows", self.root / "examples"])
+
     def path(self, label: str, key: str) -> Path:
         """Return the folder of a model: the one that there is, under whatever label it was first trained."""
         folder = self.root / "models"
@@ -177,6 +181,7 @@ class Store:
         """
         found = self.find(label, key, device)
         if found is not None:
+            (found.path / LAST).unlink(missing_ok=True)  # of a process that was killed after its manifest
             return found
         with locked(self.lock(key), f"{label}-{key} is being trained elsewhere", self.poll):
             found = self.find(label, key, device)
@@ -185,6 +190,7 @@ class Store:
             path = self.path(label, key)
             self.put_aside(path)
             path.mkdir(parents=True, exist_ok=True)
+            remove_abandoned([path])
             weights, spec, curve = train(CheckpointFolder(path))
             self.publish(path, weights, spec, curve)
         return Trained({k: v.to(device) for k, v in weights.items()}, spec, path, reused=False)
