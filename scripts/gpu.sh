@@ -23,7 +23,7 @@
 #             antlr4-python3-runtime==4.9.3 torchattacks`
 #   DATA      folder of MNIST/raw, gzipped will do, and for the others of cifar10 or cifar-10-batches-py (data)
 #   PYTHON    interpreter (python3); DEVICE (cuda); SCALE paper, quick, smoke (paper); DATASET (mnist); SEEDS (3)
-#   WORKERS   models trained side by side (3); GRAPHS: CUDA graphs in tramer, true unless the tests failed
+#   WORKERS   models trained side by side (3); GRAPHS: CUDA graphs in tramer, null (where there is CUDA) unless the tests failed
 #   ONLY      cases of parity and speed, and runs of madry, kariyappa and kurakin, whose name holds this text
 #   TESTS     files; OVERRIDES: words for run.py
 #
@@ -42,7 +42,7 @@ for stage in "$@"; do
     esac
 done
 
-python=${PYTHON:-python3} device=${DEVICE:-cuda} scale=${SCALE:-paper} dataset=${DATASET:-mnist} graphs=${GRAPHS:-true}
+python=${PYTHON:-python3} device=${DEVICE:-cuda} scale=${SCALE:-paper} dataset=${DATASET:-mnist} graphs=${GRAPHS:-null}
 limit=${LIMIT:-540} out=${OUT:-outputs/gpu} work=${WORK:-$(mktemp -d)}
 reserve=$((limit / 15 > 4 ? limit / 15 : 4)) # seconds for a stage to save its state, and for packing
 part=$((15 * 1024 * 1024)) parts=3            # bytes of a file that comes back, files of the state
@@ -201,7 +201,7 @@ run_paper() {
     say "$run, cuda_graphs=$graphs"
     paper_command "$directory" "$@" "cuda_graphs=$graphs"
     code=$?
-    if [ "$code" -eq 1 ] && [ "$graphs" = true ] && [ "$device" != cpu ]; then
+    if [ "$code" -eq 1 ] && [ "$graphs" = null ] && [ "$device" != cpu ]; then
         say "$run failed: again without graphs"
         graphs=false
         paper_command "$directory" "$@" cuda_graphs=false

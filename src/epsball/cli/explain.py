@@ -205,8 +205,8 @@ def as_typed(message: str, config: DictConfig) -> str:
         return (
             f"{message}: a paper has its own, paper=tramer/table1; one more is {key}.NAME={{...}}, as README has them"
         )
-    if key.startswith("models.") and value in options_of("model") and "should be a group of fields" in message:
-        return f"{message}: +model@{key}={value} chooses a model"
+    if key.startswith("models.") and value in options_of("arch") and "should be a group of fields" in message:
+        return f"{message}: arch@{key}.arch={value} chooses its architecture"
     return message
 
 
