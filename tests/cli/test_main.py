@@ -4,71 +4,26 @@ What needs a process of its own (signals, two at once) gets one; the rest calls 
 """
 
 import json
-import logging
 import pickle
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import ROOT, TINY
+from commands import RUN, Ended, run_jsons, tiny_line
 
 from epsball.cli.main import Session
-from epsball.cli.main import main as run_main
 from epsball.collect import table as collect
 from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.run import run_experiments
 from epsball.results.rows import KEY, error_rows
 from epsball.runtime.progress import JobFailed, Stop
-
-RUN = ROOT / "run.py"
-
-
-def tiny_line(*overrides: str) -> list[str]:
-    """The command line of a small experiment, but for `overrides`."""
-    given = {override.partition("=")[0] for override in overrides}
-    return [*(default for default in TINY if default.partition("=")[0] not in given), *overrides]
-
-
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def main(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Callable[..., Ended]]:
-    """`main(*arguments)`: run.py's main in this process, with outputs under tmp_path; what it leaves is put back."""
-    root, handlers = logging.getLogger(), {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    level, loggers = root.level, list(root.handlers)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-
-    def call(*arguments: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", [str(RUN), *arguments, f"outputs={tmp_path / 'outputs'}"])
-        capsys.readouterr()
-        code = run_main()
-        return Ended(code, *capsys.readouterr())
-
-    yield call
-    root.handlers[:] = loggers
-    root.setLevel(level)
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
-
-
-def run_jsons(outputs: Path) -> dict[Path, dict[str, Any]]:
-    return {path.parent: json.loads(path.read_text()) for path in sorted(outputs.rglob("run.json"))}
-
 
 # ---- what the user got wrong
 

@@ -38,8 +38,9 @@ class Session:
     failures: list[Exception] = field(default_factory=list)
     """of the jobs of this process"""
 
-    def run_job(self, config: DictConfig) -> None:
-        """Run one job. Raises JobFailed in a launcher's worker: only an exception tells the launcher that it failed."""
+    def run_job(self, config: DictConfig) -> float | None:
+        """Run one job and return the value of its objective, if it has one. Raises JobFailed in a launcher's worker and
+        where a sweeper searches: only an exception tells either that the job failed."""
         register_with_hydra()  # a launcher's worker has not been through main()
         runtime = HydraConfig.get()
         overrides, folder = list(runtime.overrides.task), None
@@ -48,12 +49,13 @@ class Session:
             folder = Path(runtime.sweep.dir) / runtime.sweep.subdir / str(runtime.job.num)
         with joined():  # a failure is told before the others are left: leaving may take its time
             try:
-                run(config, overrides, folder, self.stop)
+                return run(config, overrides, folder, self.stop)
             except Exception as error:
                 tell_failure(error, overrides, folder)
-                if os.getpid() != self.process:
-                    raise JobFailed(one_line(error)) from None
                 self.failures.append(error)
+                if os.getpid() != self.process or (sweeping and config.get("objective") is not None):
+                    raise JobFailed(one_line(error)) from None
+                return None
 
     def exit_code(self, jobs: Callable[[], object]) -> int:
         """Run the command's jobs. Return 0 for done, 1 for a failed job, 2 for a wrong config, 130 for SIGINT, 143 for
@@ -65,7 +67,7 @@ class Session:
         except KeyboardInterrupt:
             return 130
         except JobFailed:
-            return 1
+            return self.code_of_failures()
         except (HydraException, OmegaConfBaseException, ValueError) as error:  # before any job: the command is wrong
             if is_first():
                 print(f"error: {explain(error)}", file=sys.stderr)
@@ -75,9 +77,13 @@ class Session:
         except Exception as error:
             print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
             return 1
+        return self.code_of_failures() if self.failures else 0
+
+    def code_of_failures(self) -> int:
+        """Return 2 where wrong configs are all that failed, else 1; a launcher's workers keep theirs to themselves."""
         if len(self.failures) > 1:
             print(f"{len(self.failures)} jobs failed", file=sys.stderr)
-        return 0 if not self.failures else 2 if all(isinstance(f, ConfigError) for f in self.failures) else 1
+        return 2 if self.failures and all(isinstance(failure, ConfigError) for failure in self.failures) else 1
 
     def wait_for_first(self) -> None:
         """Let the first process tell what is wrong: torchrun ends all of them with the first that ends."""
@@ -94,15 +100,16 @@ def main() -> int:
     session.stop.listen()
 
     @hydra.main(config_path=str(CONF), config_name="config", **VERSION)
-    def job(config: DictConfig) -> None:
-        session.run_job(config)
+    def job(config: DictConfig) -> float | None:
+        return session.run_job(config)
 
     words = sys.argv[1:]
     return session.exit_code(partial(print_help, words) if asks_for_help(words) else job)
 
 
-def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Stop) -> None:
-    """Check the config, claim a run directory (`folder`, in a sweep), run, say what was written."""
+def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Stop) -> float | None:
+    """Check the config, claim a run directory (`folder`, in a sweep), run, say what was written; return the
+    objective's value."""
     configure_logging()
     runtime = HydraConfig.get()
     with agreed():
@@ -129,8 +136,9 @@ def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Sto
             write_hydra(directory, config, overrides)
     with log_file(directory / "run.log") if is_first() else nullcontext():
         log.info("run directory: %s", directory)
-        files = run_experiments(plain["experiment"], parts, directory, overrides, stop, joint)
+        files, objective = run_experiments(plain["experiment"], parts, directory, overrides, stop, joint)
     print("\n".join(f"wrote {path}" for path in files), end="\n" if files else "")
+    return objective
 
 
 def refuse_sweep(mode: RunMode | None) -> None:

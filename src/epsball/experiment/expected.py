@@ -7,7 +7,7 @@ from typing import Any
 from epsball.experiment.prepare import Experiment
 
 NO_SETTINGS = (
-    *("experiment", "parts", "seed", "seeds", "tables", "claims", "figures"),
+    *("experiment", "parts", "seed", "seeds", "tables", "claims", "figures", "objective"),
     *("outputs", "reuse", "rows", "missing", "checkpoint_seconds"),
     *("device", "threads", "workers", "cuda_graphs", "deterministic"),
 )

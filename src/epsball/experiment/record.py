@@ -39,6 +39,8 @@ class Record:
     """of the command line"""
     models: TrainedModels
     began: float = field(default_factory=time.time)
+    objective: Row | None = None
+    """expression and value of what is given back, when it is known"""
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -81,6 +83,7 @@ class Record:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.began)),
             "seconds": round(time.time() - self.began, 2),
             "git_commit": git_commit(),
+            **({"objective": self.objective} if self.objective else {}),
             "data": first.data.origin,
             "models": {
                 name: row

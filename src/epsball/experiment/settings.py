@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 COMPONENTS = (
     *("dataset", "attack", "suite", "models", "grid", "measurement", "measurements"),
-    *("tables", "claims", "figures"),
+    *("tables", "claims", "figures", "objective"),
 )
 """config keys of what Settings lacks"""
 REFERRED = ("scale", "arch", "trainer", "eps")

@@ -1,4 +1,5 @@
-"""What a config states of its results, checked: tables, claims and figures, over models and attacks that there are."""
+"""What a config states of its results, checked: tables, claims, figures and an objective, over models and attacks that
+there are."""
 
 import logging
 import re
@@ -8,15 +9,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 from epsball.attacks import NamedAttack
-from epsball.build import ConfigError, construct, did_you_mean, listed, mapping, under
+from epsball.build import ConfigError, construct, convert, did_you_mean, listed, mapping, under
 from epsball.experiment.grid import GridModel, resolve
 from epsball.measurements.measurement import Measurement
 from epsball.paper.claims import Claim
 from epsball.paper.expressions import ANY, Quantity, is_equal
 from epsball.paper.figures import Figure
+from epsball.paper.objective import Objective
 from epsball.paper.tables import Table
 
-Statement = TypeVar("Statement", Claim, Table, Figure)
+Statement = TypeVar("Statement", Claim, Table, Figure, Objective)
 
 STATED = ("tables", "claims", "figures")
 """config keys of what is stated"""
@@ -26,16 +28,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Statements:
-    """Tables, claims and figures by name."""
+    """Tables, claims and figures by name, and the number that is given back."""
 
     tables: dict[str, Table] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
+    objective: Objective | None = None
 
     @property
     def quantities(self) -> list[Quantity]:
         """Return all that they ask about."""
-        every: list[Table | Claim | Figure] = [*self.tables.values(), *self.claims.values(), *self.figures.values()]
+        every: list[Table | Claim | Figure | Objective]
+        every = [*self.tables.values(), *self.claims.values(), *self.figures.values()]
+        every += [self.objective] if self.objective else []
         return [quantity for statement in every for quantity in statement.quantities]
 
 
@@ -61,6 +66,7 @@ class KnownNames:
             tables=self.checked(Table, config.get("tables"), "tables"),
             claims=self.checked(Claim, config.get("claims"), "claims"),
             figures=self.checked(Figure, config.get("figures"), "figures"),
+            objective=self.objective_of(config.get("objective")),
         )
 
     def checked(self, kind: type[Statement], specs: object, where: str) -> dict[str, Statement]:
@@ -76,6 +82,22 @@ class KnownNames:
                     log.warning("%s asks about %s, which this run does not have", under(where, name), what)
                 found[name] = statement.mapped(lambda quantity: quantity.renamed(self.aliases))
         return found
+
+    def objective_of(self, expression: object) -> Objective | None:
+        """Check the expression of a config's objective, if it has one."""
+        if expression is None:
+            return None
+        try:
+            objective = Objective(convert(expression, str, "objective"))
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"objective: {error}") from None
+        objective = self.with_members(objective, "objective")
+        for one in (one for quantity in objective.quantities for one in quantity.single):
+            if absent := self.check(one, "objective"):
+                raise ConfigError(f"objective asks about {absent}, which this run does not have")
+        return objective.mapped(lambda quantity: quantity.renamed(self.aliases))
 
     def with_members(self, statement: Statement, where: str) -> Statement:
         """Return a statement about models for one about grids. ConfigError where it does not say which of theirs."""
