@@ -22,6 +22,7 @@ from epsball.build import ConfigError
 from epsball.cli.compose import CONF, VERSION, as_plain, parts_of, register_with_hydra, write_hydra
 from epsball.cli.explain import explain, one_line, refuse_old_keys
 from epsball.cli.help import asks_for_help, print_help
+from epsball.cli.local import check_local
 from epsball.runtime.distributed import PeerLost, agreed, gather, is_first, joined, processes, rank
 from epsball.runtime.progress import Interrupted, JobFailed, Stop
 
@@ -114,6 +115,7 @@ def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Sto
     runtime = HydraConfig.get()
     with agreed():
         refuse_sweep(runtime.mode)
+        check_local(runtime.runtime)
         plain = as_plain(config, dict(runtime.runtime.choices))
         refuse_old_keys(plain)
         configs = composed_parts(plain, overrides)

@@ -8,7 +8,7 @@ from epsball.experiment.prepare import Experiment
 
 NO_SETTINGS = (
     *("experiment", "parts", "seed", "seeds", "tables", "claims", "figures", "objective"),
-    *("outputs", "reuse", "rows", "missing", "checkpoint_seconds"),
+    *("outputs", "data", "reuse", "rows", "missing", "checkpoint_seconds"),
     *("device", "threads", "workers", "cuda_graphs", "deterministic"),
 )
 """config keys in which jobs of one experiment do not differ: seeds, paths, and how it is computed"""
