@@ -9,14 +9,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from commands import RUN, Ended, run_jsons, tiny_line
+from commands import RUN, Ended, run_jsons, start, tiny_line, wait_until
 
 from epsball.cli.main import Session
 from epsball.collect import table as collect
@@ -154,26 +153,6 @@ def test_a_process_with_a_wrong_config_exits_with_2(tmp_path: Path) -> None:
 
 
 # ---- signals
-
-
-def start(folder: Path, *overrides: str) -> "subprocess.Popen[str]":
-    """A run in the foreground: a shell's background jobs, perhaps this very test, ignore SIGINT and hand that on."""
-    line = [sys.executable, str(RUN), *tiny_line(*overrides)]
-
-    def foreground() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    pipe = subprocess.PIPE
-    return subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=foreground)
-
-
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    for _ in range(30000):
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    raise AssertionError("waited five minutes")
 
 
 def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(

@@ -16,8 +16,8 @@ KEYS = (
 
 
 def check_local(runtime: RuntimeConf) -> None:
-    """ConfigError where the chosen local file is not there, or could change a result. Hydra's `runtime` says which it is,
-    and where config files are looked for."""
+    """ConfigError where the chosen local file is not there, or could change a result. Hydra's `runtime` says which it
+    is, and where config files are looked for."""
     name = runtime.choices.get("local")
     if name in (None, ABSENT):
         return

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError
+from epsball.cli.again import EarlierRun, directory_again, with_earlier_words
 from epsball.cli.compose import CONF, VERSION, as_plain, parts_of, register_with_hydra, write_hydra
 from epsball.cli.explain import explain, one_line, refuse_old_keys
 from epsball.cli.help import asks_for_help, print_help
@@ -38,6 +38,8 @@ class Session:
     """the command's own; a launcher hands jobs to others, with a copy of the session"""
     failures: list[Exception] = field(default_factory=list)
     """of the jobs of this process"""
+    again: EarlierRun | None = None
+    """the run that the command repeats or goes on with"""
 
     def run_job(self, config: DictConfig) -> float | None:
         """Run one job and return the value of its objective, if it has one. Raises JobFailed in a launcher's worker and
@@ -50,7 +52,7 @@ class Session:
             folder = Path(runtime.sweep.dir) / runtime.sweep.subdir / str(runtime.job.num)
         with joined():  # a failure is told before the others are left: leaving may take its time
             try:
-                return run(config, overrides, folder, self.stop)
+                return run(config, overrides, folder, self.stop, self.again)
             except Exception as error:
                 tell_failure(error, overrides, folder)
                 self.failures.append(error)
@@ -104,13 +106,22 @@ def main() -> int:
     def job(config: DictConfig) -> float | None:
         return session.run_job(config)
 
-    words = sys.argv[1:]
-    return session.exit_code(partial(print_help, words) if asks_for_help(words) else job)
+    def jobs() -> None:
+        words, session.again = with_earlier_words(sys.argv[1:])
+        sys.argv[1:] = words
+        if asks_for_help(words):
+            print_help(words)
+        else:
+            job()
+
+    return session.exit_code(jobs)
 
 
-def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Stop) -> float | None:
-    """Check the config, claim a run directory (`folder`, in a sweep), run, say what was written; return the
-    objective's value."""
+def run(
+    config: DictConfig, overrides: list[str], folder: Path | None, stop: Stop, again: EarlierRun | None
+) -> float | None:
+    """Check the config, claim a run directory (`folder`, in a sweep; that of an earlier run where it goes on with it),
+    run, say what was written; return the objective's value."""
     configure_logging()
     runtime = HydraConfig.get()
     with agreed():
@@ -134,6 +145,7 @@ def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Sto
     directory = Path()
     with agreed():
         if is_first():
+            given = directory_again(again, config, parts) if again and given is None else given
             directory = claim_directory(plain["experiment"], parts, given, folder)
             write_hydra(directory, config, overrides)
     with log_file(directory / "run.log") if is_first() else nullcontext():
