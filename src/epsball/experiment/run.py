@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from epsball.data.streamed import stopped_if_lost
+from epsball.experiment.forecast import tell_workload
 from epsball.experiment.prepare import Experiment
 from epsball.experiment.record import Part, Record
 from epsball.experiment.setup import clean_models, set_up, unfinished_models
@@ -87,6 +88,8 @@ def run_experiments(
     models = TrainedModels(store, stop, [experiment.specs for part in parts for experiment in part])
     record = Record(name, parts, directory, overrides, models)
     with record.recording():
+        if settings.missing != "skip":
+            tell_workload(parts, models)
         if settings.workers > 1:
             wanted = record.wanted(lambda one: unfinished_models(one, set_up(one, models)))
             train_in_parallel(wanted, models, settings.workers, settings.threads)
