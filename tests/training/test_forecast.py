@@ -27,7 +27,7 @@ def test_models_to_come_count_as_the_steps_so_far(caplog: pytest.LogCaptureFixtu
         f"training: about {rough(s)} left for {n} models, if all steps take as long"
         for s, n in ((after_6, 3), (after_a, 2))
     ]
-    assert caplog.messages == [*told, f"training: about {rough(after_b)} left for 1 models, if all steps take as long"]
+    assert caplog.messages == [*told, f"training: about {rough(after_b)} left for 1 model, if all steps take as long"]
 
 
 def test_a_model_that_goes_on_has_less_left(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from epsball.experiment.prepare import Experiment
 
 NO_SETTINGS = (
-    *("experiment", "parts", "seed", "seeds", "tables", "claims", "figures", "objective"),
+    *("experiment", "parts", "seed", "seeds", "tables", "claims", "figures", "objective", "conclusion"),
     *("outputs", "data", "reuse", "rows", "missing", "checkpoint_seconds"),
     *("device", "threads", "workers", "cuda_graphs", "deterministic"),
 )

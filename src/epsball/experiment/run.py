@@ -16,7 +16,7 @@ from epsball.experiment.statements import Statements
 from epsball.measurements.measurement import Row, Rows, Setup, clean_rows
 from epsball.output.pages import Section, html_page, markdown_page
 from epsball.output.tables import write_csv, write_results
-from epsball.paper.claims import claims_sections, claims_summary, claims_table, console_claims
+from epsball.paper.claims import claims_sections, claims_summary, claims_table, conclusion_sections, console_claims
 from epsball.paper.figures import figure_sections
 from epsball.paper.objective import Objective
 from epsball.paper.points import figure_points
@@ -173,6 +173,8 @@ def write(
             sections += measurement.present(own, folder)
         print(measurement.say(own), end="")
     print(console_claims(claims_summary(judged.claims)))
+    for section in conclusion_sections(experiment.statements.conclusion, judged.claims):
+        print(section.text)
     files = [*write_judged(judged, record.directory), *kept]
     files = [*write_pages(record, sections), *images_of(sections), *files]
     return PartResult(files, sections, frames["results"], judged)
@@ -185,6 +187,7 @@ def images_of(sections: Iterable[Section]) -> list[Path]:
 def judged_sections(statements: Statements, judged: Judged, folder: Path) -> list[Section]:
     """Show tables, figures, which are drawn into `folder`, claims and every number beside the paper's."""
     return [
+        *conclusion_sections(statements.conclusion, judged.claims),
         *table_sections(statements.tables, judged.compared),
         *figure_sections(statements.figures, judged.points, folder),
         *claims_sections(claims_summary(judged.claims)),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 COMPONENTS = (
     *("dataset", "attack", "suite", "models", "grid", "measurement", "measurements"),
-    *("tables", "claims", "figures", "objective"),
+    *("tables", "claims", "figures", "objective", "conclusion"),
 )
 """config keys of what Settings lacks"""
 REFERRED = ("scale", "arch", "trainer", "eps", "data")

@@ -12,7 +12,7 @@ from epsball.attacks import NamedAttack
 from epsball.build import ConfigError, construct, convert, did_you_mean, listed, mapping, under
 from epsball.experiment.grid import GridModel, resolve
 from epsball.measurements.measurement import Measurement
-from epsball.paper.claims import Claim
+from epsball.paper.claims import Claim, Conclusion
 from epsball.paper.expressions import ANY, Quantity, is_equal
 from epsball.paper.figures import Figure
 from epsball.paper.objective import Objective
@@ -34,6 +34,8 @@ class Statements:
     claims: dict[str, Claim] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     objective: Objective | None = None
+    conclusion: Conclusion | None = None
+    """of the claims"""
 
     @property
     def quantities(self) -> list[Quantity]:
@@ -67,6 +69,7 @@ class KnownNames:
             claims=self.checked(Claim, config.get("claims"), "claims"),
             figures=self.checked(Figure, config.get("figures"), "figures"),
             objective=self.objective_of(config.get("objective")),
+            conclusion=conclusion_of(config.get("conclusion")),
         )
 
     def checked(self, kind: type[Statement], specs: object, where: str) -> dict[str, Statement]:
@@ -139,3 +142,9 @@ class KnownNames:
             return f"attack {quantity.attack}{did_you_mean(quantity.attack, names)}"
         known_eps = eps is None or any(is_equal(value, eps) for value in values)
         return "" if known_eps else f"attack {quantity.attack} at eps {float(str(eps)):g}"
+
+
+def conclusion_of(texts: object) -> Conclusion | None:
+    """Check what a config concludes of its claims, if it does."""
+    conclusion: Conclusion | None = None if texts is None else construct(Conclusion, texts, where="conclusion")
+    return conclusion

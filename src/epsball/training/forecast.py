@@ -40,7 +40,8 @@ class TrainingForecast:
             self.told = True
             rest = own * current + sum(others.values()) * seconds / steps
             count = len(others) + bool(own)
-            log.info("training: about %s left for %d models, if all steps take as long", rough(rest), count)
+            models = "1 model" if count == 1 else f"{count} models"
+            log.info("training: about %s left for %s, if all steps take as long", rough(rest), models)
 
 
 def rough(seconds: float) -> str:
