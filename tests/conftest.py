@@ -1,5 +1,6 @@
 """Shared by the tests: the config composed as run.py composes it, and an experiment that takes a second."""
 
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
@@ -12,6 +13,7 @@ import torch
 from epsball.cli.compose import composed
 
 ROOT = Path(__file__).parents[1]
+os.environ["EPSBALL_LOCAL"] = "none"  # no test depends on whose machine it runs on
 TINY = (
     *("models=alone", "attack=none", "suite=fgsm", "device=cpu", "threads=1"),
     *("dataset.train_size=64", "dataset.test_size=40", "arch=madry_mnist", "arch.width=0.25", "arch.hidden=256"),

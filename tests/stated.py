@@ -78,17 +78,18 @@ ATTACKS: list[Row] = [
     (ALL, "attack.normal_noise", NORMAL_NOISE, "Kurakin, appendix A: sd eps / 2 on [-eps, eps]; Kariyappa 4.1"),
 ]
 
+RISING = {"eps": [0.015, 0.03, 0.075, 0.15, 0.225, 0.3]}
 BUDGETS = {"eps": [2 / 255, 4 / 255, 8 / 255, 16 / 255]}
 SUITES: list[Row] = [
     (ALL, "suite.fgsm", {"fgsm": FGSM}, "Tramèr Table 1"),
     (ALL, "suite.one_step", {"fgsm": FGSM, "rand_fgsm": RAND_FGSM}, "Tramèr Table 2"),
     (ALL, "suite.tramer", {"fgsm": FGSM, "i_fgsm": I_FGSM, "rand_fgsm": RAND_FGSM}, "Tramèr Table 4"),
     (
-        *(ALL, "suite.masking", {"rand_fgsm": RAND_FGSM, "i_fgsm": I_FGSM}),
+        *(ALL, "suite.masking", {"rand_fgsm": {**RAND_FGSM, **RISING}, "i_fgsm": {**I_FGSM, **RISING}}),
         "Tramèr 3 and 4: masking shows in what these add to FGSM",
     ),
     (
-        *(ALL, "suite.masking.fgsm", {**FGSM, "eps": [0.015, 0.03, 0.075, 0.15, 0.225, 0.3]}),
+        *(ALL, "suite.masking.fgsm", {**FGSM, **RISING}),
         "Tramèr 3.3: smaller eps can be stronger; which ones is ours",
     ),
     (ALL, "suite.kurakin.fgsm", {**FGSM, **BUDGETS}, "Kurakin Table 1: eps 2, 4, 8, 16"),

@@ -4,75 +4,28 @@ What needs a process of its own (signals, two at once) gets one; the rest calls 
 """
 
 import json
-import logging
 import pickle
 import re
 import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import ROOT, TINY
+from commands import RUN, Ended, run_jsons, start, tiny_line, wait_until
 from own_files import write_own_files
 
 from epsball.cli.main import Session
-from epsball.cli.main import main as run_main
 from epsball.collect import table as collect
 from epsball.experiment import run
 from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.run import run_experiments
 from epsball.results.rows import KEY, error_rows
 from epsball.runtime.progress import JobFailed, Stop
-
-RUN = ROOT / "run.py"
-
-
-def tiny_line(*overrides: str) -> list[str]:
-    """The command line of a small experiment, but for `overrides`."""
-    given = {override.partition("=")[0] for override in overrides}
-    return [*(default for default in TINY if default.partition("=")[0] not in given), *overrides]
-
-
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def main(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Callable[..., Ended]]:
-    """`main(*arguments)`: run.py's main in this process, with outputs under tmp_path; what it leaves is put back."""
-    root, handlers = logging.getLogger(), {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    level, loggers = root.level, list(root.handlers)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-
-    def call(*arguments: str) -> Ended:
-        outputs = [] if any("outputs=" in word for word in arguments) else [f"outputs={tmp_path / 'outputs'}"]
-        monkeypatch.setattr(sys, "argv", [str(RUN), *arguments, *outputs])
-        capsys.readouterr()
-        code = run_main()
-        return Ended(code, *capsys.readouterr())
-
-    yield call
-    root.handlers[:] = loggers
-    root.setLevel(level)
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
-
-
-def run_jsons(outputs: Path) -> dict[Path, dict[str, Any]]:
-    return {path.parent: json.loads(path.read_text()) for path in sorted(outputs.rglob("run.json"))}
-
 
 # ---- what the user got wrong
 
@@ -239,26 +192,6 @@ def test_a_process_with_a_wrong_config_exits_with_2(tmp_path: Path) -> None:
 
 
 # ---- signals
-
-
-def start(folder: Path, *overrides: str) -> "subprocess.Popen[str]":
-    """A run in the foreground: a shell's background jobs, perhaps this very test, ignore SIGINT and hand that on."""
-    line = [sys.executable, str(RUN), *tiny_line(*overrides)]
-
-    def foreground() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    pipe = subprocess.PIPE
-    return subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=foreground)
-
-
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    for _ in range(30000):
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    raise AssertionError("waited five minutes")
 
 
 def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(

@@ -93,7 +93,7 @@ def run_parts(parts: list[list[Config]], outputs: Path, stop: Stop | None = None
     prepared, label = prepare(parts, outputs), str(parts[0][0]["experiment"]) if len(parts) == 1 else "paper/all"
     directory = claim_directory(label, prepared, str(outputs / name), None)
     written = run_experiments(label, prepared, directory, [], stop or Stop())
-    assert all(path.is_file() for path in written)
+    assert all(path.is_file() for path in written.files)
     return directory
 
 

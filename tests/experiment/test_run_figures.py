@@ -59,7 +59,7 @@ def run(configs: list[list[Config]], outputs: Path, whole: Config) -> tuple[Path
     there = [[{**config, "outputs": str(outputs)} for config in seeds] for seeds in configs]
     parts, joint = prepare_parts(there, whole)
     directory = claim_directory("run", parts, str(outputs / "run"), None)
-    return directory, run_experiments("run", parts, directory, [], Stop(), joint)
+    return directory, run_experiments("run", parts, directory, [], Stop(), joint).files
 
 
 def read(path: Path) -> pd.DataFrame:

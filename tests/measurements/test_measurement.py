@@ -28,7 +28,7 @@ from epsball.measurements.gradient_norms import GradientNorms
 from epsball.measurements.gradient_pictures import GradientPictures
 from epsball.measurements.loss_paths import LossPaths
 from epsball.measurements.loss_surface import LossSurface
-from epsball.measurements.measurement import Cell, Measurement, Rows, Scope, Setup, clean_rates, clean_rows
+from epsball.measurements.measurement import Cell, Measurement, Rows, Scope, Setup, Workload, clean_rates, clean_rows
 from epsball.measurements.score_examples import ScoreExamples
 from epsball.measurements.training_curves import TrainingCurves
 from epsball.measurements.transfer_matrix import TransferMatrix
@@ -470,6 +470,9 @@ class Confidence:
 
     def read(self, data: Data) -> Self:
         return self
+
+    def workload(self, setup: Setup) -> Workload:
+        return Workload()
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.targets

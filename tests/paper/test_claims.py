@@ -12,6 +12,7 @@ from cells import T1, T2, Row, clean, ends, fgsm, of_table, seen, wilson
 from epsball.paper.claims import (
     Check,
     Claim,
+    Conclusion,
     claims_summary,
     claims_table,
     console_claims,
@@ -474,3 +475,88 @@ def test_claims_of_several_parts_stand_in_the_order_of_their_numbers() -> None:
     assert [text.count("<") for text in summary["ours"]] == [2, 1, 2, 1]
     assert "part" not in summary
     assert list(claims_summary(tables[0])["claim"]) == ["tramer-10", "tramer-2"]  # one part's: as its config has them
+
+
+# ---- a claim at the value where models differ most, and what all claims say together
+
+EPS: Loops = {"eps": [0.1, 0.2, 0.3]}
+AT = {"eps": "error(A | A, fgsm, eps={eps})"}
+STRONGER = "error(A | A, fgsm, eps={eps}) >= error(A | B, fgsm, eps={eps})"
+
+
+def attacked(own: Sequence[float], other: Sequence[float]) -> list[Row]:
+    """A under FGSM from itself and from B, at each eps; NaN is not measured."""
+    pairs = [(source, zip((0.1, 0.2, 0.3), errors, strict=True)) for source, errors in (("A", own), ("B", other))]
+    return [fgsm("A", source, error, eps=eps) for source, each in pairs for eps, error in each if not isnan(error)]
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "chosen", "verdict"),
+    [
+        ((0.6, 1.0, 1.0), (0.1, 1.0, 1.0), "0.1", "confirmed"),  # where all are fooled nothing shows
+        ((0.0, 0.0, 0.1), (0.0, 0.0, 0.4), "0.3", "refuted"),
+        ((0.1, 0.45, 0.9), (0.1, 0.44, 0.9), "0.2", "open"),
+        ((nan, 1.0, 0.9), (0.2, 0.2, 0.2), "0.3", "confirmed"),
+        ((nan, nan, nan), (0.2, 0.2, 0.2), "0.3", "open"),
+    ],
+)
+def test_a_claim_is_judged_where_a_rate_is_nearest_to_one_half(
+    own: Sequence[float], other: Sequence[float], chosen: str, verdict: str
+) -> None:
+    claim = Claim("says", "paper", [STRONGER], for_=EPS, at=AT)
+    table = claims_table({"c": claim}, attacked(own, other))
+    assert list(table["verdict"]) == [verdict] and list(table["says"]) == [f"says (judged at eps {chosen})"]
+    assert table["check"][0] == STRONGER.format(eps=chosen)
+
+
+def test_over_seeds_it_is_the_mean_that_chooses() -> None:
+    owns = ((0.5, 0.9, 1.0), (0.0, 0.2, 1.0))
+    rows = [{**row, "seed": seed} for seed, own in enumerate(owns) for row in attacked(own, (0.0, 0.0, 0.0))]
+    claim = Claim("says", "paper", [STRONGER], for_=EPS, at=AT)
+    assert claim.chosen(by_seed(rows)) == {"eps": "0.2"}  # 0.25, 0.55, 1
+
+
+def test_what_is_compared_with_itself_is_left_out() -> None:
+    """Growth from the first eps over the chosen to the last: two checks between them, one at either end."""
+    growth = [
+        f"error(A | A, fgsm, eps={a}) <= error(A | A, fgsm, eps={b})" for a, b in (("0.1", "{eps}"), ("{eps}", "0.3"))
+    ]
+    claim = Claim("says", "paper", growth, for_=EPS, at=AT)
+    for own, count in (((0.1, 0.5, 0.9), 2), ((0.1, 0.2, 0.4), 1), ((0.6, 0.9, 1.0), 1)):
+        checks = judge_claim(claim, by_seed(attacked(own, own)))
+        assert len(checks) == count and {check.verdict for check in checks} == {"confirmed"}
+    assert overall_verdict(judge_claim(claim, by_seed(attacked((0.1, 0.5, 0.2), (0, 0, 0))))) == "refuted"
+
+
+def test_it_asks_about_all_values_that_it_may_choose() -> None:
+    claim = Claim("says", "paper", ["error(A | B, fgsm, eps={eps}) > 0"], for_=EPS, at=AT)
+    asked = {(quantity.source, dict(quantity.conditions)["eps"]) for quantity in claim.quantities}
+    assert asked == {(source, eps) for source in "AB" for eps in (0.1, 0.2, 0.3)}
+
+
+@pytest.mark.parametrize(
+    ("at", "told"),
+    [
+        ({"x": "error(A | A, fgsm, eps={x})"}, r"at\.x: \{x\} should be a placeholder of for"),
+        ({"eps": "error(A)"}, r"at\.eps: 'error\(A\)' should have \{eps\}"),
+        ({"eps": "eror(A | A, fgsm, eps={eps})"}, r"at\.eps: eror .* is no metric"),
+        ({"eps": "gradient_l2_mean(A | A, fgsm, eps={eps})"}, r"at\.eps: .* should be a rate"),
+    ],
+)
+def test_what_cannot_choose_is_refused(at: dict[str, str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Claim("says", "paper", [STRONGER], for_=EPS, at=at)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "sentence"),
+    [
+        (("confirmed", "confirmed"), "Fine: all 2 statements are confirmed."),
+        (("confirmed", "refuted"), "Masked: 1 of 2 statements is refuted (c1)."),
+        (("refuted", "refuted", "open"), "Masked: 2 of 3 statements are refuted (c0, c1)."),
+        (("open", "confirmed", "open"), "Unclear: 2 of 3 statements are open (c0, c2)."),
+    ],
+)
+def test_one_sentence_says_what_the_claims_say_together(verdicts: Sequence[str], sentence: str) -> None:
+    lines = [{"claim": f"c{i}", "verdict": verdict} for i, verdict in enumerate(verdicts) for _ in range(2)]
+    assert Conclusion(confirmed="Fine", refuted="Masked", open="Unclear").sentence(pd.DataFrame(lines)) == sentence

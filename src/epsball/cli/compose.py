@@ -87,7 +87,7 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str,
     found = [word for word in as_typed_words(HydraConfig.get().overrides.hydra) if word.startswith("hydra.searchpath=")]
     if seeds == 1 and not parts:
         return [with_model_fields([plain], [None], [*overrides, *found])]
-    named = {"seed", "seeds", *(["paper", "experiment"] if parts else [])}
+    named = {"seed", "seeds", *(["paper", "experiment", "objective"] if parts else [])}
     kept = [override for override in overrides if override.split("=")[0] not in named] + found
     kept += [f"workers={convert(plain['workers'], int, 'workers')}"]  # the run's, not a part's
     numbers = [plain["seed"] + i for i in range(seeds)]

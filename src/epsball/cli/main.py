@@ -20,9 +20,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError
+from epsball.cli.again import EarlierRun, directory_again, with_earlier_words
 from epsball.cli.compose import CONF, VERSION, as_plain, as_typed_words, parts_of, register_with_hydra, write_hydra
 from epsball.cli.explain import as_typed, explain, one_line, refuse_old_keys, refuse_several_options
 from epsball.cli.help import asks_for_help, print_help
+from epsball.cli.local import check_local
 from epsball.cli.words import in_order, refuse_absent_folders, typed_keys
 from epsball.experiment.settings import settings_of
 from epsball.runtime.distributed import PeerLost, agreed, gather, is_first, joined, processes, rank
@@ -41,9 +43,12 @@ class Session:
     """the command's own; a launcher hands jobs to others, with a copy of the session"""
     failures: list[Exception] = field(default_factory=list)
     """of the jobs of this process"""
+    again: EarlierRun | None = None
+    """the run that the command repeats or goes on with"""
 
-    def run_job(self, config: DictConfig) -> None:
-        """Run one job. Raises JobFailed in a launcher's worker: only an exception tells the launcher that it failed."""
+    def run_job(self, config: DictConfig) -> float | None:
+        """Run one job and return the value of its objective, if it has one. Raises JobFailed in a launcher's worker and
+        where a sweeper searches: only an exception tells either that the job failed."""
         register_with_hydra()  # a launcher's worker has not been through main()
         runtime = HydraConfig.get()
         overrides, folder = as_typed_words(runtime.overrides.task), None
@@ -52,12 +57,13 @@ class Session:
             folder = Path(runtime.sweep.dir) / runtime.sweep.subdir / str(runtime.job.num)
         with joined():  # a failure is told before the others are left: leaving may take its time
             try:
-                run(config, overrides, folder, self.stop)
+                return run(config, overrides, folder, self.stop, self.again)
             except Exception as error:
                 tell_failure(error, overrides, folder)
-                if os.getpid() != self.process:
-                    raise JobFailed(one_line(error)) from None
                 self.failures.append(error)
+                if os.getpid() != self.process or (sweeping and config.get("objective") is not None):
+                    raise JobFailed(one_line(error)) from None
+                return None
 
     def exit_code(self, jobs: Callable[[], object]) -> int:
         """Run the command's jobs. Return 0 for done, 1 for a failed job, 2 for a wrong config, 130 for SIGINT, 143 for
@@ -69,13 +75,8 @@ class Session:
         except KeyboardInterrupt:
             return 130
         except JobFailed:
-            return 1
-        except (
-            HydraException,
-            OmegaConfBaseException,
-            yaml.YAMLError,
-            ValueError,
-        ) as error:  # before any job: the command is wrong
+            return self.code_of_failures()
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # before any job
             if is_first():
                 print(f"error: {explain(error)}", file=sys.stderr)
             else:
@@ -84,9 +85,13 @@ class Session:
         except Exception as error:
             print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
             return 1
+        return self.code_of_failures() if self.failures else 0
+
+    def code_of_failures(self) -> int:
+        """Return 2 where wrong configs are all that failed, else 1; a launcher's workers keep theirs to themselves."""
         if len(self.failures) > 1:
             print(f"{len(self.failures)} jobs failed", file=sys.stderr)
-        return 0 if not self.failures else 2 if all(isinstance(f, ConfigError) for f in self.failures) else 1
+        return 2 if self.failures and all(isinstance(failure, ConfigError) for failure in self.failures) else 1
 
     def wait_for_first(self) -> None:
         """Let the first process tell what is wrong: torchrun ends all of them with the first that ends."""
@@ -103,11 +108,12 @@ def main() -> int:
     session.stop.listen()
 
     @hydra.main(config_path=str(CONF), config_name="config", **VERSION)
-    def job(config: DictConfig) -> None:
-        session.run_job(config)
+    def job(config: DictConfig) -> float | None:
+        return session.run_job(config)
 
     def jobs() -> None:
-        sys.argv[1:] = words = in_order(sys.argv[1:])
+        words, session.again = with_earlier_words(sys.argv[1:])
+        sys.argv[1:] = words = in_order(words)
         refuse_several_options()
         refuse_absent_folders()
         for key in ("hydra.run.dir", "hydra.sweep.dir"):  # Hydra makes them before any job
@@ -121,22 +127,24 @@ def main() -> int:
     return session.exit_code(jobs)
 
 
-def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Stop) -> None:
-    """Check the config, claim a run directory (`folder`, in a sweep), run, say what was written."""
+def run(
+    config: DictConfig, overrides: list[str], folder: Path | None, stop: Stop, again: EarlierRun | None
+) -> float | None:
+    """Check the config, claim a run directory (`folder`, in a sweep; that of an earlier run where it goes on with it),
+    run, say what was written; return the objective's value."""
     configure_logging()
     runtime = HydraConfig.get()
     with stop.at_once():
         with agreed(), naming_typed_keys(config), held_back():
             refuse_sweep(runtime.mode)
+            check_local(runtime.runtime)
             plain = as_plain(config, dict(runtime.runtime.choices))
             refuse_old_keys(plain)
             configs = composed_parts(plain, overrides)
             for each in (one for part in configs for one in part):
                 settings_of(each)
 
-            from epsball.experiment.prepare import (
-                prepare_parts,  # what needs no torch is answered before it is imported
-            )
+            from epsball.experiment.prepare import prepare_parts  # imports torch: what needs none is answered by now
 
             parts, joint = prepare_parts(configs, plain)
         agree_on([experiment.config_hash for part in parts for experiment in part])
@@ -150,12 +158,14 @@ def run(config: DictConfig, overrides: list[str], folder: Path | None, stop: Sto
         directory = Path()
         with agreed():
             if is_first():
+                given = directory_again(again, config, parts) if again and given is None else given
                 directory = claim_directory(plain["experiment"], parts, given, folder)
                 write_hydra(directory, config, overrides)
     with log_file(directory / "run.log") if is_first() else nullcontext():
         log.info("run directory: %s", directory)
-        files = run_experiments(plain["experiment"], parts, directory, overrides, stop, joint)
+        files, objective = run_experiments(plain["experiment"], parts, directory, overrides, stop, joint)
     print("\n".join(f"wrote {path}" for path in files), end="\n" if files else "")
+    return objective
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from typing import Any
 from epsball.experiment.prepare import Experiment
 
 NO_SETTINGS = (
-    *("experiment", "parts", "seed", "seeds", "tables", "claims", "figures"),
-    *("outputs", "reuse", "rows", "missing", "checkpoint_seconds"),
+    *("experiment", "parts", "seed", "seeds", "tables", "claims", "figures", "objective", "conclusion"),
+    *("outputs", "data", "reuse", "rows", "missing", "checkpoint_seconds"),
     *("device", "threads", "workers", "cuda_graphs", "deterministic"),
 )
 """config keys in which jobs of one experiment do not differ: seeds, paths, and how it is computed"""

@@ -16,9 +16,10 @@ from epsball.experiment.components import attacks_of, check_measurements, distin
 from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
 from epsball.experiment.settings import Settings, settings_of
 from epsball.experiment.statements import STATED, KnownNames, Statements
-from epsball.measurements.measurement import Measurement
+from epsball.measurements.measurement import Cell, Measurement
 from epsball.paper.expressions import Quantity
 from epsball.paper.figures import Figure
+from epsball.paper.objective import Objective
 from epsball.paper.tables import Table
 from epsball.results.given import GivenRows, read_given
 from epsball.results.metrics import ERROR_METRICS
@@ -50,7 +51,7 @@ class Experiment:
     attacks: list[NamedAttack]
     statements: Statements
     asked: list[Quantity]
-    """all quantities that its tables, claims and figures ask about, and those of the whole run about it"""
+    """all quantities that its tables, claims, figures and objective ask about, and those of the whole run about it"""
     grid: dict[str, dict[str, Value]]
     """of its grids' models, the values by which they differ: columns of their rows"""
     places: dict[str, GridModel]
@@ -81,6 +82,7 @@ class Experiment:
                 "attacks": [{"name": named.name, "attack": named.identity} for named in self.attacks],
                 "test": self.data.test_checksum,
                 **({"grid": self.grid} if self.grid else {}),
+                **({"objective": objective} if (objective := self.config.get("objective")) else {}),
             }
         )
 
@@ -131,6 +133,8 @@ def prepare_experiment(
         given=read_given(settings.rows) if given is None else given,
     )
     check_unambiguous(experiment)
+    if statements.objective:
+        check_measured(statements.objective, [experiment])
     return experiment
 
 
@@ -152,6 +156,8 @@ def prepare_parts(
     if len(parts) == 1:
         return parts, Statements()
     joint = joint_names([part[0] for part in parts]).statements_of(whole)
+    if joint.objective:
+        check_measured(joint.objective, [part[0] for part in parts])
     return [[replace(one, asked=one.asked + joint.quantities) for one in part] for part in parts], joint
 
 
@@ -189,6 +195,25 @@ def check_unambiguous(experiment: Experiment) -> None:
             where = f"error({quantity.target} | {quantity.source}, {quantity.attack})"
             raise ConfigError(
                 f"measurements: {listed(found)} all measure {where}: keep one of them, or say measurement={found[0]}"
+            )
+
+
+def check_measured(objective: Objective, experiments: Sequence[Experiment]) -> None:
+    """ConfigError where the objective is of an error that no experiment has. Other metrics are known when measured."""
+    named = ("dataset", "measurement", "eps")  # further columns are a measurement's or a grid's own
+    cells = [
+        one.labels(label) | cell._asdict()
+        for one in experiments
+        for label, each in one.measurements.items()
+        for cell in [*each.error_cells(one), *(Cell(name, name, "clean", 0.0) for name in each.clean_models(one))]
+    ]
+    for quantity in (single for asked in objective.quantities for single in asked.single):
+        known = replace(quantity, conditions=tuple(pair for pair in quantity.conditions if pair[0] in named))
+        known = known.without("measurement") if quantity.attack == "clean" else known
+        if quantity.metric in ERROR_METRICS and not any(known.is_about(cell) for cell in cells):
+            where = f"error({quantity.target} | {quantity.source}, {quantity.attack})"
+            raise ConfigError(
+                f"objective asks about {where}, which is not measured: see measurement, sources and targets"
             )
 
 

@@ -40,6 +40,8 @@ class Record:
     """of the command line"""
     models: TrainedModels
     began: float = field(default_factory=time.time)
+    objective: Row | None = None
+    """expression and value of what is given back, when it is known"""
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -83,6 +85,7 @@ class Record:
             "seconds": round(time.time() - self.began, 2),
             "process": this_process(),
             "git_commit": git_commit(),
+            **({"objective": self.objective} if self.objective else {}),
             "data": first.data.origin,
             "models": {
                 name: row

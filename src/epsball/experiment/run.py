@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from epsball.data.streamed import stopped_if_lost
+from epsball.experiment.forecast import tell_workload
 from epsball.experiment.prepare import Experiment
 from epsball.experiment.record import Part, Record
 from epsball.experiment.setup import clean_models, set_up, unfinished_models
@@ -15,8 +16,9 @@ from epsball.experiment.statements import Statements
 from epsball.measurements.measurement import Row, Rows, Setup, clean_rows
 from epsball.output.pages import Section, html_page, markdown_page
 from epsball.output.tables import write_csv, write_results
-from epsball.paper.claims import claims_sections, claims_summary, claims_table, console_claims
+from epsball.paper.claims import claims_sections, claims_summary, claims_table, conclusion_sections, console_claims
 from epsball.paper.figures import figure_sections
+from epsball.paper.objective import Objective
 from epsball.paper.points import figure_points
 from epsball.paper.tables import compare, comparison_sections, table_sections, with_paper_values
 from epsball.results.intervals import with_intervals
@@ -60,6 +62,15 @@ class PartResult:
     judged: Judged
 
 
+class Finished(NamedTuple):
+    """What a run gives back."""
+
+    files: list[Path]
+    """most readable first"""
+    objective: float | None
+    """the value of the config's objective, if it has one; of several processes the first has it"""
+
+
 def run_experiments(
     name: str,
     parts: Sequence[Part],
@@ -67,8 +78,8 @@ def run_experiments(
     overrides: list[str],
     stop: Stop,
     joint: Statements = NOTHING_STATED,
-) -> list[Path]:
-    """Run all parts; the files written, most readable first. `run.json` says how it ended.
+) -> Finished:
+    """Run all parts. `run.json` says how it ended.
 
     Several parts get a folder each, with the files of a run, and a report of all of them above, with what is stated of
     their rows together (`joint`). Of several processes the first writes.
@@ -79,12 +90,18 @@ def run_experiments(
     with record.recording():
         if is_first():
             store.remove_abandoned()
+        if settings.missing != "skip":
+            tell_workload(parts, models)
         if settings.workers > 1:
             wanted = record.wanted(lambda one: unfinished_models(one, set_up(one, models)))
             train_in_parallel(wanted, models, settings.workers, settings.threads)
         if len(parts) == 1:
             rows = measure_part(parts[0], record, models)
-            return [*present_part(parts[0], rows, record).files, directory / "run.json"] if is_first() else []
+            if not is_first():
+                return Finished([], None)
+            result = present_part(parts[0], rows, record)
+            value = tell_objective(parts[0][0].statements.objective, result.results, record)
+            return Finished([*result.files, directory / "run.json"], value)
         results = {}
         for part, part_record in zip(parts, record.of_parts(), strict=True):
             log.info("%s", part_record.name)
@@ -92,7 +109,11 @@ def run_experiments(
                 rows = measure_part(part, part_record, models)
                 if is_first():
                     results[part_record.name] = present_part(part, rows, part_record)
-        return [*join_parts(results, record, joint), directory / "run.json"] if is_first() else []
+        if not is_first():
+            return Finished([], None)
+        joined = joined_rows(results.values())
+        files = join_parts(results, joined, record, joint)
+        return Finished([*files, directory / "run.json"], tell_objective(joint.objective, joined, record))
 
 
 def measure_part(part: Part, record: Record, models: TrainedModels) -> Rows:
@@ -154,6 +175,8 @@ def write(
             sections += measurement.present(own, folder)
         print(measurement.say(own), end="")
     print(console_claims(claims_summary(judged.claims)))
+    for section in conclusion_sections(experiment.statements.conclusion, judged.claims):
+        print(section.text)
     files = [*write_judged(judged, record.directory), *kept]
     files = [*write_pages(record, sections), *images_of(sections), *files]
     return PartResult(files, sections, frames["results"], judged)
@@ -166,6 +189,7 @@ def images_of(sections: Iterable[Section]) -> list[Path]:
 def judged_sections(statements: Statements, judged: Judged, folder: Path) -> list[Section]:
     """Show tables, figures, which are drawn into `folder`, claims and every number beside the paper's."""
     return [
+        *conclusion_sections(statements.conclusion, judged.claims),
         *table_sections(statements.tables, judged.compared),
         *figure_sections(statements.figures, judged.points, folder),
         *claims_sections(claims_summary(judged.claims)),
@@ -199,13 +223,29 @@ def as_frames(rows: Rows) -> dict[str, "pd.DataFrame"]:
     return {file: pd.DataFrame(found) for file, found in rows.items()}
 
 
-def join_parts(results: Mapping[str, PartResult], record: Record, joint: Statements) -> list[Path]:
-    """Write the rows, the report, the claims, the comparison and the figures' points of all parts together."""
+def tell_objective(objective: Objective | None, rows: "pd.DataFrame", record: Record) -> float | None:
+    """Return the value of a run's objective, printed, and put into run.json."""
+    if objective is None:
+        return None
+    value = objective.value(as_dicts(rows))
+    record.objective = {"expression": objective.expression, "value": value}
+    print(f"objective: {objective.expression} = {value:.6g}")
+    return value
+
+
+def joined_rows(results: Iterable[PartResult]) -> "pd.DataFrame":
+    """Return the rows of all parts, each once, without the papers' numbers."""
     import pandas as pd
 
-    rows = pd.concat([result.results for result in results.values()], ignore_index=True)
+    rows = pd.concat([result.results for result in results], ignore_index=True)
     rows = rows.drop(columns=list(PAPER), errors="ignore")
-    rows = rows.drop_duplicates([name for name in rows if name not in (SECONDS, *MISTAKES)], ignore_index=True)
+    return rows.drop_duplicates([name for name in rows if name not in (SECONDS, *MISTAKES)], ignore_index=True)
+
+
+def join_parts(
+    results: Mapping[str, PartResult], rows: "pd.DataFrame", record: Record, joint: Statements
+) -> list[Path]:
+    """Write the rows, the report, the claims, the comparison and the figures' points of all parts together."""
     kept = write_results(rows, record.directory / "rows.csv")
     own = judge(joint, rows)
     every = {"": own, **{name: result.judged for name, result in results.items()}}

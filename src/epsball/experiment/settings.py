@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 COMPONENTS = (
     *("dataset", "attack", "suite", "models", "grid", "measurement", "measurements"),
-    *("tables", "claims", "figures"),
+    *("tables", "claims", "figures", "objective", "conclusion"),
 )
 """config keys of what Settings lacks"""
-REFERRED = ("scale", "arch", "trainer", "eps")
+REFERRED = ("scale", "arch", "trainer", "eps", "data")
 """config keys that other keys refer to; they act through those"""
 ABOVE = ("seeds", "parts")
 """config keys that say how many configs a run has; each config is composed with one of each"""

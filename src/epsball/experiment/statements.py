@@ -1,4 +1,5 @@
-"""What a config states of its results, checked: tables, claims and figures, over models and attacks that there are."""
+"""What a config states of its results, checked: tables, claims, figures and an objective, over models and attacks that
+there are."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -7,16 +8,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 from epsball.attacks import NamedAttack
-from epsball.build import ConfigError, construct, did_you_mean, listed, mapping, under
+from epsball.build import ConfigError, construct, convert, did_you_mean, listed, mapping, under
 from epsball.experiment.grid import GridModel, resolve
 from epsball.measurements.measurement import Measurement
-from epsball.paper.claims import Claim
+from epsball.paper.claims import Claim, Conclusion
 from epsball.paper.expressions import ANY, Quantity, is_equal
 from epsball.paper.figures import Figure
+from epsball.paper.objective import Objective
 from epsball.paper.tables import Table
 from epsball.results.rows import FURTHER, KEY
 
-Statement = TypeVar("Statement", Claim, Table, Figure)
+Statement = TypeVar("Statement", Claim, Table, Figure, Objective)
 
 STATED = ("tables", "claims", "figures")
 """config keys of what is stated"""
@@ -24,16 +26,21 @@ STATED = ("tables", "claims", "figures")
 
 @dataclass(frozen=True)
 class Statements:
-    """Tables, claims and figures by name."""
+    """Tables, claims and figures by name, and the number that is given back."""
 
     tables: dict[str, Table] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
+    objective: Objective | None = None
+    conclusion: Conclusion | None = None
+    """of the claims"""
 
     @property
     def quantities(self) -> list[Quantity]:
         """Return all that they ask about."""
-        every: list[Table | Claim | Figure] = [*self.tables.values(), *self.claims.values(), *self.figures.values()]
+        every: list[Table | Claim | Figure | Objective]
+        every = [*self.tables.values(), *self.claims.values(), *self.figures.values()]
+        every += [self.objective] if self.objective else []
         return [quantity for statement in every for quantity in statement.quantities]
 
 
@@ -61,6 +68,8 @@ class KnownNames:
             tables=self.checked(Table, config.get("tables"), "tables"),
             claims=self.checked(Claim, config.get("claims"), "claims"),
             figures=self.checked(Figure, config.get("figures"), "figures"),
+            objective=self.objective_of(config.get("objective")),
+            conclusion=conclusion_of(config.get("conclusion")),
         )
 
     def checked(self, kind: type[Statement], specs: object, where: str) -> dict[str, Statement]:
@@ -75,6 +84,21 @@ class KnownNames:
                     self.check(quantity, under(where, name))
                 found[name] = statement.mapped(lambda quantity: quantity.renamed(self.aliases))
         return found
+
+    def objective_of(self, expression: object) -> Objective | None:
+        """Check the expression of a config's objective, if it has one."""
+        if expression is None:
+            return None
+        try:
+            objective = Objective(convert(expression, str, "objective"))
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"objective: {error}") from None
+        objective = self.with_members(objective, "objective")
+        for one in (one for quantity in objective.quantities for one in quantity.single):
+            self.check(one, "objective")
+        return objective.mapped(lambda quantity: quantity.renamed(self.aliases))
 
     def with_members(self, statement: Statement, where: str) -> Statement:
         """Return a statement about models for one about grids. ConfigError where it does not say which of theirs."""
@@ -129,3 +153,9 @@ class KnownNames:
         what = f"{attack} at {known}" if values else listed(names)
         asked = f"{attack} at eps={eps}" if values else f"attack {attack}{did_you_mean(attack, names)}"
         raise ConfigError(f"{where} asks about {asked}: this run has {what} ({where}=null leaves it out)")
+
+
+def conclusion_of(texts: object) -> Conclusion | None:
+    """Check what a config concludes of its claims, if it does."""
+    conclusion: Conclusion | None = None if texts is None else construct(Conclusion, texts, where="conclusion")
+    return conclusion

@@ -14,7 +14,7 @@ from epsball.attacks.gradient import GradientAttack
 from epsball.build import did_you_mean, listed, require
 from epsball.measurements.iterates import Followed, Plan, follow
 from epsball.measurements.maxima import ball_distance, outer_outliers
-from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, error_rates
+from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, Workload, error_rates
 from epsball.models.predictions import rate
 from epsball.output.pages import Section
 from epsball.results.distributions import Bins, distribution_rows, mean_and_sd
@@ -117,6 +117,16 @@ class LossPaths(Measurement):
             missing = [part.target for part in parts if setup.find(part.what, source, part.target) is None]
             names |= {source, *missing} if missing else set()
         return names
+
+    def workload(self, setup: Setup) -> Workload:
+        work = Workload()
+        for named, source in self.tasks(setup):
+            parts = self.parts(setup, named, source)
+            rows = [setup.identity(part.what, source, part.target) for part in parts]
+            found = [setup.find(part.what, source, part.target) is not None for part in parts]
+            there = frozenset(row for row, known in zip(rows, found, strict=True) if known)
+            work = work.joined(Workload(frozenset() if all(found) else frozenset(rows[-1:]), there))
+        return work
 
     def measure(self, setup: Setup) -> Rows:
         return {"results": [row for task in self.tasks(setup) for row in self.task_rows(setup, *task)]}

@@ -143,6 +143,17 @@ class Setup:
         return {**key, **{name: value for name, value in numbers.items() if name not in key}, **grid, **models}
 
 
+class Workload(NamedTuple):
+    """What a measurement has to craft, and which of its rows are finished, by identities: several may share one."""
+
+    craftings: frozenset[str] = frozenset()
+    """an attack on a source, at an eps"""
+    finished: frozenset[str] = frozenset()
+
+    def joined(self, other: "Workload") -> "Workload":
+        return Workload(self.craftings | other.craftings, self.finished | other.finished)
+
+
 class Scope(Protocol):
     """All that a measurement is about, before anything is trained: a checked experiment, or a Setup."""
 
@@ -198,6 +209,10 @@ class Measurement(Protocol):
 
     def unfinished(self, setup: Setup) -> Collection[str]:
         """Name the models that it needs for the rows that `setup.find` does not have."""
+
+    def workload(self, setup: Setup) -> Workload:
+        """Return what it has to craft, if it crafts anything."""
+        return Workload()
 
     def measure(self, setup: Setup) -> Rows:
         """Return the rows of one seed by the file they go to: "results" becomes results.csv. With `setup.skips` those

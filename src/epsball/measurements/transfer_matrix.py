@@ -16,7 +16,7 @@ from epsball.build import did_you_mean, listed, require
 from epsball.data.examples import challenge_bytes
 from epsball.data.images import Data, Images
 from epsball.data.streamed import StreamedSplit
-from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, error_rates
+from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, Workload, error_rates
 from epsball.measurements.violations import Reach
 from epsball.models.predictions import Mistakes, gathered, mistakes, of_all, rate
 from epsball.output.console import console_matrix
@@ -81,6 +81,15 @@ class TransferMatrix(Measurement):
             missing = task.missing(setup)
             found |= {task.source, *missing} if missing or task.to_export(setup) else set()
         return found
+
+    def workload(self, setup: Setup) -> Workload:
+        craftings, finished = set[str](), set[str]()
+        for task in self.tasks(setup):
+            missing = task.missing(setup)
+            craftings |= {task.examples_key(setup)[1]} if missing or task.to_export(setup) else set()
+            there = [target for target in task.targets if target not in missing]
+            finished |= {setup.identity(task.identity(setup), task.source, target) for target in there}
+        return Workload(frozenset(craftings), frozenset(finished))
 
     def measure(self, setup: Setup) -> Rows:
         return {"results": [row for task in self.tasks(setup) for row in transfer_rows(setup, task)]}

@@ -14,7 +14,7 @@ from epsball.attacks.attack import Attack
 from epsball.attacks.gradient import AttackState, GradientAttack
 from epsball.build import require
 from epsball.data.images import Images
-from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup
+from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, Workload
 from epsball.models.predictions import Mistakes, mistakes, rate
 from epsball.output.console import console_matrix
 from epsball.output.matrix import matrix_sections
@@ -53,6 +53,15 @@ class WorstCase(Measurement):
     def unfinished(self, setup: Setup) -> Collection[str]:
         cells = self.error_cells(setup)
         return {source for source, _, _, eps in cells if setup.find(worst_of(setup, eps), source, source) is None}
+
+    def workload(self, setup: Setup) -> Workload:
+        every = {(source, eps): worst_of(setup, eps) for source, _, _, eps in self.error_cells(setup)}
+        rows = {
+            setup.identity(what, source, source): setup.find(what, source, source)
+            for (source, _), what in every.items()
+        }
+        missing = frozenset(identity for identity, found in rows.items() if found is None)
+        return Workload(missing, frozenset(rows) - missing)
 
     def measure(self, setup: Setup) -> Rows:
         cells = self.error_cells(setup)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from epsball.build import bound, require
 from epsball.output.pages import Section
-from epsball.paper.expressions import Comparison, Quantity, naming_field, parse_comparisons
-from epsball.paper.placeholders import Loops, check_loops, looped
-from epsball.paper.values import SeedRows, by_seed, estimate_in_seed, is_paired
+from epsball.paper.expressions import Comparison, Quantity, Sum, naming_field, parse_comparisons, parse_expression
+from epsball.paper.placeholders import Loops, check_loops, fill, looped, options
+from epsball.paper.values import SeedRows, by_seed, estimate, estimate_in_seed, is_paired
 from epsball.results.intervals import Estimate, Interval, mean_estimate, wilson
 from epsball.results.rows import Row, as_dicts
 
@@ -44,6 +44,9 @@ class Claim:
     """of the checks, how many must be confirmed"""
     for_: dict[str, list[str | float] | dict[str, str | float]] | None = None
     """values of placeholders: a check that has one stands for each of its values"""
+    at: dict[str, str] | None = None
+    """by a placeholder of `for` a rate: of its values that one is taken at which our rate is nearest to one half, where
+    models differ most: a rate that is 0 or 1 compares nothing"""
     changes: tuple[Callable[[Quantity], Quantity], ...] = bound(())
     """from the quantities as written to those of the results"""
 
@@ -51,20 +54,51 @@ class Claim:
         require(bool(self.checks), "checks should be at least one comparison, is empty")
         require(0 < self.share <= 1, f"share should be in (0, 1], is {self.share}")
         check_loops(self.for_ or {})
+        for name, text in (self.at or {}).items():
+            with naming_field(f"at.{name}"):
+                require(name in (self.for_ or {}), f"{{{name}}} should be a placeholder of for")
+                require(f"{{{name}}}" in text, f"{text!r} should have {{{name}}}")
+                require(all(side.is_rate for side in self.rates(name).values()), f"{text!r} should be a rate")
         for i, check in enumerate(self.checks):
             with naming_field(f"checks[{i}]"):
                 compared(check, self.for_ or {})
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        found = [comparison for check in self.checks for comparison in compared(check, self.for_ or {})]
+        """Return all that it may compare, at every value of its placeholders."""
+        return self.compared(self.for_ or {})
+
+    def compared(self, loops: Loops) -> list[Comparison]:
+        """Return what it compares at these values of its placeholders."""
+        found = [comparison for check in self.checks for comparison in compared(check, loops)]
         for change in self.changes:
             found = [comparison.mapped(change) for comparison in found]
         return found
 
+    def rates(self, name: str) -> dict[str, Sum]:
+        """Return the rate that chooses a placeholder's value, at each of its values, by what expressions call them."""
+        found = {}
+        for _, value in options((self.for_ or {})[name]):
+            side = parse_expression(fill((self.at or {})[name], {name: value}))
+            for change in self.changes:
+                side = side.mapped(change)
+            found[value] = side
+        return found
+
+    def chosen(self, seeds: Sequence[SeedRows]) -> dict[str, str]:
+        """Return the value of each placeholder that `at` chooses by the rows; the last one where they have no rate."""
+        found = {}
+        for name in self.at or {}:
+            values = {text: estimate(side, seeds, None).value for text, side in self.rates(name).items()}
+            known = [text for text, value in values.items() if not isnan(value)] or list(values)[-1:]
+            found[name] = min(known, key=lambda text: abs(values[text] - 0.5))
+        return found
+
     @property
     def quantities(self) -> list[Quantity]:
-        return [quantity for comparison in self.comparisons for quantity in comparison.quantities]
+        asked = [quantity for comparison in self.comparisons for quantity in comparison.quantities]
+        chooses = [side for name in self.at or {} for side in self.rates(name).values()]
+        return [*asked, *(quantity for side in chooses for quantity in side.quantities)]
 
     def mapped(self, change: Callable[[Quantity], Quantity]) -> "Claim":
         """Return the same about other quantities."""
@@ -130,9 +164,14 @@ class Check:
 
 
 def judge_claim(claim: Claim, seeds: Sequence[SeedRows]) -> list[Check]:
-    """Measure all of a claim's comparisons in the rows of each seed."""
+    """Measure a claim's comparisons in the rows of each seed: all of them, or those at the values that `at` chooses.
+    What is compared with itself there, at one end of the values, says nothing and is left out."""
     interval = wilson if claim.images == "sample" else None
-    return [judge_comparison(comparison, seeds, interval) for comparison in claim.comparisons]
+    comparisons = claim.comparisons
+    if claim.at:
+        comparisons = claim.compared({**(claim.for_ or {}), **{n: [v] for n, v in claim.chosen(seeds).items()}})
+        comparisons = [one for one in comparisons if one.left != one.right] or comparisons
+    return [judge_comparison(comparison, seeds, interval) for comparison in comparisons]
 
 
 def judge_comparison(comparison: Comparison, seeds: Sequence[SeedRows], interval: Interval | None) -> Check:
@@ -167,7 +206,9 @@ def claims_table(claims: Mapping[str, Claim], rows: Sequence[Row]) -> "pd.DataFr
     for name, claim in claims.items():
         checks = judge_claim(claim, seeds)
         whole = {"claim": name, "verdict": overall_verdict(checks, claim.share)}
-        lines += [{**whole, **check_line(check), "says": claim.says, "paper": claim.paper} for check in checks]
+        at = ", ".join(f"{placeholder} {value}" for placeholder, value in claim.chosen(seeds).items())
+        said = {"says": claim.says + (f" (judged at {at})" if at else ""), "paper": claim.paper}
+        lines += [{**whole, **check_line(check), **said} for check in checks]
     return pd.DataFrame(lines)
 
 
@@ -177,8 +218,8 @@ def check_line(check: Check) -> dict[str, Any]:
     line: dict[str, Any] = {"check": check.comparison.text, "operator": check.comparison.operator}
     line |= {"check_verdict": check.verdict, "holds": check.holds}
     line |= {"seeds": len(known), "seeds_holding": sum(known)}
-    for side, estimate in (("left", check.left), ("right", check.right), ("gap", check.gap)):
-        line |= {side: estimate.value, f"{side}_low": estimate.low, f"{side}_high": estimate.high}
+    for side, found in (("left", check.left), ("right", check.right), ("gap", check.gap)):
+        line |= {side: found.value, f"{side}_low": found.low, f"{side}_high": found.high}
     compares = len(set(check.comparison.quantities)) > 1 and not isnan(check.gap.value)
     paired = "-" if not compares else "yes" if check.paired else "no"
     return line | {"percent": check.comparison.gap.is_rate, "paired": paired}
@@ -202,6 +243,34 @@ def claims_summary(table: "pd.DataFrame") -> "pd.DataFrame":
         lines.sort(key=lambda line: natural(str(line["claim"])))
     several = ["holds in seeds"] if len(table) and table["seeds"].max() > 1 else []
     return pd.DataFrame(lines, columns=["claim", "verdict", "says", "ours", "left - right", *several, "paper"])
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """One sentence that sums up all claims of a config, by what they say together."""
+
+    confirmed: str
+    """said where all are confirmed"""
+    refuted: str
+    """said where any is refuted"""
+    open: str
+    """said where none is refuted, and not all are confirmed"""
+
+    def sentence(self, table: "pd.DataFrame") -> str:
+        """Return it for judged claims, those named that it rests on."""
+        verdicts = {str(line["claim"]): line["verdict"] for line in as_dicts(table)}
+        named = {verdict: [name for name, own in verdicts.items() if own == verdict] for verdict in ("refuted", "open")}
+        if not any(named.values()):
+            return f"{self.confirmed}: all {len(verdicts)} statements are confirmed."
+        verdict = "refuted" if named["refuted"] else "open"
+        names = named[verdict]
+        count = f"{len(names)} of {len(verdicts)} statements {'is' if len(names) == 1 else 'are'} {verdict}"
+        return f"{self.refuted if verdict == 'refuted' else self.open}: {count} ({', '.join(names)})."
+
+
+def conclusion_sections(conclusion: Conclusion | None, table: "pd.DataFrame") -> list[Section]:
+    """Show the sentence at the head of a report; nothing where nothing is concluded."""
+    return [Section("Conclusion", conclusion.sentence(table))] if conclusion and len(table) else []
 
 
 def natural(name: str) -> list[tuple[int, str]]:

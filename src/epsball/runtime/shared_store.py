@@ -34,7 +34,7 @@ class SharedFolder(CheckpointFolder):
 
 class SharedStore(Store):
     """A store in which all processes find what the first one does. They ask it the same things in the same order, but
-    for `record`, which every process reads for itself."""
+    for `record`, `is_trained` and `is_begun`, which every process reads for itself."""
 
     def load_or_train(
         self,

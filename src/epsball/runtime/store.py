@@ -133,6 +133,14 @@ class Store:
         path = self.path(label, key)
         return (path / MANIFEST).exists() and self.damage(path) is None
 
+    def is_trained(self, label: str, key: str) -> bool:
+        """Whether the trained model of that fingerprint is there, its files unread."""
+        return (self.path(label, key) / MANIFEST).exists()
+
+    def is_begun(self, label: str, key: str) -> bool:
+        """Whether a state is there from which its training goes on."""
+        return (self.path(label, key) / LAST).exists() and not self.is_trained(label, key)
+
     def find(self, label: str, key: str, device: torch.device) -> Trained | None:
         """Return the trained model of that fingerprint; None when there is none, or none that is whole."""
         found = self.record(label, key)

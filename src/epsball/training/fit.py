@@ -51,6 +51,8 @@ class TrainingControl:
     """whether CUDA may capture the steps"""
     pass_checkpoint: Callable[[State], None] | None = None
     """is given the last state, from which a longer training can go on"""
+    follow: Callable[[int, int], None] | None = None
+    """is told after each step how many were taken, of how many"""
 
 
 def fit(
@@ -63,7 +65,7 @@ def fit(
     Raises Interrupted (after saving) when a stop is asked for, Diverged when an epoch's loss is not finite.
     """
     per_epoch = steps_per_epoch(len(data.train), trainer.batch_size)
-    total = max(1, round(trainer.epochs * per_epoch))
+    total = steps_of(trainer, len(data.train))
     borrowed = borrowed_seed(derived_seed(seed, "fit"), data.train.device)
     with borrowed, allow_tf32(trainer.precision), synchronised(model, trainer.batch_norm == "synchronised"):
         take_from_first(model)
@@ -79,6 +81,8 @@ def fit(
             for index, *pixels in saved_if_lost(data.train.read(indices, seed, state.step), state, control):
                 state.advance(index, state.step / per_epoch, *pixels)
                 progress.step()
+                if control.follow is not None:
+                    control.follow(state.step, total)
                 if state.step % per_epoch == 0:
                     progress.say(describe(state.close_epoch(state.step / per_epoch)))
                 due = time.monotonic() - saved > control.seconds_between
@@ -286,6 +290,11 @@ class TrainingState:
         else:
             log.warning("the state is of %d processes, not of %d: random numbers are new", len(states), processes())
             torch.manual_seed(replica_seed(self.seed, "fit", self.step))
+
+
+def steps_of(trainer: Trainer, images: int) -> int:
+    """Count the steps of a whole training on so many images."""
+    return max(1, round(trainer.epochs * steps_per_epoch(images, trainer.batch_size)))
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

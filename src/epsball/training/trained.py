@@ -18,6 +18,7 @@ from epsball.runtime.device import Execution, allow_tf32, environment
 from epsball.runtime.progress import Stop
 from epsball.runtime.store import CheckpointFolder, Store
 from epsball.training.fit import TrainingControl, fit
+from epsball.training.forecast import TrainingForecast
 from epsball.training.spec import ModelSpec, with_sources
 
 Row = dict[str, Any]
@@ -38,6 +39,7 @@ class TrainedModels:
         self.networks: dict[tuple[str, torch.device, bool], nn.Module] = {}
         self.on_device: dict[tuple[str, str, torch.device], Data] = {}
         self.mistakes: dict[tuple[str, Execution], dict[str, Mistakes]] = {}
+        self.forecast: TrainingForecast | None = None  # of all trainings of the run
 
     def train(self, specs: Mapping[str, ModelSpec], execution: Execution) -> dict[str, nn.Module]:
         """Return the networks of `specs` by name, trained, in eval mode and frozen.
@@ -144,6 +146,7 @@ class TrainedModels:
             execution.checkpoint_seconds,
             execution.cuda_graphs,
             partial(pass_checkpoint, longer) if longer else None,
+            partial(self.forecast.follow, spec.key) if self.forecast else None,
         )
 
     def continuation(self, spec: ModelSpec) -> ModelSpec | None:

@@ -1,0 +1,145 @@
+"""Repeat a run, or go on with it, from what it left: `again=RUN_DIRECTORY` stands for the words of its command line."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from epsball.build import ConfigError
+from epsball.runtime.processes import state_of
+
+if TYPE_CHECKING:
+    from epsball.experiment.prepare import Experiment
+
+WORD = "again="
+NOT_SET = "not set"
+log = logging.getLogger("epsball")
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """A run that was there before, as its directory tells of it."""
+
+    directory: Path
+    record: Mapping[str, Any]
+    """its run.json"""
+    config: Mapping[str, Any]
+    """as it was composed, nothing resolved"""
+    overrides: list[str]
+    """of its command line"""
+    searched: list[str]
+    """folders of configs beside ours"""
+
+    @property
+    def words(self) -> list[str]:
+        """Return what composes its config on the command line."""
+        folders = ",".join(f"'file://{path}'" for path in self.searched)
+        searched = [f"hydra.searchpath=[{folders}]"] if folders else []
+        return [*self.overrides, *searched]
+
+    @property
+    def ended(self) -> str:
+        """Say how it ended."""
+        reason = self.record.get("exit_reason")
+        return f"{self.record.get('status')}" + (f": {reason}" if reason else "")
+
+
+def with_earlier_words(words: Sequence[str]) -> tuple[list[str], EarlierRun | None]:
+    """Return the words of a command line in which those of an earlier run stand for `again=`, and that run, if it names
+    one. Of two words for one key the user's own is taken. Raises ConfigError."""
+    named = [word for word in words if word.startswith(WORD)]
+    if not named:
+        return list(words), None
+    if len(named) > 1:
+        raise ConfigError(f"again is given {len(named)} times: it repeats a single run")
+    if {"-m", "--multirun"} & set(words):
+        raise ConfigError("again repeats a single run: leave out -m, or name the job of a sweep")
+    earlier = read_earlier(Path(named[0].removeprefix(WORD).strip("'\"")))
+    own = {key_of(word) for word in words if word not in named}
+    place = list(words).index(named[0])
+    kept = [word for word in earlier.words if key_of(word) not in own]
+    return [*words[:place], *kept, *words[place + 1 :]], earlier
+
+
+def key_of(word: str) -> str:
+    """Return the key that a word of the command line sets."""
+    return word.lstrip("+~").partition("=")[0]
+
+
+def read_earlier(directory: Path) -> EarlierRun:
+    """Read what a run left. ConfigError where it is no run, or did not leave its overrides."""
+    said, whole = f"again={directory}", directory.parent
+    if not (directory / "run.json").is_file():
+        if jobs := sorted(path.parent.name for path in directory.glob("*/run.json")):
+            raise ConfigError(f"{said} is a sweep: name one of its jobs, {said}/{jobs[0]}")
+        raise ConfigError(
+            f"{said} is no run directory, such as outputs/transfer/2026-01-31_12-00-00: it has no run.json"
+        )
+    if not (directory / ".hydra" / "overrides.yaml").is_file():
+        part = (whole / ".hydra" / "overrides.yaml").is_file()
+        meant = f"it is a part of again={whole}" if part else "run.json has the command"
+        raise ConfigError(f"{said} has no .hydra/overrides.yaml: {meant}")
+    try:
+        record = json.loads((directory / "run.json").read_text())
+        config, overrides, hydra = (read_yaml(directory, name) for name in ("config", "overrides", "hydra"))
+        sources = hydra["hydra"]["runtime"]["config_sources"]
+        searched = [one["path"] for one in sources if one["schema"] == "file" and one["provider"] != "main"]
+        return EarlierRun(directory, dict(record), dict(config), [str(word) for word in overrides], searched)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{said} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def read_yaml(directory: Path, name: str) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(directory / ".hydra" / f"{name}.yaml"))
+
+
+def directory_again(earlier: EarlierRun, config: DictConfig, parts: Sequence[list["Experiment"]]) -> str | None:
+    """Say what differs from an earlier run. Return its directory where the run goes on in it: it is the same, and did
+    not finish; None for a new one. Raises ConfigError where it still runs."""
+    from epsball.experiment.record import config_hash, git_commit
+    from epsball.runtime.device import environment
+
+    record, execution = earlier.record, parts[0][0].execution
+    process = record.get("process")
+    if record.get("status") == "running" and isinstance(process, dict) and state_of(process) == "runs":
+        raise ConfigError(f"again={earlier.directory} is still running, as process {process.get('id')}")
+    log.info("again: %s, %s, begun %s", earlier.directory, earlier.ended, record.get("started"))
+    now = {"commit": git_commit(), **environment(execution.device, execution.threads)}
+    before = {"commit": record.get("git_commit"), **{key: record.get(key) for key in now if key != "commit"}}
+    composed = OmegaConf.to_container(config)
+    assert isinstance(composed, dict)
+    for change in (
+        *changes(earlier.config, {str(key): value for key, value in composed.items()}),
+        *changes(before, now),
+    ):
+        log.info("since then: %s", change)
+    if record.get("status") == "done":
+        return None
+    if record.get("config_hash") != config_hash(parts):
+        log.info("another experiment than that one: it gets a directory of its own")
+        return None
+    return str(earlier.directory)
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each dotted key whose value is another now."""
+    old, new = dict(flat(before)), dict(flat(now))
+    for key in dict.fromkeys([*new, *old]):
+        was, value = old.get(key, NOT_SET), new.get(key, NOT_SET)
+        if was != value:
+            yield f"{key} is {value}, was {was}"
+
+
+def flat(group: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of a nested dict by dotted key."""
+    for key, value in group.items():
+        at = f"{where}.{key}" if where else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, at)
+        else:
+            yield at, value

@@ -1,0 +1,39 @@
+"""One's own settings of a machine, conf/local/default.yaml, which git ignores: paths, device, cores."""
+
+from pathlib import Path
+
+from hydra.conf import RuntimeConf
+from omegaconf import OmegaConf
+
+from epsball.build import ConfigError, listed
+
+ABSENT = "none"  # local=none: without any
+KEYS = (
+    *("outputs", "data", "device", "threads", "workers", "batch_size", "cuda_graphs", "deterministic"),
+    *("channels_last", "checkpoint_seconds", "hydra"),
+)
+"""config keys that a local file may set: where files lie and how is computed, no result's identity"""
+
+
+def check_local(runtime: RuntimeConf) -> None:
+    """ConfigError where the chosen local file is not there, or could change a result. Hydra's `runtime` says which it
+    is, and where config files are looked for."""
+    name = runtime.choices.get("local")
+    if name in (None, ABSENT):
+        return
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    found = next((file for folder in folders if (file := folder / "local" / f"{name}.yaml").is_file()), None)
+    if found is not None:
+        check_file(found)
+    elif name != "default":
+        raise ConfigError(f"local={name} does not exist: write conf/local/{name}.yaml, or say local={ABSENT}")
+
+
+def check_file(file: Path) -> None:
+    """ConfigError unless a local file sets top-level keys of KEYS alone."""
+    if not file.read_text().lstrip().startswith("# @package _global_"):
+        raise ConfigError(f"{file} should begin with the line: # @package _global_")
+    content = OmegaConf.load(file)
+    foreign = [str(key) for key in content if key not in KEYS]
+    if foreign:
+        raise ConfigError(f"{file} sets {listed(foreign)}: it may set {listed(KEYS)} alone, which change no result")

@@ -1,0 +1,56 @@
+"""Say before a run what it has to do, and what is there already."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from epsball.experiment.record import Part
+from epsball.experiment.setup import set_up, unfinished_models
+from epsball.measurements.measurement import Workload
+from epsball.training.fit import steps_of
+from epsball.training.forecast import TrainingForecast
+from epsball.training.spec import ModelSpec
+from epsball.training.trained import TrainedModels
+
+log = logging.getLogger(__name__)
+
+
+def tell_workload(parts: Sequence[Part], models: TrainedModels) -> None:
+    """Say how many models are to be trained, how many attacks to be crafted, and what is there of both. How long
+    the trainings take is said when their first steps were timed."""
+    needed: dict[str, ModelSpec] = {}
+    work = Workload()
+    for experiment in (each for part in parts for each in part):
+        setup = set_up(experiment, models)
+        needed |= {spec.key: spec for spec in unfinished_models(experiment, setup).values()}
+        for measurement in experiment.measurements.values():
+            work = work.joined(measurement.workload(setup))
+    untrained = to_train(needed, models)
+    begun = [spec for spec in untrained.values() if models.store.is_begun(spec.label, spec.key)]
+    going_on = f" ({len(begun)} from a checkpoint)" if begun else ""
+    ready = len(needed.keys() - untrained.keys())
+    log.info("models: %d to train%s, %d trained already", len(untrained), going_on, ready)
+    if work.craftings or work.finished:
+        log.info("attacks: %d to craft, of a source at an eps; %d rows reused", len(work.craftings), len(work.finished))
+    models.forecast = TrainingForecast(steps_left(untrained, models))
+
+
+def to_train(needed: Mapping[str, ModelSpec], models: TrainedModels) -> dict[str, ModelSpec]:
+    """Return the models that the store lacks, and those that they are trained with, by fingerprint."""
+    found: dict[str, ModelSpec] = {}
+    for key, spec in needed.items():
+        if not models.store.is_trained(spec.label, key):
+            found |= {key: spec, **to_train({source.key: source for source in spec.sources.values()}, models)}
+    return found
+
+
+def steps_left(untrained: Mapping[str, ModelSpec], models: TrainedModels) -> dict[str, int]:
+    """Return the steps of each training, less those of a shorter one that it continues."""
+    steps = {
+        key: 0 if spec.trainer is None else steps_of(spec.trainer, len(spec.data.train))
+        for key, spec in untrained.items()
+    }
+    left = dict(steps)
+    for key, spec in untrained.items():
+        if (longer := models.continuation(spec)) and longer.key in left:
+            left[longer.key] -= steps[key]
+    return left

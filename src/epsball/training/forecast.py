@@ -1,0 +1,51 @@
+"""How long all trainings of a run will take, from the steps that were timed."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+SECONDS_TIMED = 10.0  # of a model's steps, before anything is said of the others'
+log = logging.getLogger(__name__)
+
+
+class TrainingForecast:
+    """Times the steps of a run's trainings, and says what is left of all: a model that has not begun counts as if its
+    steps took as long as those so far. Nothing is said of one model alone, whose progress says it."""
+
+    def __init__(self, left: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
+        """`left`: steps of each model that is to be trained, by fingerprint."""
+        self.left, self.clock = dict(left), clock
+        self.timed, self.seconds = 0, 0.0  # steps of models that are done, and what they took
+        self.model, self.told = "", False
+        self.first, self.began = 0, 0.0  # the step of the model in training from which on it is timed, and when
+
+    def follow(self, model: str, done: int, total: int) -> None:
+        """Take notice of a step of a model in training. The first one it makes here is not timed: it takes longer."""
+        now = self.clock()
+        if model != self.model:
+            self.model, self.first, self.began = model, done, now
+        self.left[model] = total - done
+        steps, seconds = done - self.first, now - self.began
+        ended = done >= total
+        if steps and (ended or (not self.told and seconds >= SECONDS_TIMED)):
+            self.tell(self.timed + steps, self.seconds + seconds, seconds / steps)
+        if ended:
+            self.timed, self.seconds, self.model = self.timed + steps, self.seconds + seconds, ""
+
+    def tell(self, steps: int, seconds: float, current: float) -> None:
+        """Say what is left at `seconds` for so many `steps`, of the model in training at `current` seconds a step."""
+        others = {model: left for model, left in self.left.items() if left and model != self.model}
+        own = self.left[self.model]
+        if others:
+            self.told = True
+            rest = own * current + sum(others.values()) * seconds / steps
+            count = len(others) + bool(own)
+            models = "1 model" if count == 1 else f"{count} models"
+            log.info("training: about %s left for %s, if all steps take as long", rough(rest), models)
+
+
+def rough(seconds: float) -> str:
+    """Write a time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

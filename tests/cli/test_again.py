@@ -1,0 +1,142 @@
+"""again=RUN_DIRECTORY: a run repeated, or gone on with, from what it left."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from commands import Ended, run_jsons, start, tiny_line, wait_until
+
+from epsball.experiment.prepare import prepare_experiment
+from epsball.experiment.run import run_experiments
+from epsball.runtime.processes import this_process
+from epsball.runtime.progress import Stop
+
+Main = Callable[..., Ended]
+
+
+def results(directory: Path) -> pd.DataFrame:
+    return pd.read_csv(directory / "results.csv").drop(columns="seconds", errors="ignore")
+
+
+@pytest.fixture
+def done(main: Main, tmp_path: Path) -> Path:
+    """A finished run."""
+    assert main(*tiny_line("seed=3", f"hydra.run.dir={tmp_path / 'first'}")).code == 0
+    return tmp_path / "first"
+
+
+def test_a_finished_run_is_repeated_in_a_directory_of_its_own(main: Main, done: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+    ended = main(f"again={done}")
+    assert ended.code == 0, ended.err
+    (new,) = run_jsons(tmp_path / "outputs")
+    pd.testing.assert_frame_equal(results(new), results(done), check_exact=True)
+    overrides = [json.loads((path / "run.json").read_text())["overrides"] for path in (done, new)]
+    assert sorted(overrides[0]) == sorted(overrides[1])
+    assert {path: path.read_bytes() for path in done.rglob("*") if path.is_file()} == before
+    assert f"again: {done}, done, begun 2" in ended.err and "since then" not in ended.err
+
+
+def test_ones_own_words_win_and_what_changed_is_told(main: Main, done: Path, tmp_path: Path) -> None:
+    said = json.loads((done / "run.json").read_text())
+    said |= {"git_commit": "abc", "versions": {**said["versions"], "torch": "1.0"}}
+    (done / "run.json").write_text(json.dumps(said))
+    ended = main(f"again={done}", "seed=4", "trainer.epochs=1")
+    assert ended.code == 0, ended.err
+    (new,) = run_jsons(tmp_path / "outputs")
+    assert set(results(new)["seed"]) == {4}
+    told = [line.removeprefix("since then: ") for line in ended.err.splitlines() if line.startswith("since then: ")]
+    assert sorted(told)[-1].startswith("versions") and {"trainer.epochs is 1, was 6", "seed is 4, was 3"} < set(told)
+    assert any(line.startswith("commit is ") and line.endswith(", was abc") for line in told)
+    assert any(line.startswith("versions.torch is ") and line.endswith(", was 1.0") for line in told)
+    assert len(told) == 4
+
+
+def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
+    main: Main, tiny: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    line = ("trainer.epochs=125", "checkpoint_seconds=0.1")
+    process, outputs = start(tmp_path, *line), tmp_path / "outputs"
+    wait_until(lambda: bool(list(outputs.rglob("last.pt"))), process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=300)
+    ((stopped, said),) = run_jsons(outputs).items()
+    assert (process.returncode, said["status"]) == (143, "interrupted")
+    ended = main(f"again={stopped}")
+    assert ended.code == 0 and "goes on from step" in ended.err, ended.err
+    assert f"again: {stopped}, interrupted: stopped by signal 15, begun" in ended.err
+    assert {path: found["status"] for path, found in run_jsons(outputs).items()} == {stopped: "done"}
+    straight = prepare_experiment({**tiny(*line), "outputs": str(tmp_path / "straight")})
+    run_experiments("transfer", [[straight]], tmp_path / "straight" / "run", [], Stop())
+    weights = [next((tmp_path / root / "models").glob("*/model.safetensors")) for root in ("outputs", "straight")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    pd.testing.assert_frame_equal(results(stopped), results(tmp_path / "straight" / "run"), check_exact=True)
+
+
+def test_a_job_of_a_sweep(main: Main, tmp_path: Path) -> None:
+    """The one that did not finish goes on where it lies."""
+    assert main("-m", *tiny_line("seed=0,1")).code == 0
+    job = next(path for path, said in run_jsons(tmp_path / "outputs").items() if said["seed"] == 1)
+    said = json.loads((job / "run.json").read_text())
+    (job / "run.json").write_text(json.dumps({**said, "status": "interrupted"}))
+    before = results(job)
+    ended = main(f"again={job}")
+    assert ended.code == 0, ended.err
+    assert json.loads((job / "run.json").read_text())["status"] == "done"
+    pd.testing.assert_frame_equal(results(job), before, check_exact=True)
+    sweep = main(f"again={job.parent}")
+    assert sweep.code == 2 and "is a sweep: name one of its jobs" in sweep.err and f"{job.parent}/0" in sweep.err
+
+
+def test_configs_that_lie_elsewhere_are_found_again(main: Main, tmp_path: Path) -> None:
+    (tmp_path / "conf" / "paper").mkdir(parents=True)
+    (tmp_path / "conf" / "paper" / "probe.yaml").write_text("# @package _global_\nexperiment: probe\n")
+    found = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    assert main(*tiny_line("paper=probe", found, f"hydra.run.dir={tmp_path / 'first'}")).code == 0
+    ended = main(f"again={tmp_path / 'first'}")
+    assert ended.code == 0, ended.err
+    assert [path.parent.name for path in run_jsons(tmp_path / "outputs")] == ["probe"]
+
+
+def spoiled(done: Path, how: str) -> list[str]:
+    """Spoil a run directory; the words that name it."""
+    match how:
+        case "nothing there":
+            return ["again=nowhere"]
+        case "no overrides":
+            (done / ".hydra" / "overrides.yaml").unlink()
+        case "damaged":
+            (done / "run.json").write_text("{")
+        case "twice":
+            return [f"again={done}", f"again={done}"]
+        case "a sweep of it":
+            return ["-m", f"again={done}", "seed=0,1"]
+        case "running":
+            said: dict[str, Any] = json.loads((done / "run.json").read_text())
+            (done / "run.json").write_text(json.dumps({**said, "status": "running", "process": this_process()}))
+    return [f"again={done}"]
+
+
+WRONG = {
+    "nothing there": "again=nowhere is no run directory, such as outputs/transfer/2026",
+    "no overrides": "has no .hydra/overrides.yaml: run.json has the command",
+    "damaged": "cannot be read: Expecting property name",
+    "twice": "again is given 2 times",
+    "a sweep of it": "again repeats a single run: leave out -m",
+    "running": "is still running, as process",
+}
+
+
+@pytest.mark.parametrize("how", WRONG)
+def test_what_cannot_be_repeated_is_told_in_one_line(main: Main, done: Path, tmp_path: Path, how: str) -> None:
+    if how == "running" and not sys.platform.startswith("linux"):
+        pytest.skip("the system does not say when a process began")
+    ended = main(*spoiled(done, how))
+    assert ended.code == 2 and WRONG[how] in ended.err, ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert not run_jsons(tmp_path / "outputs")

@@ -1,0 +1,60 @@
+"""What is said of all trainings of a run, from steps timed by a clock of the test's own."""
+
+import logging
+
+import pytest
+
+from epsball.training.forecast import TrainingForecast, rough
+
+
+def test_models_to_come_count_as_the_steps_so_far(caplog: pytest.LogCaptureFixture) -> None:
+    """A steps at 2 s, B at 4 s; said once within a model and when one is done, nothing of the last alone."""
+    now = 0.0
+    forecast = TrainingForecast({"A": 100, "B": 50, "C": 60}, clock=lambda: now)
+    with caplog.at_level(logging.INFO):
+        for step in range(1, 101):
+            now += 2.0
+            forecast.follow("A", step, 100)
+        for step in range(1, 51):
+            now += 4.0
+            forecast.follow("B", step, 50)
+        for step in range(1, 61):
+            now += 2.0
+            forecast.follow("C", step, 60)
+    after_6, after_a = 94 * 2 + 110 * 2, 110 * 2  # steps 2 to 6 took 10 s
+    after_b = 60 * (99 * 2 + 49 * 4) / (99 + 49)
+    told = [
+        f"training: about {rough(s)} left for {n} models, if all steps take as long"
+        for s, n in ((after_6, 3), (after_a, 2))
+    ]
+    assert caplog.messages == [*told, f"training: about {rough(after_b)} left for 1 model, if all steps take as long"]
+
+
+def test_a_model_that_goes_on_has_less_left(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    forecast = TrainingForecast({"A": 100, "B": 10}, clock=lambda: now)
+    with caplog.at_level(logging.INFO):
+        for step in range(80, 101):
+            now += 3.0
+            forecast.follow("A", step, 100)
+    assert [message.split(" left")[0] for message in caplog.messages] == [
+        f"training: about {rough(16 * 3 + 30)}",
+        "training: about 30 s",
+    ]
+
+
+def test_one_model_alone_is_left_to_its_own_progress(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    forecast = TrainingForecast({"A": 100}, clock=lambda: now)
+    with caplog.at_level(logging.INFO):
+        for step in range(1, 101):
+            now += 1.0
+            forecast.follow("A", step, 100)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.4, "4 s"), (89, "89 s"), (90, "2 min"), (720, "12 min"), (9000, "2.5 h")]
+)
+def test_a_time_as_people_say_it(seconds: float, text: str) -> None:
+    assert rough(seconds) == text
