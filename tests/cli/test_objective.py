@@ -77,7 +77,7 @@ WRONG = {
     "no quantity": ('objective="1 + 1"', ["objective: '1 + 1' should name a quantity"]),
     "no model": ('objective="error(targt)"', ["objective asks about 'targt'", "'target'"]),
     "no attack": ('objective="error(target | target, pgd)"', ["objective asks about attack pgd"]),
-    "no eps": ('objective="error(target | target, fgsm, eps=0.1)"', ["objective asks about attack fgsm at eps 0.1"]),
+    "no eps": ('objective="error(target | target, fgsm, eps=0.1)"', ["objective asks about fgsm at eps=0.1"]),
 }
 
 
