@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,18 @@ def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
     assert (model / "model.safetensors").read_bytes() == weights.read_bytes()
     curve = (tmp_path / "straight" / "models" / model.name / "training.csv").read_text()
     assert (model / "training.csv").read_text() == curve
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_during_start_up_is_obeyed_there(tmp_path: Path, signum: signal.Signals) -> None:
+    """Hundreds of seeds take long to compose: a scheduler that has asked for an end would kill before they have."""
+    process = start(tmp_path, "seeds=2000")
+    time.sleep(5)
+    process.send_signal(signum)
+    out, errors = process.communicate(timeout=30)  # Slurm's patience
+    assert process.returncode in (128 + signum, -signum), errors  # the latter before run.py listens
+    assert out == "" and "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- fields of models, and grids

@@ -1,10 +1,12 @@
 """What a waiting user sees where there is no terminal."""
 
 import logging
+import os
+import signal
 
 import pytest
 
-from epsball.runtime.progress import Progress
+from epsball.runtime.progress import Interrupted, Progress, Stop
 
 
 def test_a_line_every_half_minute_says_how_long_is_left(caplog: pytest.LogCaptureFixture) -> None:
@@ -17,3 +19,25 @@ def test_a_line_every_half_minute_says_how_long_is_left(caplog: pytest.LogCaptur
         progress.step(5)
         progress.step(5)
     assert caplog.messages == ["A: 50 of 100, 31 s, 155 s left", "A: 60 of 100, 62 s, 124 s left, loss 0.5"]
+
+
+def test_a_stop_is_obeyed_at_once_where_nothing_is_to_be_saved() -> None:
+    stop, before = Stop(), signal.getsignal(signal.SIGTERM)
+    try:
+        stop.listen()
+        with pytest.raises(Interrupted, match="signal 15"), stop.at_once():
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("it goes on")
+        later = Stop()
+        later.listen()  # the other's handler stays: a launcher's would
+        assert signal.getsignal(signal.SIGTERM) == stop.on_signal
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_a_stop_asked_for_before_is_obeyed_before_anything_begins() -> None:
+    stop = Stop()
+    stop.on_signal(signal.SIGTERM, None)
+    with pytest.raises(Interrupted), stop.at_once():
+        pytest.fail("it begins")
