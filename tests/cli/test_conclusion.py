@@ -12,9 +12,9 @@ def test_a_run_ends_in_its_conclusion(main: Callable[..., Ended], tmp_path: Path
     words = "conclusion={confirmed: Fragile, refuted: Robust, open: Unknown}"
     ended = main(*tiny_line(CLAIM, words, f"hydra.run.dir={tmp_path / 'run'}"))
     assert ended.code == 0, ended.err
-    assert "\nFragile: all 1 statements are confirmed.\n" in ended.out
+    assert "\nFragile: its one statement is confirmed.\n" in ended.out
     report = (tmp_path / "run" / "report.md").read_text()
-    assert report.index("## Conclusion\n\nFragile: all 1 statements") < report.index("## Claims")
+    assert report.index("## Conclusion\n\nFragile: its one statement") < report.index("## Claims")
 
 
 def test_a_wrong_conclusion_is_told_before_training(main: Callable[..., Ended], tmp_path: Path) -> None:

@@ -191,10 +191,10 @@ def as_typed(message: str, config: DictConfig) -> str:
     found = re.match(r"[\w@.-]*\w", message)
     if not found:
         return message
-    key, typed = found[0], typed_keys()
+    key = found[0]
     try:
-        origin = followed(config, key)
-    except Exception:
+        origin, typed = followed(config, key), typed_keys()
+    except Exception:  # the message says enough
         return message
     if origin != key and origin in typed:
         return f"{origin}{message[len(key) :]} ({key} is {origin})"

@@ -154,13 +154,13 @@ def run(
         from epsball.experiment.setup import check_given
 
         check_given(parts, stop)
-        given = None if folder or runtime.run.dir == "." else str(runtime.run.dir)
-        directory = Path()
-        with agreed():
-            if is_first():
-                given = directory_again(again, config, parts) if again and given is None else given
-                directory = claim_directory(plain["experiment"], parts, given, folder)
-                write_hydra(directory, config, overrides)
+    given = None if folder or runtime.run.dir == "." else str(runtime.run.dir)
+    directory = Path()
+    with agreed():
+        if is_first():
+            given = directory_again(again, config, parts) if again and given is None else given
+            directory = claim_directory(plain["experiment"], parts, given, folder)
+            write_hydra(directory, config, overrides)
     with log_file(directory / "run.log") if is_first() else nullcontext():
         log.info("run directory: %s", directory)
         files, objective = run_experiments(plain["experiment"], parts, directory, overrides, stop, joint)

@@ -261,7 +261,8 @@ class Conclusion:
         verdicts = {str(line["claim"]): line["verdict"] for line in as_dicts(table)}
         named = {verdict: [name for name, own in verdicts.items() if own == verdict] for verdict in ("refuted", "open")}
         if not any(named.values()):
-            return f"{self.confirmed}: all {len(verdicts)} statements are confirmed."
+            count = f"all {len(verdicts)} statements are" if len(verdicts) > 1 else "its one statement is"
+            return f"{self.confirmed}: {count} confirmed."
         verdict = "refuted" if named["refuted"] else "open"
         names = named[verdict]
         count = f"{len(names)} of {len(verdicts)} statements {'is' if len(names) == 1 else 'are'} {verdict}"
