@@ -55,7 +55,8 @@ class Table:
                     self.cell(row, column)
         for row, values in (self.paper or {}).items():
             require(row in known, f"paper.{row} is no row{did_you_mean(row, known)}: they are {listed(known)}")
-            require(len(values) == wide, f"paper.{row} should be {wide} numbers, is {values}")
+            columns = listed(self.column_fields)
+            require(len(values) == wide, f"paper.{row} should be {wide} numbers, {columns}: it is {values}")
         check_unit(self.unit, self.cells.values())
         marked = self.best == "none" or all(self.better(group) for group in self.groups)
         require(marked, "best should be none: its metrics share no better end")
