@@ -15,13 +15,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from epsball.collect.runs import read_record, status_of
+from epsball.collect.storage import is_locked
 
 RUN = Path(__file__).parents[1] / "run.py"
 SMALL = (
@@ -134,9 +132,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
     parser.add_argument("overrides", nargs="*", help="of the run, behind its own")
     options = parser.parse_args()
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a job in the background ignores it, and its children would
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and so would its children
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         began, root = time.monotonic(), Path(name)
         lengths = undisturbed(root / "straight", options.overrides)
@@ -218,19 +214,8 @@ def leftovers(folder: Path, straight: Path) -> Iterator[str]:
     if (trace := folder / "outputs" / "run" / "traceback.txt").exists():
         yield f"traceback.txt: {trace.read_text().splitlines()[-1]}"
     for lock in folder.glob("outputs/models/.*.lock"):
-        with unheld(lock) as free:
-            if not free:
-                yield f"{lock.relative_to(folder)} is held"
-
-
-@contextmanager
-def unheld(path: Path) -> Iterator[bool]:
-    """Say whether nobody holds a lock file."""
-    try:
-        with FileLock(path, timeout=0):
-            yield True
-    except Timeout:
-        yield False
+        if is_locked(lock):
+            yield f"{lock.relative_to(folder)} is held"
 
 
 def told(kills: list[Kill]) -> str:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from epsball.experiment.expected import expected_cells, settings_of
+from epsball.experiment.expected import flat_settings
 from epsball.experiment.prepare import prepare_experiment
 
 Tiny = Callable[..., dict[str, Any]]
 
 
 def test_settings_are_flat_plain_and_hold_no_seed_no_path_and_no_machine(tiny: Tiny) -> None:
-    settings = settings_of(tiny("seed=3", "outputs=x", "models=companions", "suite=one_step"))
+    settings = flat_settings(tiny("seed=3", "outputs=x", "models=companions", "suite=one_step"))
     assert json.loads(json.dumps(settings)) == settings
     assert settings["dataset"] == "digits" and settings["dataset.train_size"] == 64
     assert settings["arch"] == "madry_mnist" and settings["arch.width"] == 0.25
@@ -28,12 +28,12 @@ def test_settings_are_flat_plain_and_hold_no_seed_no_path_and_no_machine(tiny: T
 
 def test_settings_of_other_seeds_paths_and_machines_are_the_same(tiny: Tiny) -> None:
     others = ("seed=7", "outputs=y", "workers=2", "device=auto", "threads=null", "cuda_graphs=false", "reuse=false")
-    assert settings_of(tiny(*others)) == settings_of(tiny())
-    assert settings_of(tiny("trainer.epochs=7")) != settings_of(tiny())
+    assert flat_settings(tiny(*others)) == flat_settings(tiny())
+    assert flat_settings(tiny("trainer.epochs=7")) != flat_settings(tiny())
 
 
 def cells(config: dict[str, Any]) -> list[tuple[Any, ...]]:
-    found = expected_cells(prepare_experiment(config))
+    found = prepare_experiment(config).cells
     assert {cell[0] for cell in found} <= {"digits"}
     return [cell[1:] for cell in found]
 

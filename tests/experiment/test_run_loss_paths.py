@@ -9,7 +9,6 @@ import pytest
 
 from epsball.build import ConfigError
 from epsball.collect import table as collect
-from epsball.experiment.expected import expected_cells
 from epsball.experiment.prepare import prepare_experiment, prepare_parts
 from epsball.experiment.record import claim_directory
 from epsball.experiment.run import run_experiments
@@ -145,7 +144,7 @@ def test_collected_a_cell_is_that_of_most_steps_and_starts(
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "| pgd" in line)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[-2:] == [f"{100 * worst[target]:.1f}" for target in "AB"]
-    promised = expected_cells(prepare_experiment(base))
+    promised = prepare_experiment(base).cells
     assert [cell[1:] for cell in promised if cell[1] == "paths"] == [("paths", "A", t, "pgd", 0.3) for t in "AB"]
 
 

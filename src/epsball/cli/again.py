@@ -11,6 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from epsball.build import ConfigError
+from epsball.cli.words import key_of
 from epsball.runtime.processes import state_of
 
 if TYPE_CHECKING:
@@ -64,11 +65,6 @@ def with_earlier_words(words: Sequence[str]) -> tuple[list[str], EarlierRun | No
     place = list(words).index(named[0])
     kept = [word for word in earlier.words if key_of(word) not in own]
     return [*words[:place], *kept, *words[place + 1 :]], earlier
-
-
-def key_of(word: str) -> str:
-    """Return the key that a word of the command line sets."""
-    return word.lstrip("+~").partition("=")[0]
 
 
 def read_earlier(directory: Path) -> EarlierRun:

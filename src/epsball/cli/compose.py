@@ -59,7 +59,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
 }
 OPEN = ("models", "grid", "tables", "claims", "figures")
 """groups that take keys which no file gives: a grid's models have no names yet while Hydra composes"""
-GLOBAL = ("paper", "diagnostic")
+GLOBAL = ("paper", "diagnostic", "local")
 """groups whose files set keys of the whole config"""
 
 
@@ -130,7 +130,7 @@ def check_package(config: DictConfig, choices: dict[str, Any]) -> None:
     its group."""
     for group in GLOBAL:
         if group in config:
-            raise ConfigError(f"{group}/{choices[group]}.yaml should begin with the line `# @package _global_`")
+            raise ConfigError(f"{group}/{choices[group]}.yaml should begin with the line: # @package _global_")
 
 
 def composed(*overrides: str) -> dict[str, Any]:

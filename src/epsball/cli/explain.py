@@ -16,7 +16,6 @@ from epsball.cli.words import own_folders, search_path, settings, typed_keys, un
 
 RENAMED = {"task": "measurement", "report": "diagnostic"}
 """config keys and groups of older versions, as they are called now"""
-
 STATED = ("tables", "claims", "figures")
 """config keys of named statements"""
 WITH_FIELDS = ("arch", "attack", "trainer", "dataset", "measurement")
@@ -80,9 +79,8 @@ def several_values(word: str) -> str:
         how = "a run has one; -m runs each in turn"
         more = "; a run has several attacks in its suite: +attack@suite.pgd=pgd" if key == "attack" else ""
         return f"{word} names several: {how}{more}"
-    return (
-        f"{word} names several: -m runs each in turn, {key}=[{value}] is a list, '{key}=\"{value}\"' a text with commas"
-    )
+    others = f"{key}=[{value}] is a list, '{key}=\"{value}\"' a text with commas"
+    return f"{word} names several: -m runs each in turn, {others}"
 
 
 def renamed(key: str) -> str:
@@ -198,16 +196,21 @@ def as_typed(message: str, config: DictConfig) -> str:
         return message
     if origin != key and origin in typed:
         return f"{origin}{message[len(key) :]} ({key} is {origin})"
-    group, value = key.rpartition(".")[2], str(typed.get(key))
-    if value in options_of(group) and "should be a group of fields" in message:
-        return f"{message}: {group}@{key}={value} chooses an option"
-    if key in STATED and "should be a group of fields" in message:
-        return (
-            f"{message}: a paper has its own, paper=tramer/table1; one more is {key}.NAME={{...}}, as README has them"
-        )
-    if key.startswith("models.") and value in options_of("arch") and "should be a group of fields" in message:
-        return f"{message}: arch@{key}.arch={value} chooses its architecture"
-    return message
+    return (
+        f"{message}{how_to_choose(key, str(typed.get(key)))}" if "should be a group of fields" in message else message
+    )
+
+
+def how_to_choose(key: str, value: str) -> str:
+    """Say how a group gets what a text was typed for."""
+    group = key.rpartition(".")[2]
+    if value in options_of(group):
+        return f": {group}@{key}={value} chooses an option"
+    if key in STATED:
+        return f": a paper has its own, paper=tramer/table1; one more is {key}.NAME={{...}}, as README has them"
+    if key.startswith("models.") and value in options_of("arch"):
+        return f": arch@{key}.arch={value} chooses its architecture"
+    return ""
 
 
 def followed(config: DictConfig, key: str) -> str:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from epsball.build import listed
 
 SYNONYMS = {
-    **{"learning_rate": "lr", "epsilon": "eps", "iterations": "steps", "num_steps": "steps", "alpha": "step"},
+    **{"learning_rate": "lr", "epsilon": "eps", "iterations": "steps", "num_steps": "steps", "alpha": "step_size"},
     **{"num_epochs": "epochs", "gpu": "device", "num_workers": "workers", "n_train": "train_size", "norm": "step"},
 }
 """what other projects call our keys"""

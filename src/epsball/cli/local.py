@@ -31,8 +31,6 @@ def check_local(runtime: RuntimeConf) -> None:
 
 def check_file(file: Path) -> None:
     """ConfigError unless a local file sets top-level keys of KEYS alone."""
-    if not file.read_text().lstrip().startswith("# @package _global_"):
-        raise ConfigError(f"{file} should begin with the line: # @package _global_")
     content = OmegaConf.load(file)
     foreign = [str(key) for key in content if key not in KEYS]
     if foreign:

@@ -26,8 +26,8 @@ def in_order(words: list[str]) -> list[str]:
             others.append(word)
             continue
         flags.append(word)
-        if word in with_value:
-            flags += [value for value in (next(rest, None),) if value is not None]
+        if word in with_value and (value := next(rest, None)) is not None:
+            flags.append(value)
     check_flags(parser, [*flags, *others])
     return [*flags, *others]
 
@@ -67,8 +67,12 @@ def settings() -> list[str]:
 
 def typed_keys() -> dict[str, str]:
     """Return the keys that this command line sets, without `+` and `~`, and their values as typed."""
-    pairs = (word.lstrip("+~").partition("=") for word in settings())
-    return {key: value for key, _, value in pairs}
+    return {key_of(word): word.partition("=")[2] for word in settings()}
+
+
+def key_of(word: str) -> str:
+    """Return the key that a setting sets."""
+    return word.lstrip("+~").partition("=")[0]
 
 
 def own_folders() -> list[Path]:

@@ -16,17 +16,20 @@ from epsball.experiment.components import attacks_of, check_measurements, distin
 from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
 from epsball.experiment.settings import Settings, settings_of
 from epsball.experiment.statements import STATED, KnownNames, Statements
-from epsball.measurements.measurement import Cell, Measurement
+from epsball.measurements.measurement import Measurement
 from epsball.paper.expressions import Quantity
 from epsball.paper.figures import Figure
 from epsball.paper.objective import Objective
 from epsball.paper.tables import Table
 from epsball.results.given import GivenRows, read_given
 from epsball.results.metrics import ERROR_METRICS
+from epsball.results.rows import KEY
 from epsball.runtime.device import Execution
 from epsball.runtime.distributed import processes
 from epsball.runtime.store import fingerprint
 from epsball.training.spec import BuildCache, ModelSpec, build_spec, load_data
+
+ExpectedCell = tuple[str, str, str, str, str, float]  # as results.rows.KEY
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,14 @@ class Experiment:
     def labels(self, measurement: str) -> dict[str, str]:
         """Return the columns that all rows of a measurement share."""
         return {"dataset": self.data.name, "measurement": measurement}
+
+    @cached_property
+    def cells(self) -> list[ExpectedCell]:
+        """The cells with an error that it should have of each seed, clean ones first."""
+        every = self.measurements.items()
+        clean = dict.fromkeys(name for _, each in every for name in each.clean_models(self))
+        cells: list[ExpectedCell] = [(self.dataset, "clean", name, name, "clean", 0.0) for name in clean]
+        return cells + [(self.dataset, label, *cell) for label, each in every for cell in each.error_cells(self)]
 
     @cached_property
     def config_hash(self) -> str:
@@ -112,8 +123,7 @@ def prepare_experiment(
     members = {name: specs[name].members for name in shown_to if specs[name].differentiable}
     check_measurements(measurements, config, crafted_on, shown_to, attacks, members)
     measurements = with_files(measurements, config, data)
-    names = list(mapping(config.get("models"), "models"))
-    asked = KnownNames(names, aliases, attacks, measurements, {data.name}, places)
+    asked = KnownNames(known_to_statements(config, specs), aliases, attacks, measurements, {data.name}, places)
     statements = asked.statements_of(config)
     experiment = Experiment(
         settings=settings,
@@ -201,12 +211,7 @@ def check_unambiguous(experiment: Experiment) -> None:
 def check_measured(objective: Objective, experiments: Sequence[Experiment]) -> None:
     """ConfigError where the objective is of an error that no experiment has. Other metrics are known when measured."""
     named = ("dataset", "measurement", "eps")  # further columns are a measurement's or a grid's own
-    cells = [
-        one.labels(label) | cell._asdict()
-        for one in experiments
-        for label, each in one.measurements.items()
-        for cell in [*each.error_cells(one), *(Cell(name, name, "clean", 0.0) for name in each.clean_models(one))]
-    ]
+    cells = [dict(zip(KEY, cell, strict=True)) for one in experiments for cell in one.cells]
     for quantity in (single for asked in objective.quantities for single in asked.single):
         known = replace(quantity, conditions=tuple(pair for pair in quantity.conditions if pair[0] in named))
         known = known.without("measurement") if quantity.attack == "clean" else known
@@ -240,6 +245,12 @@ def specs_of(config: Mapping[str, Any], settings: Settings, cache: BuildCache) -
                     raise
                 log.info("model %s is left out: %s", name, error)
     return specs
+
+
+def known_to_statements(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> list[str]:
+    """Return the models that tables and claims may ask about: all of the config but those that were left out."""
+    models = mapping(config.get("models"), "models")
+    return [name for name, spec in models.items() if name in specs or not (spec and spec.get("optional"))]
 
 
 def check_workers(workers: int) -> None:

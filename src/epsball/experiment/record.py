@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from epsball.build import ConfigError
-from epsball.experiment.expected import expected_cells, settings_of
+from epsball.experiment.expected import flat_settings
 from epsball.experiment.prepare import Experiment
 from epsball.runtime.device import Execution, environment
 from epsball.runtime.distributed import is_first
@@ -139,7 +139,7 @@ def for_collectors(part: Part) -> Row:
     """Return what a collector of many runs asks: the settings in which jobs can differ, the cells that each seed should
     have, and of each seed the names that stand for equal models, which are listed once."""
     names = [{name: listed for name, listed in each.aliases.items() if name != listed} for each in part]
-    return {"settings": settings_of(part[0].config), "cells": expected_cells(part[0]), "aliases": names}
+    return {"settings": flat_settings(part[0].config), "cells": part[0].cells, "aliases": names}
 
 
 def config_hash(parts: Sequence[Part]) -> str:

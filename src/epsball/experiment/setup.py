@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from epsball.experiment.expected import expected_cells
 from epsball.experiment.prepare import Experiment
 from epsball.measurements.measurement import Scope, Setup
 from epsball.runtime.device import executing
@@ -66,4 +65,4 @@ def check_given(parts: Sequence[Sequence[Experiment]], stop: Stop) -> None:
             unfinished_models(experiment, set_up(experiment, models))
     for experiment in experiments:
         seed = experiment.settings.seed
-        experiment.given.check_labels((*cell, seed) for cell in expected_cells(experiment))
+        experiment.given.check_labels((*cell, seed) for cell in experiment.cells)

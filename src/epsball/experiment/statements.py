@@ -77,28 +77,27 @@ class KnownNames:
         found = {}
         for name, spec in mapping(specs or {}, where).items():
             if spec is not None:
-                statement = construct(kind, spec, where=under(where, name))
-                statement = self.with_members(statement, under(where, name))
-                every = [one for quantity in statement.quantities for one in quantity.single]
-                for quantity in every:
-                    self.check(quantity, under(where, name))
-                found[name] = statement.mapped(lambda quantity: quantity.renamed(self.aliases))
+                at = under(where, name)
+                found[name] = self.resolved(construct(kind, spec, where=at), at)
         return found
 
     def objective_of(self, expression: object) -> Objective | None:
         """Check the expression of a config's objective, if it has one."""
         if expression is None:
             return None
+        text = convert(expression, str, "objective")
         try:
-            objective = Objective(convert(expression, str, "objective"))
-        except ConfigError:
-            raise
+            objective = Objective(text)
         except ValueError as error:
             raise ConfigError(f"objective: {error}") from None
-        objective = self.with_members(objective, "objective")
-        for one in (one for quantity in objective.quantities for one in quantity.single):
-            self.check(one, "objective")
-        return objective.mapped(lambda quantity: quantity.renamed(self.aliases))
+        return self.resolved(objective, "objective")
+
+    def resolved(self, statement: Statement, where: str) -> Statement:
+        """Check all that a statement asks about; return it with the names that models have in the results."""
+        statement = self.with_members(statement, where)
+        for one in (one for quantity in statement.quantities for one in quantity.single):
+            self.check(one, where)
+        return statement.mapped(lambda quantity: quantity.renamed(self.aliases))
 
     def with_members(self, statement: Statement, where: str) -> Statement:
         """Return a statement about models for one about grids. ConfigError where it does not say which of theirs."""

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def write_results(rows: "pd.DataFrame", path: Path) -> list[Path]:
     """Write rows, their columns as `in_order` gives them, and beside them `mistakes.csv`, if any says which images were
     mistaken, and `timings.csv`, if any says how long it took; the files written."""
-    beside = {"mistakes.csv": mistakes_of(rows), "timings.csv": timings_of(rows)}
-    files = {path: in_order(rows), **{path.with_name(name): frame for name, frame in beside.items()}}
+    others = {"mistakes.csv": mistakes_of(rows), "timings.csv": timings_of(rows)}
+    files = {path: in_order(rows), **{path.with_name(name): frame for name, frame in others.items()}}
     written = {file: frame for file, frame in files.items() if file == path or len(frame)}
     for file in files.keys() - written.keys():
         file.unlink(missing_ok=True)  # of an earlier run in this directory

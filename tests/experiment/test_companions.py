@@ -1,0 +1,67 @@
+"""Companions of the model under test, where they do not fit it or the images."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from own_files import write_own_files
+
+from epsball.build import ConfigError
+from epsball.experiment.prepare import prepare_experiment
+
+Config = dict[str, Any]
+
+
+@pytest.fixture
+def small(compose: Callable[..., Config], tmp_path: Path) -> Callable[..., Config]:
+    """`small(*overrides)`: the config of companions on own arrays of 12 x 12."""
+    write_own_files(tmp_path)
+    return lambda *overrides: compose("dataset=npz", f"dataset.root={tmp_path / 'npz'}", "device=cpu", *overrides)
+
+
+def test_one_that_does_not_take_the_images_is_left_out(
+    small: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        experiment = prepare_experiment(small())
+    assert list(experiment.specs) == experiment.sources == experiment.targets == ["target", "copy", "natural"]
+    (said,) = (text for text in caplog.messages if "left out" in text)
+    assert said.startswith("model holdout is left out: models.holdout.arch: mnist_b takes images from 27x27 on")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["sources=[holdout]"], "models.holdout.arch: mnist_b takes images from 27x27 on, these are 12x12"),
+        (["targets=[holdout]"], "models.holdout.arch: mnist_b takes images from 27x27 on, these are 12x12"),
+        (["arch=mnist_b"], "arch: mnist_b takes images from 27x27 on, these are 12x12"),
+        (["models.holdout.optional=false"], "models.holdout.arch: mnist_b takes images from 27x27 on"),
+        (['claims.c={says: x, paper: y, checks: ["error(holdout) < 1"]}'], "claims.c asks about 'holdout'"),
+    ],
+    ids=["a source", "a target", "under test", "not optional", "asked about"],
+)
+def test_one_that_is_asked_for_is_not(small: Callable[..., Config], overrides: list[str], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepare_experiment(small(*overrides))
+    assert str(caught.value).startswith(told)
+
+
+def test_a_wrong_value_of_one_is_told(small: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match=r"^models\.holdout\.trainer\.epochs should be positive"):
+        prepare_experiment(small("models.holdout.trainer.epochs=-1"))
+
+
+def test_a_random_forest_needs_no_other_words(compose: Callable[..., Config]) -> None:
+    """It has no trainer, no twin that is trained naturally, and no gradient: it is a target."""
+    experiment = prepare_experiment(compose("arch=random_forest", "device=cpu"))
+    assert {name: spec.trainer is None for name, spec in experiment.specs.items()} == {
+        **{"target": True, "copy": True, "holdout": False},
+    }
+    assert (experiment.sources, experiment.targets) == (["holdout"], ["target", "copy", "holdout"])
+
+
+def test_a_forests_own_trainer_is_refused(compose: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match=r"^models\.target\.trainer should be null: RandomForest fits itself"):
+        prepare_experiment(compose("arch=random_forest", "device=cpu", "models.target.trainer.epochs=7"))
