@@ -8,7 +8,8 @@
 #     tramer    all of Tramèr et al. on MNIST at paper scale, a seed at a time, then all $SEEDS under one report
 #     madry     Madry et al. at paper scale, a seed at a time, by value: mnist (Table 1, Figures 1, 2, 4, section 3.1),
 #               capacity (Figure 3, MNIST), cifar10 (the same of width 1), capacity_cifar10, wide (Table 2, width 10)
-#     kariyappa Kariyappa and Qureshi at paper scale, likewise: conv3 (MNIST), conv4 (with Figure 5), resnet20, mix
+#     kariyappa Kariyappa and Qureshi at paper scale, likewise: conv3 (MNIST), conv3_more (surrogates, activations), conv4
+#               (with Figure 5), resnet20, mix
 #     kurakin   Kurakin et al. at paper scale on CIFAR-10, likewise: adversarial (Tables 1 to 3, Figure 3), transfer
 #               (Tables 4 and 6, Figures 2 and 5), k (Table 8), methods (Table 5), activations (Table 7), text, capacity
 #               (Figures 1 and 4)
@@ -23,6 +24,8 @@
 #             antlr4-python3-runtime==4.9.3 torchattacks`
 #   DATA      folder of MNIST/raw, gzipped will do, and for the others of cifar10 or cifar-10-batches-py (data)
 #   PYTHON    interpreter (python3); DEVICE (cuda); SCALE paper, quick, smoke (paper); DATASET (mnist); SEEDS (3)
+#   MPS       1 (default): with several WORKERS on a GPU, NVIDIA's Multi-Process Service runs their kernels side by side (1.8
+#             times the steps a second of one process, docs/results/speed); 0: it does not
 #   WORKERS   models trained side by side (3); GRAPHS: CUDA graphs in tramer, null (where there is CUDA) unless the tests failed
 #   ONLY      cases of parity and speed, and runs of madry, kariyappa and kurakin, whose name holds this text
 #   TESTS     files; OVERRIDES: words for run.py
@@ -43,6 +46,7 @@ for stage in "$@"; do
 done
 
 python=${PYTHON:-python3} device=${DEVICE:-cuda} scale=${SCALE:-paper} dataset=${DATASET:-mnist} graphs=${GRAPHS:-null}
+workers=${WORKERS:-3} mps=${MPS:-1}
 limit=${LIMIT:-540} out=${OUT:-outputs/gpu} work=${WORK:-$(mktemp -d)}
 reserve=$((limit / 15 > 4 ? limit / 15 : 4)) # seconds for a stage to save its state, and for packing
 part=$((15 * 1024 * 1024)) parts=3            # bytes of a file that comes back, files of the state
@@ -59,6 +63,7 @@ finish() {
     fi
     pack_results
     pack_state
+    [ "$mps" -ne 1 ] || echo quit | nvidia-cuda-mps-control >>"$log" 2>&1
     [ -n "${WORK:-}" ] || rm -rf "$work"
     exit "$code"
 }
@@ -78,6 +83,7 @@ prepare() {
     rm -f "$out"/state.tar.gz.[0-9]* "$out/results.tar.gz"
     echo stage,exit_code,seconds >"$out/stages.csv"
     export PYTHONPATH="src:$work/packages${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+    start_mps || mps=0
     # the same bits each time; no plugins that the machine happens to have
     export CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 }
@@ -87,6 +93,19 @@ record() {
     echo "$stage,$1,$(($(date +%s) - stage_began))" >>"$out/stages.csv"
     tail -n 25 "$log"
     say "$stage ended with $1"
+}
+
+start_mps() {
+    [ "$mps" -eq 1 ] && [ "$workers" -gt 1 ] && [ "$device" != cpu ] || return 1
+    command -v nvidia-cuda-mps-control >>"$log" || return 1
+    export CUDA_MPS_PIPE_DIRECTORY="$work/mps" CUDA_MPS_LOG_DIRECTORY="$work/mps"
+    mkdir -p "$work/mps"
+    if nvidia-cuda-mps-control -d >>"$log" 2>&1; then
+        return 0
+    fi
+    say "MPS did not start: models wait for one another on the GPU"
+    unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    return 1
 }
 
 say() {
@@ -148,7 +167,8 @@ EOF
 
 kariyappa() {
     run_groups kariyappa <<EOF
-conv3 paper=kariyappa/all parts=[kariyappa/table2_conv3,kariyappa/figure4_conv3,kariyappa/surrogates,kariyappa/activations]
+conv3 paper=kariyappa/all parts=[kariyappa/table2_conv3,kariyappa/figure4_conv3]
+conv3_more paper=kariyappa/all parts=[kariyappa/surrogates,kariyappa/activations]
 conv4 paper=kariyappa/all parts=[kariyappa/table2_conv4,kariyappa/figure4_conv4,kariyappa/figure5]
 resnet20 paper=kariyappa/all parts=[kariyappa/table2_resnet20,kariyappa/figure4_resnet20]
 mix paper=kariyappa/table2_mix
@@ -220,7 +240,7 @@ paper_command() {
     fi
     # shellcheck disable=SC2086 # several words
     within_time "$python" run.py "scale=$scale" "device=$device" precision=tf32 \
-        "workers=${WORKERS:-3}" checkpoint_seconds=20 "outputs=$work/outputs" "hydra.run.dir=$directory" "$@" \
+        "workers=$workers" checkpoint_seconds=20 "outputs=$work/outputs" "hydra.run.dir=$directory" "$@" \
         ${OVERRIDES:-}
 }
 

@@ -352,6 +352,10 @@ TRAINERS: list[Row] = [
         (ALL, f"trainer.{n}.objective", {"name": "diversity", "weight": 0.5, "label_smoothing": 0.0}, "Kariyappa 4.1")
         for n in ("diversity", "static_adv_diversity")
     ),
+    *(
+        (ALL, f"trainer.{n}.objective", {"gradients_of": "log_odds"}, "the direction of Kariyappa's, equation 8")
+        for n in ("diversity", "static_adv_diversity")
+    ),
     (
         *(ALL, "trainer.diversity.objective.data", NOISY),
         "Kariyappa 4.1: {D', D_noise}, noise on the original images, sd eps/2 with eps 0.3",

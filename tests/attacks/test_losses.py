@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from linear import linear, softmax_gradient
+from linear import linear, seeded, softmax_gradient
 
-from epsball.attacks.losses import at_least_fp32, cross_entropy, entropy, input_gradient, margin
+from epsball.attacks.losses import at_least_fp32, cross_entropy, entropy, input_gradient, log_odds, margin
 
 
 def test_margin_and_entropy_by_hand() -> None:
@@ -14,6 +14,26 @@ def test_margin_and_entropy_by_hand() -> None:
     assert entropy(torch.tensor([[0.0, 0.0, 0.0, 0.0], [50.0, 0.0, 0.0, 0.0]])).tolist() == pytest.approx(
         [1.386294, 0.0], abs=1e-6
     )
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_cross_entropy_is_a_function_of_the_log_odds(scale: float) -> None:
+    """J = log(1 + exp(odds)), so dJ/dx = (1 - p) dodds/dx: one direction."""
+    logits = (scale * torch.randn(20, 4, generator=seeded(), dtype=torch.float64)).requires_grad_()
+    y = torch.arange(20) % 4
+    odds, loss = log_odds(logits, y), F.cross_entropy(logits, y, reduction="none")
+    torch.testing.assert_close(F.softplus(odds), loss)
+    along, whole = (torch.autograd.grad(value.sum(), logits, retain_graph=True)[0] for value in (odds, loss))
+    torch.testing.assert_close(along * (1 - (-loss).exp())[:, None], whole)
+
+
+@pytest.mark.parametrize("sure", [20.0, 400.0])
+def test_log_odds_have_a_gradient_where_the_probability_rounds_to_1(sure: float) -> None:
+    """Half along each of the two wrong labels' logits, against the right one's, whose part cross-entropy loses."""
+    y = torch.tensor([0])
+    logits = torch.tensor([[sure, 0.0, 0.0]], requires_grad=True)
+    assert torch.autograd.grad(log_odds(logits, y), logits)[0].tolist() == [[-1.0, 0.5, 0.5]]
+    assert torch.autograd.grad(F.cross_entropy(logits, y), logits)[0][0, 0] == 0
 
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]])

@@ -35,27 +35,33 @@ class Published(NamedTuple):
     tables: int
 
 
-PAPERS = {
+PAPERS = {  # by folder
     "tramer": Published(PARTS, "paper", {0, 1, 2, 3}, claims=16, tables=9),
     "madry": Published(MADRY_PARTS, "quick", {0}, claims=16, tables=10),
     "kariyappa": Published(KARIYAPPA_MEASURED, "quick", {0}, claims=11, tables=8),
+    "kariyappa/paper": Published(("table2_conv3", "figure4_conv3", "surrogates"), "paper", {0}, claims=5, tables=3),
     "kurakin": Published(KURAKIN_MEASURED, "quick", {0}, claims=7, tables=7),
 }
 
 
 @pytest.fixture(scope="module", params=PAPERS)
-def paper(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def published(request: pytest.FixtureRequest) -> Published:
+    return PAPERS[request.param]
 
 
 @pytest.fixture(scope="module")
-def folder(paper: str) -> Path:
-    return ROOT / "docs" / "results" / paper
+def folder(published: Published) -> Path:
+    return ROOT / "docs" / "results" / next(name for name, value in PAPERS.items() if value is published)
 
 
 @pytest.fixture(scope="module")
-def parts(compose: Compose, paper: str) -> dict[str, Config]:
-    return {part: compose(f"paper={paper}/{part}", f"scale={PAPERS[paper].scale}") for part in PAPERS[paper].parts}
+def paper(folder: Path) -> str:
+    return folder.relative_to(ROOT / "docs" / "results").parts[0]
+
+
+@pytest.fixture(scope="module")
+def parts(compose: Compose, published: Published, paper: str) -> dict[str, Config]:
+    return {part: compose(f"paper={paper}/{part}", f"scale={published.scale}") for part in published.parts}
 
 
 @pytest.fixture(scope="module")
@@ -114,24 +120,24 @@ def redrawn(parts: dict[str, Config], rows: pd.DataFrame) -> Redrawn:
     return found
 
 
-def test_rows_are_whole_and_of_their_seeds(rows: pd.DataFrame, folder: Path, paper: str) -> None:
+def test_rows_are_whole_and_of_their_seeds(rows: pd.DataFrame, folder: Path, published: Published) -> None:
     given = read_given([str(folder / "rows.csv")])
     assert len(given.rows) == rows["identity"].nunique() > 50
-    assert set(rows["seed"]) == PAPERS[paper].seeds
+    assert set(rows["seed"]) == published.seeds
 
 
 def test_numbers_and_verdicts_follow_from_the_rows(redrawn: Redrawn, folder: Path, paper: str) -> None:
     compared, judged = (pd.read_csv(folder / f"{name}.csv") for name in ("comparison", "claims"))
     for part, (numbers, verdicts) in redrawn.items():
-        for found, published in ((numbers, compared), (verdicts, judged)):
-            mine = published[published["part"] == f"{paper}/{part}"].drop(columns="part").reset_index(drop=True)
+        for found, stated in ((numbers, compared), (verdicts, judged)):
+            mine = stated[stated["part"] == f"{paper}/{part}"].drop(columns="part").reset_index(drop=True)
             assert len(found) == len(mine), part
             if len(found):
                 pd.testing.assert_frame_equal(found.reindex(columns=list(mine)), mine, rtol=1e-9, check_dtype=False)
 
 
 def test_the_page_shows_these_tables_and_verdicts(
-    parts: dict[str, Config], redrawn: Redrawn, folder: Path, paper: str
+    parts: dict[str, Config], redrawn: Redrawn, folder: Path, published: Published
 ) -> None:
     page = (folder / "README.md").read_text()
     shown = 0
@@ -144,4 +150,4 @@ def test_the_page_shows_these_tables_and_verdicts(
             verdict = checks["verdict"].iloc[0]
             assert f"| {claim} | {verdict} |" in page or f"| {claim} | **{verdict}** |" in page, (claim, verdict)
             shown += 1
-    assert shown == PAPERS[paper].claims + PAPERS[paper].tables
+    assert shown == published.claims + published.tables

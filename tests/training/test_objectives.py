@@ -741,8 +741,9 @@ def smooth_ensemble(dtype: torch.dtype = torch.float64, n: int = 3) -> Ensemble:
     return Ensemble(list(nets), "mean_probability").to(dtype)
 
 
-def test_diversitys_parameter_gradient_against_finite_differences() -> None:
-    model, objective = smooth_ensemble(), Diversity(2.0, None, 0.1)
+@pytest.mark.parametrize("objective", [Diversity(2.0, None, 0.1), Diversity(2.0, None, 0.0, "log_odds")])
+def test_diversitys_parameter_gradient_against_finite_differences(objective: Diversity) -> None:
+    model = smooth_ensemble()
     objective(model, X, Y, 0)[0].backward()
     for parameter in model.parameters():
         flat, slope = parameter.data.view(-1), parameter.grad
@@ -755,6 +756,25 @@ def test_diversitys_parameter_gradient_against_finite_differences() -> None:
                 sides.append(objective(model, X, Y, 0)[0].item())
             flat[i] = at
             assert slope.view(-1)[i].item() == pytest.approx((sides[0] - sides[1]) / 2e-5, abs=1e-7)
+
+
+def test_log_odds_train_what_cross_entropy_trains() -> None:
+    """The gradients' directions are the same, whatever the parameters: so are the loss and its slope."""
+    model, ended = smooth_ensemble(), []
+    for gradients_of in ("cross_entropy", "log_odds"):
+        loss, gal = Diversity(2.0, None, 0.0, gradients_of)(model, X, Y, 0)
+        ended.append([loss.detach(), gal, *torch.autograd.grad(loss, list(model.parameters()))])
+    for one, other in zip(*ended, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("gradients_of", "gal"), [("cross_entropy", 0.0), ("log_odds", 0.6)])
+def test_members_that_are_sure_escape_the_alignment_of_their_losses_alone(gradients_of: Any, gal: float) -> None:
+    """In float32 their losses, and the gradients of these, are 0, and count as if they stood at right angles."""
+    model = pair([-900.0, 0.0, 0.0, 0.0], [-1500.0, -2000.0, 0.0, 0.0]).float()
+    y = torch.zeros(5, dtype=torch.long)
+    loss, found = Diversity(0.5, None, 0.0, gradients_of)(model, X.float(), y, 0)
+    assert found.item() == pytest.approx(gal) and loss.item() == pytest.approx(0.5 * gal)
 
 
 @pytest.mark.parametrize("dead", ["relu", "saturated"])
@@ -851,6 +871,7 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: adversarial(delay=-1), "delay"),
     (lambda: Diversity(-0.5, None, 0.0), "weight"),
     (lambda: Diversity(0.5, None, 1.0), "label_smoothing"),
+    (lambda: Diversity(0.5, None, 0.1, "log_odds"), "label_smoothing"),
 ]
 
 

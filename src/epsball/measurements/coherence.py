@@ -42,8 +42,9 @@ class Alignment(NamedTuple):
 @dataclass(frozen=True)
 class Coherence(Measurement):
     """Mean and standard deviation over the test images of the coherence of each target that has gradients, of their
-    gradient alignment loss and of the share of components that are zero. A gradient is that of a member's own
-    cross-entropy; one that is zero has cosine 0 with every other."""
+    gradient alignment loss and of the share of components that are zero. A gradient is that of a member's log-odds
+    against the label, which has the direction of the cross-entropy's however sure the member is; a gradient of zero has
+    cosine 0 with every other."""
 
     images: int | None
     """how many of the test set, from its first; null: all"""
@@ -69,7 +70,8 @@ class Coherence(Measurement):
 
     def what(self, setup: Setup) -> object:
         """What is measured, for the rows' identity."""
-        return {"coherence": len(self.chosen(setup)), "bins": None if self.bins is None else asdict(self.bins)}
+        bins = None if self.bins is None else asdict(self.bins)
+        return {"coherence": len(self.chosen(setup)), "gradients_of": "log_odds", "bins": bins}
 
     def chosen(self, setup: Setup) -> Images:
         return setup.test.first(self.images)
@@ -108,7 +110,7 @@ def alignment(model: nn.Module, test: Images, batch_size: int, stop: Stop, title
     with Progress(title, len(test)) as progress:
         for x, y in test.batches(batch_size):
             stop.check()
-            _, gradients = losses_and_gradients(model, x, y, label_smoothing=0.0, create_graph=False)
+            _, gradients = losses_and_gradients(model, x, y, "log_odds")
             zero_components = (gradients == 0).float().mean((0, 2))
             parts.append(Alignment(coherence(gradients), gradient_alignment_loss(gradients), zero_components))
             progress.step(len(x))

@@ -3,16 +3,18 @@
 import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epsball.attacks.losses import cross_entropy
+from epsball.attacks.losses import at_least_fp32, cross_entropy, log_odds
 from epsball.build import require
 from epsball.models import heads
 from epsball.training.adversarial import Adversarial, Batches, Examples, Origin, joined, no_sources, weighted_mean
+
+GradientsOf = Literal["cross_entropy", "log_odds"]
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,23 @@ class Diversity:
     """noisy or adversarial images that join the batch (adversarial: the paper's Ens+Div), null for clean ones alone"""
     label_smoothing: float
     """share of each label that is spread over all classes"""
+    gradients_of: GradientsOf = "cross_entropy"
+    """what of a member has the input gradients that GAL aligns: its cross-entropy, as the paper writes, or its log-odds
+    against the label (without auxiliary heads), whose gradients have the same direction and do not vanish where a
+    member is sure"""
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, f"weight should be at least 0, is {self.weight}")
         require(0 <= self.label_smoothing < 1, f"label_smoothing should be in [0, 1), is {self.label_smoothing}")
+        alike = self.gradients_of == "cross_entropy" or self.label_smoothing == 0  # in direction
+        require(alike, f"label_smoothing should be 0 where gradients_of is log_odds, is {self.label_smoothing}")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None = None) -> Tensor:
         parts = self.data.examples(model, x, y, step, origin) if self.data else [Examples(x, y, 1.0)]
         x, y, weight = joined(parts)
-        losses, gradients = losses_and_gradients(model, x, y, self.label_smoothing, create_graph=True)
+        losses, gradients = losses_and_gradients(
+            model, x, y, self.gradients_of, self.label_smoothing, create_graph=True
+        )
         gal = weighted_mean(gradient_alignment_loss(gradients), weight)
         return torch.stack([weighted_mean(losses.mean(0), weight) + self.weight * gal, gal.detach()])
 
@@ -73,15 +83,24 @@ class Diversity:
 
 
 def losses_and_gradients(
-    model: nn.Module, x: Tensor, y: Tensor, label_smoothing: float, create_graph: bool
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    gradients_of: GradientsOf,
+    label_smoothing: float = 0.0,
+    create_graph: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return (members, N) cross-entropies of an ensemble's members and the (members, N, pixels) gradient of each
-    with respect to the images, from one pass of each; with `create_graph` differentiable once more."""
+    """Return (members, N) cross-entropies of an ensemble's members, and the (members, N, pixels) gradients of their
+    cross-entropy or log-odds with respect to the images, from one pass of each; with `create_graph` differentiable
+    once more."""
     networks = members(model)
     inputs = [x.detach().requires_grad_() for _ in networks]
     outputs = [heads(m, x_m) for m, x_m in zip(networks, inputs, strict=True)]
     losses = torch.stack([cross_entropy(output, y, label_smoothing) for output in outputs])
-    gradients = torch.autograd.grad(losses.sum(), inputs, create_graph=create_graph)
+    aligned = losses
+    if gradients_of == "log_odds":
+        aligned = torch.stack([log_odds(at_least_fp32(output[0][0]), y) for output in outputs])
+    gradients = torch.autograd.grad(aligned.sum(), inputs, create_graph=create_graph)
     return losses, torch.stack([g.flatten(1) for g in gradients])
 
 
