@@ -153,6 +153,21 @@ def test_workers_share_the_threads_out(
     assert {json.loads(path.read_text())["threads"] for path in (tmp_path / "shared").rglob("spec.json")} == {3}
 
 
+@pytest.mark.parametrize(("threads", "told"), [("1", []), ("2", ["2 workers of 2 threads on 3 cores"])])
+def test_more_threads_than_cores_are_told(
+    threads: str,
+    told: list[str],
+    three_models: Callable[..., Experiment],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(parallel, "run_jobs", lambda *arguments: None)
+    train_together(three_models("told", workers=2, threads=threads))
+    assert [r.getMessage().split(" wait ")[0] for r in caplog.records if r.levelname == "WARNING"] == told
+    assert all(r.getMessage().endswith(": threads=1") for r in caplog.records if r.levelname == "WARNING")
+
+
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("bf16", True)])
 def test_a_worker_scores_its_model_in_the_precision_of_evaluations(
     precision: str, allowed: bool, tmp_path: Path, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch

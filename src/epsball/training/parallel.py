@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -58,6 +59,9 @@ def train_in_parallel(
     jobs = {key: make_job(*wanted[key], specs[key], models) for key in missing}
     workers = min(workers, len(missing))
     threads = threads or max(1, torch.get_num_threads() // workers)
+    if threads > 1 and workers * threads > (cores := os.cpu_count() or 1):
+        text = "%d workers of %d threads on %d cores wait for one another and are several times slower: threads=%d"
+        log.warning(text, workers, threads, cores, max(1, cores // workers))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, begin_worker, (threads,)) as pool:
         try:
