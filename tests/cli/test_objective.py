@@ -76,6 +76,10 @@ WRONG = {
     "no metric": ('objective="eror(target)"', ["objective: eror in 'eror(target)' is no metric", "'error'"]),
     "no quantity": ('objective="1 + 1"', ["objective: '1 + 1' should name a quantity"]),
     "no model": ('objective="error(targt)"', ["objective asks about 'targt'", "'target'"]),
+    "no measurement": (
+        'objective="coherence(target)"',
+        ["objective asks about coherence", "measurement=coherence has"],
+    ),
     "no attack": ('objective="error(target | target, pgd)"', ["objective asks about attack pgd"]),
     "no eps": ('objective="error(target | target, fgsm, eps=0.1)"', ["objective asks about fgsm at eps=0.1"]),
 }

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from math import isnan
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,7 +37,9 @@ from epsball.measurements.worst_case import WorstCase
 from epsball.models.predictions import Mistakes
 from epsball.models.wrappers import Ensemble
 from epsball.output.pages import Section
+from epsball.results.distributions import Bins
 from epsball.results.given import GivenRows
+from epsball.results.metrics import ERROR_METRICS, METRICS
 from epsball.results.paired import packed_bits
 from epsball.runtime.progress import Interrupted, Stop
 from epsball.runtime.store import Store
@@ -353,6 +356,24 @@ def test_the_cells_that_it_promises_are_those_it_measures(name: str, tmp_path: P
     found = [(row["source"], row["target"], row["attack"], row["eps"]) for row in rows]
     assert list(EVERY[name].error_cells(setup)) == list(dict.fromkeys(found))
     assert bool(found) == (name in ("transfer_matrix", "worst_case", "loss_paths", "score_examples"))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_its_rows_have_the_metrics_that_it_says(name: str, tmp_path: Path) -> None:
+    bins = Bins(low=0.0, high=1.0, number=2, log=False)
+    measurement: Any = EVERY[name]
+    if name in ("gradient_norms", "coherence"):
+        measurement = replace(measurement, bins=bins)
+    rows = measurement.measure(setup_for(name, tmp_path))["results"]
+    found = {metric.name for metric in METRICS.values() if any(not isnan(metric.value_in(row)) for row in rows)}
+    assert found <= {*ERROR_METRICS, *measurement.metrics}
+    not_here = {"transfer_rate_top5", "loss_share"}  # of ten classes and more, and with bins
+    if name != "training_curves":  # these models have none
+        assert {*measurement.metrics} - found <= not_here
+
+
+def test_some_measurement_has_every_metric() -> None:
+    assert {*ERROR_METRICS, *(name for kind in MEASUREMENTS.values() for name in kind.metrics)} == set(METRICS)
 
 
 def test_one_that_cannot_be_done_is_refused_where_the_config_names_it() -> None:

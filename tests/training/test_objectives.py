@@ -777,6 +777,18 @@ def test_members_that_are_sure_escape_the_alignment_of_their_losses_alone(gradie
     assert found.item() == pytest.approx(gal) and loss.item() == pytest.approx(0.5 * gal)
 
 
+@pytest.mark.parametrize("margin", [60, 80, 90, 95, 100])
+def test_gradients_about_to_vanish_have_a_finite_slope(margin: float) -> None:
+    """At a margin of 90 they are 1e-39, whose inverse is beyond float32."""
+    directions = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.6, 0.8, 0.0, 0.0]])
+    ones, y = torch.ones(5, 1, 2, 2), torch.zeros(5, dtype=torch.long)
+    model = Ensemble([two_class(-margin * d / d.sum()) for d in directions], "mean_probability")
+    loss, gal = Diversity(0.5, None, 0.0)(model, ones, y, 0)
+    slopes = torch.autograd.grad(loss, list(model.parameters()))
+    assert gal.item() == pytest.approx(0.6 if margin < 70 else 0.0)
+    assert loss.isfinite() and all(slope.isfinite().all() for slope in slopes)
+
+
 @pytest.mark.parametrize("dead", ["relu", "saturated"])
 def test_a_member_without_input_gradient_does_not_spoil_training(dead: str) -> None:
     torch.manual_seed(0)

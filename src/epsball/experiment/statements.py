@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 from epsball.attacks import NamedAttack
 from epsball.build import ConfigError, construct, convert, did_you_mean, listed, mapping, under
 from epsball.experiment.grid import GridModel, resolve
+from epsball.measurements import MEASUREMENTS
 from epsball.measurements.measurement import Measurement
 from epsball.paper.claims import Claim, Conclusion
 from epsball.paper.expressions import ANY, Quantity, is_equal
 from epsball.paper.figures import Figure
 from epsball.paper.objective import Objective
 from epsball.paper.tables import Table
+from epsball.results.metrics import ERROR_METRICS, METRICS, Metric
 from epsball.results.rows import FURTHER, KEY
 
 Statement = TypeVar("Statement", Claim, Table, Figure, Objective)
@@ -112,7 +114,7 @@ class KnownNames:
         return statement.mapped(partial(resolve, places=self.grids))
 
     def check(self, quantity: Quantity, where: str) -> None:
-        """ConfigError for a model, measurement, attack, eps or column that the results will not have."""
+        """ConfigError for a model, metric, measurement, attack, eps or column that the results will not have."""
         conditions = dict(quantity.conditions)
         self.check_columns(conditions, where)
         others = [source for each in self.measurements.values() for source in each.other_sources]
@@ -120,8 +122,17 @@ class KnownNames:
             if name not in known:
                 meant = did_you_mean(name, [*self.models, *(place.grid for place in self.grids.values())])
                 raise ConfigError(f"{where} asks about {name!r}{meant}: the models are {listed(self.models)}")
+        self.check_metric(METRICS[quantity.metric], where)
         if not any(quantity.attack in measurement.makes for measurement in self.measurements.values()):
             self.check_attack(quantity.attack, conditions.get("eps"), where)
+
+    def check_metric(self, metric: Metric, where: str) -> None:
+        """ConfigError for a metric that no measurement of this run has."""
+        if metric.name in ERROR_METRICS or any(metric.name in each.metrics for each in self.measurements.values()):
+            return
+        name = next(name for name, kind in MEASUREMENTS.items() if metric.name in kind.metrics)
+        message = f"{where} asks about {metric.short or metric.name}, which no measurement of this run has"
+        raise ConfigError(f"{message}: measurement={name} has, +measurement@measurements.{name}={name} beside others")
 
     def check_columns(self, conditions: Mapping[str, float | str], where: str) -> None:
         """ConfigError for a column that rows do not have, or a measurement or data set that this run does not have."""

@@ -1,6 +1,6 @@
 """Measurements by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from epsball.measurements.coherence import Coherence
 from epsball.measurements.gaas import Gaas
@@ -14,7 +14,7 @@ from epsball.measurements.training_curves import TrainingCurves
 from epsball.measurements.transfer_matrix import TransferMatrix
 from epsball.measurements.worst_case import WorstCase
 
-MEASUREMENTS: Mapping[str, Callable[..., Measurement]] = {
+MEASUREMENTS: Mapping[str, type[Measurement]] = {
     "transfer_matrix": TransferMatrix,
     "worst_case": WorstCase,
     "gradient_norms": GradientNorms,

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,11 @@ class Coherence(Measurement):
     gradient alignment loss and of the share of components that are zero. A gradient is that of a member's log-odds
     against the label, which has the direction of the cross-entropy's however sure the member is; a gradient of zero has
     cosine 0 with every other."""
+
+    metrics: ClassVar[Collection[str]] = (
+        *("coherence_mean", "coherence_sd", "coherence_share"),
+        *("gal_mean", "gradient_zero_components_mean"),
+    )
 
     images: int | None
     """how many of the test set, from its first; null: all"""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,8 @@ class Subspace(NamedTuple):
 class Gaas(Measurement):
     """Of each target's correctly classified test images, the share of which all k directions are adversarial, each on
     its own, at full length and clipped to [0, 1], and the mean share of those that are. White-box: its own gradient."""
+
+    metrics: ClassVar[Collection[str]] = ("gaas_all", "gaas_share")
 
     images: int | None
     """how many of the test set, from its first; null: all"""

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,11 @@ NUMBERS = {"gradient_l2_mean": "mean", "gradient_l2_sd": "sd", "gradient_zero_sh
 class GradientNorms(Measurement):
     """Mean and standard deviation over the test images of the norm, and the share of images without a gradient, of each
     target that has gradients."""
+
+    metrics: ClassVar[Collection[str]] = (
+        *("gradient_l2_mean", "gradient_l2_sd", "gradient_l2_share"),
+        "gradient_zero_share",
+    )
 
     bins: Annotated[Bins, Bins] | None = None
     """of a histogram of the norms beside them; None for none"""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -55,6 +55,11 @@ class LossPaths(Measurement):
     """An attack from several starts on the first test images: errors after some numbers of steps, from one start and
     from the worst of all, the last iterate of each counting (MadryLab/mnist_challenge#6); how much the final losses of
     an image vary; where its maxima lie; and, for figures, single images' losses, step by step."""
+
+    metrics: ClassVar[Collection[str]] = (
+        *("final_loss", "restart_loss_sd", "loss_outlier_share", "maxima_distance", "starts_distance", "ball_distance"),
+        *("maxima_angle", "negative_gradient_share", "gradient_cosine", "loss_share", "path_loss", "path_loss_mean"),
+    )
 
     attack: str
     """name of an attack; it is measured at all its eps"""

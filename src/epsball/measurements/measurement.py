@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from torch import Generator, nn
@@ -175,6 +175,9 @@ class Scope(Protocol):
 
 class Measurement(Protocol):
     """Settings first, a Setup at call time; rows out, then pages for people. What has a body here is what most do."""
+
+    metrics: ClassVar[Collection[str]] = ()
+    """that its rows may have (results/metrics.py), beside those of every row with an error"""
 
     @property
     def makes(self) -> tuple[str, ...]:

@@ -6,10 +6,11 @@ import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
 from epsball.output.pages import Section
+from epsball.results.metrics import METRICS
 from epsball.training.fit import SCORED_IMAGES
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class TrainingCurves(Measurement):
     """What each target's training.csv says: `training_loss(A, epoch=3)` in tables, claims and figures. The loss is the
     mean over the epoch's steps of what the trainer minimises; the clean error is of the first 1,000 test images, that
     under attack of the training images that the trainer watches."""
+
+    metrics: ClassVar[Collection[str]] = tuple(name for name in COLUMNS.values() if name in METRICS)
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return ()

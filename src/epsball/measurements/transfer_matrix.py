@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Generator, Tensor, nn
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class TransferMatrix(Measurement):
     """Every source's examples shown to every target: error and transfer rates (Tramèr et al. 2017, Table 1)."""
+
+    metrics: ClassVar[Collection[str]] = ("transfer_rate_top1", "transfer_rate_top5")
 
     cells: Literal["all", "asked"]
     """all of them, or only those that the config's tables, claims and figures ask about"""

@@ -15,6 +15,7 @@ from epsball.models import heads
 from epsball.training.adversarial import Adversarial, Batches, Examples, Origin, joined, no_sources, weighted_mean
 
 GradientsOf = Literal["cross_entropy", "log_odds"]
+SMALLEST = 1e-30  # of a gradient's largest component; with 1e-38 the slope of its cosine overflows
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,11 @@ def cosines(gradients: Tensor) -> Tensor:
     """Return (pairs, N) cosine similarities of the gradients (members, N, pixels), equation 6.
 
     The cosine does not depend on a gradient's length: each is brought to unit size first, since the gradients of
-    confident predictions underflow when squared. A gradient of zero has cosine 0 with every other, and no derivative.
+    confident predictions underflow when squared. One of zero (below SMALLEST) has cosine 0 with every other, and no
+    derivative.
     """
     size = gradients.detach().abs().amax(2, keepdim=True)
-    gone = size == 0
+    gone = size < SMALLEST
     unit = torch.where(gone, torch.zeros_like(gradients), gradients / size.masked_fill(gone, 1.0))
     directions = F.normalize(unit, dim=2).masked_fill(gone, 0.0)
     pairs = itertools.combinations(range(len(gradients)), 2)
