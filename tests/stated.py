@@ -92,6 +92,10 @@ SUITES: list[Row] = [
         *(ALL, "suite.masking.fgsm", {**FGSM, **RISING}),
         "Tramèr 3.3: smaller eps can be stronger; which ones is ours",
     ),
+    (
+        *(ALL, "suite.masking.fgsm_log_odds", {**FGSM, **RISING, "loss": "log_odds"}),
+        "Tramèr, appendix C: smoothed gradients are numerically unstable; this one is not",
+    ),
     (ALL, "suite.kurakin.fgsm", {**FGSM, **BUDGETS}, "Kurakin Table 1: eps 2, 4, 8, 16"),
     (ALL, "suite.kurakin.step_ll", {**STEP_LL, **BUDGETS}, "Kurakin Table 1: eps 2, 4, 8, 16"),
     (ALL, "suite.kurakin.iter_basic", {**ITER_BASIC, **BUDGETS}, "Kurakin Table 2: eps 2, 4, 8, 16"),

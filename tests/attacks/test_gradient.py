@@ -125,6 +125,25 @@ def test_margin_loss_stops_once_the_margin_is_below_minus_kappa(kappa: float, mo
     assert moved.flatten().tolist() == pytest.approx([0.01 * m for m in moves], abs=1e-12)
 
 
+@pytest.mark.parametrize("label", ["true", "predicted", "least_likely"])
+def test_log_odds_lead_where_cross_entropy_does(label: str) -> None:
+    by_log_odds, by_cross_entropy = (gradient(loss=loss, label=label) for loss in ("log_odds", "cross_entropy"))
+    model = linear(WEIGHT)
+    torch.testing.assert_close(by_log_odds(model, X, Y), by_cross_entropy(model, X, Y), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("attack", [gradient(eps=0.05), gradient(eps=0.05, steps=10, momentum=1.0)])
+def test_log_odds_lead_there_in_float32_where_the_cross_entropys_gradient_is_rounded(attack: GradientAttack) -> None:
+    """Margins of 22 to 25. The first pixel speaks for the label, half as much for the other: in float32 for that alone."""
+    weight = torch.tensor([[2.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    sure = linear(31 * weight)
+    x, y = torch.tensor([[0.9, 0.1]], dtype=torch.float64).view(1, 1, 1, 2), torch.zeros(1, dtype=torch.long)
+    exact = attack(sure, x, y)
+    single = sure.float()
+    assert not torch.equal(attack(single, x.float(), y), exact.float())
+    torch.testing.assert_close(replace(attack, loss="log_odds")(single, x.float(), y), exact.float())
+
+
 def test_margin_loss_raises_the_largest_other_logit() -> None:
     z = logits_of(X)
     other = z.scatter(1, Y[:, None], -1e9).argmax(1)

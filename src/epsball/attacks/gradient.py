@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from epsball.attacks.balls import STEPS, norm
-from epsball.attacks.losses import cross_entropy, entropy, margin, weighted
+from epsball.attacks.losses import cross_entropy, entropy, log_odds, margin, weighted
 from epsball.build import require
 from epsball.models import heads
 from epsball.runtime.graphs import run_captured
@@ -38,8 +38,9 @@ class GradientAttack:
     """of this attack's own eps; null beside a null step_size spends evenly what a sign start leaves of eps"""
     step: Literal["sign", "l2", "linf"]
     """the gradient g becomes sign(g), g / |g|_2 or g / |g|_inf, per example"""
-    loss: Literal["cross_entropy", "margin", "entropy"]
-    """margin is Carlini and Wagner's hinge with kappa, entropy is Kurakin's (appendix A)"""
+    loss: Literal["cross_entropy", "log_odds", "margin", "entropy"]
+    """log_odds has the gradient of cross_entropy but for its length and for rounding (of a margin of 17 on in float32),
+    margin is Carlini and Wagner's hinge with kappa, entropy is Kurakin's (appendix A)"""
     kappa: float
     """how far on the wrong side a margin still counts; for loss margin alone"""
     label: Literal["true", "predicted", "least_likely", "random"]
@@ -131,8 +132,10 @@ class GradientAttack:
             return direction * cross_entropy(outputs, label, label_smoothing=0.0), label
         if self.loss == "entropy":
             return weighted(outputs, entropy), label
-        target = label
-        return weighted(outputs, lambda z: -F.relu(direction * margin(z, target) + self.kappa)), label
+        about = label
+        if self.loss == "log_odds":
+            return direction * weighted(outputs, lambda z: log_odds(z, about)), label
+        return weighted(outputs, lambda z: -F.relu(direction * margin(z, about) + self.kappa)), label
 
     def draw_start(self, x: Tensor, scale: Tensor, generator: Generator | None) -> Tensor:
         """Return where the steps begin: x, or a random point around it."""
