@@ -134,7 +134,7 @@ def test_log_odds_lead_where_cross_entropy_does(label: str) -> None:
 
 @pytest.mark.parametrize("attack", [gradient(eps=0.05), gradient(eps=0.05, steps=10, momentum=1.0)])
 def test_log_odds_lead_there_in_float32_where_the_cross_entropys_gradient_is_rounded(attack: GradientAttack) -> None:
-    """Margins of 22 to 25. The first pixel speaks for the label, half as much for the other: in float32 for that alone."""
+    """Margins of 22 to 25. The first pixel speaks for the label, and half as much for the other class."""
     weight = torch.tensor([[2.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
     sure = linear(31 * weight)
     x, y = torch.tensor([[0.9, 0.1]], dtype=torch.float64).view(1, 1, 1, 2), torch.zeros(1, dtype=torch.long)

@@ -53,6 +53,21 @@ def test_one_model_alone_is_left_to_its_own_progress(caplog: pytest.LogCaptureFi
     assert not caplog.messages
 
 
+def test_models_of_workers_count_as_the_steps_of_those_that_are_done(caplog: pytest.LogCaptureFixture) -> None:
+    """A takes 200 s, 2 s a step; then 160 steps are left to two workers, of which one has worked 20 s on B.
+    D, of the same steps as A, takes 400 s: 3 s a step on average."""
+    forecast = TrainingForecast({"A": 100, "B": 50, "C": 10, "D": 100}, clock=lambda: pytest.fail("no clock"))
+    with caplog.at_level(logging.INFO):
+        forecast.end_elsewhere("A", 200.0, [20.0, 0.0], workers=2)
+        forecast.end_elsewhere("D", 400.0, [50.0], workers=2)
+        forecast.end_elsewhere("B", 300.0, [99.0], workers=2)
+        forecast.end_elsewhere("C", 100.0, [], workers=2)
+    told = [((160 * 2 - 20) / 2, "3 models"), ((60 * 3 - 50) / 2, "2 models"), (0, "1 model")]
+    assert caplog.messages == [
+        f"training: about {rough(seconds)} left for {models}, if all steps take as long" for seconds, models in told
+    ]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(4.4, "4 s"), (89, "89 s"), (90, "2 min"), (720, "12 min"), (9000, "2.5 h")]
 )

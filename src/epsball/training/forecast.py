@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 SECONDS_TIMED = 10.0  # of a model's steps, before anything is said of the others'
 log = logging.getLogger(__name__)
@@ -39,9 +39,20 @@ class TrainingForecast:
         if others:
             self.told = True
             rest = own * current + sum(others.values()) * seconds / steps
-            count = len(others) + bool(own)
-            models = "1 model" if count == 1 else f"{count} models"
-            log.info("training: about %s left for %s, if all steps take as long", rough(rest), models)
+            say(rest, len(others) + bool(own))
+
+    def end_elsewhere(self, model: str, seconds: float, running: Collection[float], workers: int) -> None:
+        """Take notice of a model that one of several worker processes has trained in so many `seconds`; `running`: what
+        each of those in training has taken until now."""
+        self.timed, self.seconds = self.timed + self.left.pop(model), self.seconds + seconds
+        rest = sum(self.left.values()) * self.seconds / max(self.timed, 1) - sum(running)
+        if self.left:
+            say(max(rest, 0.0) / min(workers, len(self.left)), len(self.left))
+
+
+def say(seconds: float, count: int) -> None:
+    models = "1 model" if count == 1 else f"{count} models"
+    log.info("training: about %s left for %s, if all steps take as long", rough(seconds), models)
 
 
 def rough(seconds: float) -> str:

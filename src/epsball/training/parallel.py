@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ def train_in_parallel(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, begin_worker, (threads,)) as pool:
         try:
-            run_jobs(pool, workers, jobs, needs, left, models.stop)
+            run_jobs(pool, workers, jobs, needs, left, models)
         except BaseException:
             for worker in multiprocessing.active_children():
                 worker.terminate()  # it saves its state and ends
@@ -79,12 +80,13 @@ def run_jobs(
     jobs: Mapping[str, Job],
     needs: Mapping[str, Sequence[str]],
     left: Mapping[str, float],
-    stop: Stop,
+    models: TrainedModels,
 ) -> None:
-    """Run each job after those it needs, first what most is `left` after."""
+    """Run each job after those it needs, first what most is `left` after; say what is left of all."""
     order = TopologicalSorter(needs)
     order.prepare()
     training: dict[Future[str], str] = {}
+    began: dict[str, float] = {}
     ready: list[str] = []
     number = 0
     while order.is_active():
@@ -92,12 +94,17 @@ def run_jobs(
         while ready and len(training) < workers:
             key = ready.pop()
             training[pool.submit(train_in_worker, jobs[key])] = key
-        stop.check()
+            began[key] = time.monotonic()
+        models.stop.check()
         done, _ = wait(training, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in done:
             number += 1
             log.info("%s, %d of %d", future.result(), number, len(jobs))
-            order.done(training.pop(future))
+            order.done(key := training.pop(future))
+            if models.forecast:
+                now = time.monotonic()
+                taken = now - began.pop(key)
+                models.forecast.end_elsewhere(key, taken, [now - since for since in began.values()], workers)
 
 
 def make_job(name: str, execution: Execution, spec: ModelSpec, models: TrainedModels) -> Job:
