@@ -452,6 +452,11 @@ def test_a_section_says_over_how_many_seeds(tmp_path: Path) -> None:
             *("loss", "share of the starts, per cent", (0, 100)),
         ),
         (LOSS, "epoch", "training loss", (-float("inf"), float("inf"))),
+        (LOSS | {"y": "training_gal({line}, epoch={x})"}, "epoch", "GAL in training", (-float("inf"), float("inf"))),
+        (
+            {"y": "gaas_all({line} | {line}, gaas, eps={x})"},
+            *("eps", "images fooled along all directions, per cent", (0, 100)),
+        ),
         (
             {"y": "accuracy({line}, eps={x}) / accuracy({line})", "unit": "value"},
             *("eps", "ratio of accuracy", (-float("inf"), float("inf"))),

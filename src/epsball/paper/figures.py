@@ -190,7 +190,7 @@ class Figure:
     def drawing(self) -> Drawing:
         """Return how it is drawn."""
         metrics = [METRICS[quantity.metric] for quantity in self.quantities]
-        names = listed(dict.fromkeys((metric.short or metric.name).replace("_", " ") for metric in metrics))
+        names = listed(dict.fromkeys(metric.words for metric in metrics))
         single = any(column == "image" for quantity in self.quantities for column, _ in quantity.conditions)
         shares = f"share of the {'starts' if single else 'images'}"  # a single image's histogram is of its starts
         name = shares if self.kind == "histogram" else names

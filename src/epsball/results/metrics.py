@@ -26,6 +26,8 @@ class Metric:
     """of a mean: the column with the standard deviation over its trials"""
     short: str | None = None
     """what tables and claims may call it"""
+    label: str | None = None
+    """what the axis of a figure calls it, where its name does not say what it is"""
     complement: str | None = None
     """the column that it is one minus; it has none of its own"""
     mistakes: str | None = None
@@ -35,6 +37,11 @@ class Metric:
     shares: bool = False
     """of a rate: whether it is the mean of each trial's own share, and need not count a whole number of trials; the
     interval of as many trials that are counted or not is wider, at least as safe"""
+
+    @property
+    def words(self) -> str:
+        """What people call it: its label, else its name in words."""
+        return self.label or (self.short or self.name).replace("_", " ")
 
     def value_in(self, row: Mapping[str, Any]) -> float:
         """Return its value in a row, NaN where the row has none."""
@@ -79,7 +86,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("gradient_zero_share", "percent", None, "n"),
         *distribution("loss"),
         Metric("training_loss", "value", None, "n"),
-        Metric("training_gal", "value", None, "n"),
+        Metric("training_gal", "value", None, "n", label="GAL in training"),
         Metric("training_clean_error", "percent", "low", "n"),
         Metric("training_adversarial_error", "percent", "low", "training_adversarial_n"),
         Metric("learning_rate", "value", None, "n"),
@@ -97,8 +104,8 @@ METRICS: Mapping[str, Metric] = {
         *distribution("coherence", "low", short="coherence"),
         mean("gal", "low", short="gal"),
         mean("gradient_zero_components", short="zero_components"),
-        Metric("gaas_all", "percent", "low", "n"),
-        Metric("gaas_share", "percent", "low", "n", shares=True),
+        Metric("gaas_all", "percent", "low", "n", label="images fooled along all directions"),
+        Metric("gaas_share", "percent", "low", "n", label="directions that fool, mean over images", shares=True),
     )
 }
 ERROR_METRICS = (
