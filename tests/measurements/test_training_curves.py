@@ -31,6 +31,16 @@ def test_rows_are_the_epochs_of_training_csv(tiny: Callable[..., Config], tmp_pa
     assert "## Training" in (tmp_path / "run" / "report.md").read_text()
 
 
+def test_rows_say_of_how_many_images_the_clean_error_is(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    """Of those that the model was scored on when it was trained, however many this run has."""
+    for size, directory in ((30, "first"), (50, "second")):
+        config = {**tiny("measurement=training_curves", f"dataset.test_size={size}"), "outputs": str(tmp_path)}
+        run_experiments("mine", [[prepare_experiment(config)]], tmp_path / directory, [], Stop())
+        found = pd.read_csv(tmp_path / directory / "results.csv")
+        assert found["n"].tolist() == [30] * len(found), directory
+    assert len(list(tmp_path.glob("models/*/training.csv"))) == 1
+
+
 def test_a_watched_attack_is_in_the_rows(tiny: Callable[..., Config], tmp_path: Path) -> None:
     watch = ("+attack@trainer.watch.attack=pgd_7", "++trainer.watch.images=5")
     experiment = prepare_experiment({**tiny("measurement=training_curves", *watch), "outputs": str(tmp_path)})
@@ -68,11 +78,12 @@ def test_the_gradient_alignment_loss_is_in_the_rows(compose: Callable[..., Confi
 
 
 def test_an_empty_place_in_training_csv_is_no_number() -> None:
-    """A training went on from a state of before the gradient alignment loss was shown."""
-    curve = [{"epoch": 1.0, "step": 4, "loss": 2.5}, {"epoch": 2.0, "step": 8, "loss": 1.5, "gal": 0.5}]
-    first, second = map(epoch_row, csv.DictReader(io.StringIO(pd.DataFrame(curve).to_csv(index=False))))
-    assert first == {"epoch": 1.0, "step": 4, "training_loss": 2.5}
-    assert second == {"epoch": 2.0, "step": 8, "training_loss": 1.5, "training_gal": 0.5}
+    """A training went on from a state of before the gradient alignment loss, or the number of images, was written."""
+    curve = [{"epoch": 1.0, "step": 4, "loss": 2.5}, {"epoch": 2.0, "step": 8, "loss": 1.5, "gal": 0.5, "clean_n": 9}]
+    lines = csv.DictReader(io.StringIO(pd.DataFrame(curve).to_csv(index=False)))
+    first, second = (epoch_row(line, scored=30) for line in lines)
+    assert first == {"n": 30, "epoch": 1.0, "step": 4, "training_loss": 2.5}
+    assert second == {"n": 9, "epoch": 2.0, "step": 8, "training_loss": 1.5, "training_gal": 0.5}
 
 
 def test_a_claim_asks_about_an_epoch(tiny: Callable[..., Config], tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_what_was_drawn_before_does_not_matter_and_nothing_is_drawn_outside() ->
 
 def test_scoring_the_test_images_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     scored = fitted(trainer())
-    monkeypatch.setattr(TrainingState, "clean_error", lambda self: 0.0)
+    monkeypatch.setattr(TrainingState, "scored", lambda self: {"clean_error": 0.0})
     unscored = fitted(trainer())
     assert identical(scored[0], unscored[0])
     assert [row["clean_error"] for row in scored[1]] != [0.0] * 3
@@ -280,6 +280,7 @@ def test_the_learning_curve_by_hand() -> None:
     assert [row["loss"] for row in curve] == pytest.approx(expected, rel=1e-5)
     wrong = model(to_unit(tiny_data.test.x)).argmax(1) != tiny_data.test.y
     assert curve[-1]["clean_error"] == pytest.approx(wrong.float().mean().item())
+    assert curve[-1]["clean_n"] == len(tiny_data.test)
 
 
 def test_each_step_has_its_learning_rate() -> None:

@@ -217,7 +217,7 @@ def test_gal_of_two_linear_members_is_their_cosine_in_every_epoch() -> None:
 @pytest.mark.parametrize("objective", [STANDARD, ADVERSARIAL], ids=["standard", "adversarial"])
 def test_other_losses_have_no_gal_on_the_learning_curve(objective: dict[str, Any]) -> None:
     _, curve, _ = fitted(plain(objective=objective, watch=None))
-    assert {tuple(row) for row in curve} == {("epoch", "step", "lr", "loss", "clean_error")}
+    assert {tuple(row) for row in curve} == {("epoch", "step", "lr", "loss", "clean_error", "clean_n")}
 
 
 def test_an_epoch_in_words() -> None:

@@ -62,18 +62,20 @@ def curve_rows(setup: Setup, model: str) -> list[Row]:
     def read() -> list[Row]:
         setup.stop.check()
         text = setup.store.curve(setup.keys[model]) or ""
-        scored = {"n": min(SCORED_IMAGES, len(setup.test))}
-        return [{**scored, **epoch_row(line)} for line in csv.DictReader(io.StringIO(text))]
+        scored = min(SCORED_IMAGES, len(setup.test))
+        return [epoch_row(line, scored) for line in csv.DictReader(io.StringIO(text))]
 
     found = setup.find_or_measure("training", model, model, read)
     return [setup.row(numbers, model, model, "clean", 0.0) for numbers in found]
 
 
-def epoch_row(line: Mapping[str, str]) -> Row:
+def epoch_row(line: Mapping[str, str], scored: int) -> Row:
     """Return a line of training.csv as the numbers of a row. A training that went on from an older state, or watched
-    an attack from some epoch on, has empty places."""
+    an attack from some epoch on, has empty places. `scored`: of how many images the clean error is, where the line is
+    older than its word on that."""
     numbers = {name: float(line[column]) for column, name in COLUMNS.items() if line.get(column)}
-    return {"epoch": float(line["epoch"]), "step": int(line["step"]), **numbers}
+    n = round(float(line.get("clean_n") or scored))
+    return {"n": n, "epoch": float(line["epoch"]), "step": int(line["step"]), **numbers}
 
 
 def last_epochs(rows: "pd.DataFrame") -> "pd.DataFrame":

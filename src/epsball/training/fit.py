@@ -222,7 +222,7 @@ class TrainingState:
         whole = all(torch.stack([p.isfinite().all() for p in self.model.parameters()]).tolist())
         if not (math.isfinite(loss) and whole):
             raise Diverged(f"training diverged: loss {loss} at step {self.step}, lr {self.lr:g}")
-        row = {"epoch": epoch, "step": self.step, "lr": self.lr, "loss": loss, "clean_error": self.clean_error()}
+        row = {"epoch": epoch, "step": self.step, "lr": self.lr, "loss": loss, **self.scored()}
         row |= dict(zip(self.objective.terms, terms, strict=True))
         if self.trainer.watch is not None:
             row |= self.attacked(self.trainer.watch)
@@ -230,15 +230,15 @@ class TrainingState:
         self.loss_sum, self.counted_from = torch.zeros_like(self.loss_sum), self.step
         return row
 
-    def clean_error(self) -> float:
-        """Return the error rate on the first test images, in eval mode."""
+    def scored(self) -> dict[str, float]:
+        """Return the error rate on the first test images, in eval mode, and of how many."""
         at_once = max(1, VALUES_AT_ONCE // math.prod(self.data.shape))
         batches = self.data.test.first(SCORED_IMAGES).batches(min(SCORED_IMAGES, at_once))
         self.model.eval()
         with torch.no_grad():
-            wrong = torch.cat([self.model(x).argmax(1) != y for x, y in batches]).float().mean()
+            wrong = torch.cat([self.model(x).argmax(1) != y for x, y in batches]).float()
         self.model.train()
-        return float(wrong)
+        return {"clean_error": float(wrong.mean()), "clean_n": len(wrong)}
 
     def attacked(self, watch: Watch) -> dict[str, float]:
         """Return the error rate on attacked training images, in eval mode, and of how many. What it draws is its own:
