@@ -24,13 +24,13 @@ DIGITS = "parts=[tramer/table7] dataset.train_size=64 dataset.test_size=40 threa
 
 def settings(out: Path, **given: str) -> dict[str, str]:
     """The environment of a call on this machine, without a GPU and without data."""
-    smallest = {"DEVICE": "cpu", "SCALE": "smoke", "DATASET": "digits", "SEEDS": "1", "WORKERS": "1", "LIMIT": "300"}
+    smallest = {"DEVICE": "cpu", "SCALE": "smoke", "DATASET": "digits", "SEEDS": "1", "WORKERS": "1", "LIMIT": "900"}
     own = {"PYTHON": sys.executable, "OUT": str(out), "OMP_NUM_THREADS": "1", "OVERRIDES": DIGITS}
     return {**os.environ, **smallest, **own, **given}
 
 
 def call(out: Path, *stages: str, **given: str) -> int:
-    done = subprocess.run([SCRIPT, *stages], env=settings(out, **given), capture_output=True, text=True, timeout=300)
+    done = subprocess.run([SCRIPT, *stages], env=settings(out, **given), capture_output=True, text=True, timeout=900)
     assert len(list(out.iterdir())) <= 8 and all(path.stat().st_size <= MOST_BYTES for path in out.iterdir())
     return done.returncode
 
@@ -119,7 +119,7 @@ def test_kurakin_runs_the_groups_that_are_asked_for(tmp_path: Path) -> None:
 
 def test_a_stopped_call_brings_back_the_state_that_the_next_goes_on_from(tmp_path: Path) -> None:
     first, second, work = tmp_path / "first", tmp_path / "second", tmp_path / "work"
-    longer = {"OVERRIDES": f"{DIGITS} dataset.train_size=600 checkpoint_seconds=0.1"}
+    longer = {"OVERRIDES": f"{DIGITS} dataset.train_size=300 checkpoint_seconds=0.1"}
     stopped = subprocess.Popen(
         [SCRIPT, "tramer"], env=settings(first, WORK=str(work), **longer), stdout=subprocess.DEVNULL
     )
