@@ -56,16 +56,37 @@ def test_one_model_alone_is_left_to_its_own_progress(caplog: pytest.LogCaptureFi
 def test_models_of_workers_count_as_the_steps_of_those_that_are_done(caplog: pytest.LogCaptureFixture) -> None:
     """A takes 200 s, 2 s a step; then 160 steps are left to two workers, of which one has worked 20 s on B.
     D, of the same steps as A, takes 400 s: 3 s a step on average."""
-    forecast = TrainingForecast({"A": 100, "B": 50, "C": 10, "D": 100}, clock=lambda: pytest.fail("no clock"))
+    now = 0.0
+    forecast = TrainingForecast({"A": 100, "B": 50, "C": 10, "D": 100}, clock=lambda: now)
     with caplog.at_level(logging.INFO):
-        forecast.end_elsewhere("A", 200.0, [20.0, 0.0], workers=2)
-        forecast.end_elsewhere("D", 400.0, [50.0], workers=2)
-        forecast.end_elsewhere("B", 300.0, [99.0], workers=2)
-        forecast.end_elsewhere("C", 100.0, [], workers=2)
-    told = [((160 * 2 - 20) / 2, "3 models"), ((60 * 3 - 50) / 2, "2 models"), (0, "1 model")]
+        forecast.begin_elsewhere("A")
+        now = 180.0
+        forecast.begin_elsewhere("B")
+        now = 200.0
+        forecast.end_elsewhere("A", workers=2)
+        forecast.begin_elsewhere("D")
+        now = 600.0
+        forecast.end_elsewhere("D", workers=2)
+        forecast.begin_elsewhere("C")
+        now = 601.0
+        forecast.end_elsewhere("B", workers=2)
+        forecast.end_elsewhere("C", workers=2)
+    told = [((160 * 2 - 20) / 2, "3 models"), (0, "2 models"), (10 * 1021 / 250 - 1, "1 model")]
     assert caplog.messages == [
         f"training: about {rough(seconds)} left for {models}, if all steps take as long" for seconds, models in told
     ]
+
+
+def test_a_forest_and_a_damaged_model_say_nothing_of_how_long_steps_take(caplog: pytest.LogCaptureFixture) -> None:
+    """The store counted the damaged one as trained when the run began; workers train it again."""
+    now = 0.0
+    forecast = TrainingForecast({"forest": 0, "A": 100, "B": 50}, clock=lambda: now)
+    with caplog.at_level(logging.INFO):
+        for model, seconds in (("forest", 70.0), ("damaged", 30.0), ("A", 200.0)):
+            forecast.begin_elsewhere(model)
+            now += seconds
+            forecast.end_elsewhere(model, workers=2)
+    assert caplog.messages == [f"training: about {rough(100)} left for 1 model, if all steps take as long"]
 
 
 @pytest.mark.parametrize(

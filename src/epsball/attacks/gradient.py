@@ -39,8 +39,9 @@ class GradientAttack:
     step: Literal["sign", "l2", "linf"]
     """the gradient g becomes sign(g), g / |g|_2 or g / |g|_inf, per example"""
     loss: Literal["cross_entropy", "log_odds", "margin", "entropy"]
-    """log_odds has the gradient of cross_entropy but for its length and for rounding (of a margin of 17 on in float32),
-    margin is Carlini and Wagner's hinge with kappa, entropy is Kurakin's (appendix A)"""
+    """log_odds has, of one network, the direction of cross_entropy's gradient, which rounds in float32 from a margin of
+    17 on; of an ensemble it weighs all members alike, cross_entropy those more that are less sure; margin is Carlini
+    and Wagner's hinge with kappa, entropy is Kurakin's (appendix A)"""
     kappa: float
     """how far on the wrong side a margin still counts; for loss margin alone"""
     label: Literal["true", "predicted", "least_likely", "random"]
@@ -132,10 +133,10 @@ class GradientAttack:
             return direction * cross_entropy(outputs, label, label_smoothing=0.0), label
         if self.loss == "entropy":
             return weighted(outputs, entropy), label
-        about = label
         if self.loss == "log_odds":
-            return direction * weighted(outputs, lambda z: log_odds(z, about)), label
-        return weighted(outputs, lambda z: -F.relu(direction * margin(z, about) + self.kappa)), label
+            return direction * weighted(outputs, partial(log_odds, label=label)), label
+        target = label
+        return weighted(outputs, lambda z: -F.relu(direction * margin(z, target) + self.kappa)), label
 
     def draw_start(self, x: Tensor, scale: Tensor, generator: Generator | None) -> Tensor:
         """Return where the steps begin: x, or a random point around it."""

@@ -71,8 +71,8 @@ def curve_rows(setup: Setup, model: str) -> list[Row]:
 
 def epoch_row(line: Mapping[str, str], scored: int) -> Row:
     """Return a line of training.csv as the numbers of a row. A training that went on from an older state, or watched
-    an attack from some epoch on, has empty places. `scored`: of how many images the clean error is, where the line is
-    older than its word on that."""
+    an attack from some epoch on, has empty places. `scored`: number of images of the clean error, where the file has no
+    `clean_n` yet."""
     numbers = {name: float(line[column]) for column, name in COLUMNS.items() if line.get(column)}
     n = round(float(line.get("clean_n") or scored))
     return {"n": n, "epoch": float(line["epoch"]), "step": int(line["step"]), **numbers}

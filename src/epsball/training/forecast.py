@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 SECONDS_TIMED = 10.0  # of a model's steps, before anything is said of the others'
 log = logging.getLogger(__name__)
@@ -17,6 +17,7 @@ class TrainingForecast:
         self.left, self.clock = dict(left), clock
         self.timed, self.seconds = 0, 0.0  # steps of models that are done, and what they took
         self.model, self.told = "", False
+        self.running: dict[str, float] = {}  # when models that worker processes train began
         self.first, self.began = 0, 0.0  # the step of the model in training from which on it is timed, and when
 
     def follow(self, model: str, done: int, total: int) -> None:
@@ -41,16 +42,28 @@ class TrainingForecast:
             rest = own * current + sum(others.values()) * seconds / steps
             say(rest, len(others) + bool(own))
 
-    def end_elsewhere(self, model: str, seconds: float, running: Collection[float], workers: int) -> None:
-        """Take notice of a model that one of several worker processes has trained in so many `seconds`; `running`: what
-        each of those in training has taken until now."""
-        self.timed, self.seconds = self.timed + self.left.pop(model), self.seconds + seconds
-        rest = sum(self.left.values()) * self.seconds / max(self.timed, 1) - sum(running)
-        if self.left:
-            say(max(rest, 0.0) / min(workers, len(self.left)), len(self.left))
+    def begin_elsewhere(self, model: str) -> None:
+        """Take notice that a worker process begins to train a model."""
+        self.running[model] = self.clock()
+
+    def end_elsewhere(self, model: str, workers: int) -> None:
+        """Take notice that one of `workers` processes has trained a model, and say what is left of the others. A model
+        without steps (a forest), or not known to be missing (a damaged one), says nothing of how long steps take; one
+        that went on from a checkpoint counts whole."""
+        now, steps = self.clock(), self.left.pop(model, 0)
+        seconds = now - self.running.pop(model)
+        if not steps:
+            return
+        self.timed, self.seconds = self.timed + steps, self.seconds + seconds
+        others = [left for left in self.left.values() if left]
+        if others:
+            begun = sum(now - began for key, began in self.running.items() if self.left.get(key))
+            rest = sum(others) * self.seconds / self.timed - begun
+            say(max(rest, 0.0) / min(workers, len(others)), len(others))
 
 
 def say(seconds: float, count: int) -> None:
+    """Log that `count` models are left, for about so many seconds."""
     models = "1 model" if count == 1 else f"{count} models"
     log.info("training: about %s left for %s, if all steps take as long", rough(seconds), models)
 

@@ -3,7 +3,6 @@
 import logging
 import multiprocessing
 import os
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -86,7 +85,6 @@ def run_jobs(
     order = TopologicalSorter(needs)
     order.prepare()
     training: dict[Future[str], str] = {}
-    began: dict[str, float] = {}
     ready: list[str] = []
     number = 0
     while order.is_active():
@@ -94,7 +92,8 @@ def run_jobs(
         while ready and len(training) < workers:
             key = ready.pop()
             training[pool.submit(train_in_worker, jobs[key])] = key
-            began[key] = time.monotonic()
+            if models.forecast:
+                models.forecast.begin_elsewhere(key)
         models.stop.check()
         done, _ = wait(training, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in done:
@@ -102,9 +101,7 @@ def run_jobs(
             log.info("%s, %d of %d", future.result(), number, len(jobs))
             order.done(key := training.pop(future))
             if models.forecast:
-                now = time.monotonic()
-                taken = now - began.pop(key)
-                models.forecast.end_elsewhere(key, taken, [now - since for since in began.values()], workers)
+                models.forecast.end_elsewhere(key, workers)
 
 
 def make_job(name: str, execution: Execution, spec: ModelSpec, models: TrainedModels) -> Job:
