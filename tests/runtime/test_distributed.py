@@ -1,7 +1,9 @@
 """Several processes compute what one does, share by share; a job that loses one ends, and goes on."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +27,15 @@ RESNET = (
     *("trainer.batch_size=8", "trainer.epochs=0.5", "trainer.objective.delay=0"),
     *("trainer.objective.eps_distribution=fixed", "trainer.objective.attack.step=l2"),  # a sign can turn for a last bit
 )
+LONGER = (*TINY, "trainer.epochs=40")  # long enough to be met in training
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """Weights that two processes train of LONGER from begin to end."""
+    outputs = tmp_path_factory.mktemp("uninterrupted")
+    weights, _, _ = trained(outputs, torchrun(*LONGER, f"outputs={outputs}"))
+    return weights
 
 
 def torchrun(*arguments: str) -> list[str]:
@@ -83,11 +94,11 @@ def test_a_misspelt_option_is_told_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the killed process is found in /proc")
-def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(
+    tmp_path: Path, uninterrupted: dict[str, Tensor]
+) -> None:
     """To the same bits as without."""
-    straight, tmp_path = tmp_path / "straight", tmp_path / "killed"
-    words = [*TINY, "trainer.epochs=12", "checkpoint_seconds=0"]
-    command = torchrun(*words, f"outputs={tmp_path}")
+    command = torchrun(*LONGER, "checkpoint_seconds=0", f"outputs={tmp_path}")
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     until = time.monotonic() + 600
     while not list(tmp_path.glob("models/*/last.pt")):
@@ -102,7 +113,52 @@ def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(tmp_path: Pa
     assert again.returncode == 0, again.stderr
     assert "target goes on from step " in again.stderr
     (weights,) = tmp_path.glob("models/*/model.safetensors")
-    uninterrupted, _, _ = trained(straight, torchrun(*words, f"outputs={straight}"))
+    assert distance(load_file(weights), uninterrupted) == 0
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_job_saves_and_the_same_command_goes_on(
+    tmp_path: Path, uninterrupted: dict[str, Tensor], stop: signal.Signals
+) -> None:
+    """To the same bits as without; torchrun passes the signal on to its processes."""
+    command = torchrun(*LONGER, "checkpoint_seconds=3600", f"outputs={tmp_path}")  # so that only the stop saves
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    until = time.monotonic() + 600
+    while not list(tmp_path.glob("models/*")):
+        assert job.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    job.send_signal(stop)
+    _, errors = job.communicate(timeout=600)
+    assert job.returncode != 0 and "stopping after saving" in errors
+    (record,) = tmp_path.glob("transfer/*/run.json")
+    assert json.loads(record.read_text())["status"] == "interrupted"
+    assert list(tmp_path.glob("models/*/last.pt")) and not list(tmp_path.glob("models/*/manifest.json"))
+    again = run(command)
+    assert again.returncode == 0, again.stderr
+    assert "target goes on from step " in again.stderr
+    (weights,) = tmp_path.glob("models/*/model.safetensors")
+    assert distance(load_file(weights), uninterrupted) == 0
+
+
+def test_machines_that_share_no_files_train_what_one_machine_does(
+    tmp_path: Path, uninterrupted: dict[str, Tensor]
+) -> None:
+    """Two torchruns that meet at a port, as on two machines; only the first process's machine gets files."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    meet = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"]
+    start = [sys.executable, "-m", "torch.distributed.run", *meet, RUN, *LONGER]
+    outputs = [tmp_path / "here", tmp_path / "there"]
+    jobs = [
+        subprocess.Popen([*start, f"outputs={own}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for own in outputs
+    ]
+    told = [job.communicate(timeout=600) for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], told
+    assert sorted(printed.count("results.csv") for printed, _ in told) == [0, 1]
+    (first,) = (own for own in outputs if own.exists())
+    (weights,) = first.glob("models/*/model.safetensors")
     assert distance(load_file(weights), uninterrupted) == 0
 
 
