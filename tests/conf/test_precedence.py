@@ -154,7 +154,7 @@ GRID_LINE = (
 
 def test_the_grid_of_the_documentation(compose: Compose) -> None:
     """It works as typed, with the field of one model that the text sets."""
-    text = " ".join((ROOT / "README.md").read_text().replace("\\\n", " ").split())
+    text = " ".join((ROOT / "docs/settings.md").read_text().replace("\\\n", " ").split())
     assert f"python run.py {GRID_LINE}" in text and "models.wide_width_0_25.trainer.epochs=5" in text
     experiment = prepare_experiment(compose(*shlex.split(GRID_LINE), "models.wide_width_0_25.trainer.epochs=5"))
     names = ["wide_width_0_125", "wide_width_0_25", "wide_width_0_5"]

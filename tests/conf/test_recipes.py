@@ -221,7 +221,7 @@ def test_the_command_for_imagenet_is_the_papers_recipe(compose: Compose, part: s
     """All of ImageNet, cropped by the data set alone; batches of 1,600, of which k of 32 are adversarial."""
     command = "dataset=imagenet arch=inception_v3 arch.width=1 trainer.epochs=187 trainer.batch_size=1600"
     command += " trainer.augment=null"
-    assert command in " ".join((ROOT / "README.md").read_text().replace("\\", " ").split())
+    assert command in " ".join((ROOT / "docs/running.md").read_text().replace("\\", " ").split())
     config = compose(f"paper=kurakin/{part}", "scale=paper", *command.split())
     assert (config["dataset"]["train_size"], config["dataset"]["test_size"]) == (None, None)
     for name, spec in config["models"].items():

@@ -207,7 +207,7 @@ def how_to_choose(key: str, value: str) -> str:
     if value in options_of(group):
         return f": {group}@{key}={value} chooses an option"
     if key in STATED:
-        return f": a paper has its own, paper=tramer/table1; one more is {key}.NAME={{...}}, as README has them"
+        return f": a paper has its own, paper=tramer/table1; one more is {key}.NAME={{...}}, see docs/statements.md"
     if key.startswith("models.") and value in options_of("arch"):
         return f": arch@{key}.arch={value} chooses its architecture"
     return ""

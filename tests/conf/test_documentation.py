@@ -1,0 +1,54 @@
+"""What README.md and the pages under docs/ show is what the commands take, and their links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import yaml
+from configs import Compose
+from conftest import ROOT
+
+from epsball.experiment.prepare import prepare_experiment
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ELSEWHERE = ("-m", "again=", "--config-dir")  # words of commands that need a sweeper, a run or files of one's own
+
+
+def commands() -> list[str]:
+    """The words after run.py of each command that stands as code outside docs/results."""
+    found = []
+    for page in PAGES:
+        if "results" not in page.parts:
+            for line in page.read_text().replace("\\\n", " ").splitlines():
+                if line.startswith("    ") and "run.py" in line and not line.lstrip().startswith("#"):
+                    found.append(line.partition("run.py")[2])
+    return [words for words in found if not any(word.startswith(ELSEWHERE) for word in words.split())]
+
+
+@pytest.mark.parametrize("words", commands())
+def test_a_documented_command_composes(compose: Compose, words: str) -> None:
+    assert compose(*shlex.split(words, comments=True))["experiment"]
+
+
+def test_commands_were_found() -> None:
+    assert len(commands()) > 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_figure_of_the_documentation_can_be_asked_for(compose: Compose) -> None:
+    blocks = (ROOT / "docs/statements.md").read_text().split("\n\n")
+    (block,) = (part for part in blocks if part.startswith("    figures:\n"))
+    figures = yaml.safe_load(dedent(block))["figures"]
+    config = compose("paper=demo", "device=cpu", "suite.fgsm.eps=[0.1,0.2,0.3]", "measurement.cells=asked")
+    experiment = prepare_experiment({**config, "figures": figures})
+    (figure,) = experiment.statements.figures.values()
+    cells = experiment.measurements["transfer_matrix"].error_cells(experiment)
+    assert {cell.eps for cell in cells} == {0.1, 0.2, 0.3} and {cell.attack for cell in cells} == {"fgsm"}
+    assert len(cells) == len(figure.quantities) == 2 * 2 * 3
