@@ -76,7 +76,7 @@ NAMED = {name: attack for name, attack in SETTINGS.items() if attack is not None
 EVERY: dict[str, Attack] = NAMED | {  # and settings that no file has
     "restarts": pgd(3, 0.5, restarts=4),
     "best": pgd(3, 0.5, keep="best"),
-    "log_odds": pgd(3, 0.5, loss="log_odds", label="least_likely"),
+    "log_cross_entropy": pgd(3, 0.5, loss="log_cross_entropy", label="least_likely"),
     "unclipped": pgd(3, 0.5, clip_start=False, label="predicted"),
     "everything": pgd(3, 0.5, step="l2", loss="margin", momentum=0.5, restarts=3, keep="best", label="random"),
 }

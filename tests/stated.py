@@ -93,7 +93,7 @@ SUITES: list[Row] = [
         "Tramèr 3.3: smaller eps can be stronger; which ones is ours",
     ),
     (
-        *(ALL, "suite.masking.fgsm_log_odds", {**FGSM, **RISING, "loss": "log_odds"}),
+        *(ALL, "suite.masking.fgsm_unrounded", {**FGSM, **RISING, "loss": "log_cross_entropy"}),
         "Tramèr, appendix C: smoothed gradients are numerically unstable; this one is not",
     ),
     (ALL, "suite.kurakin.fgsm", {**FGSM, **BUDGETS}, "Kurakin Table 1: eps 2, 4, 8, 16"),

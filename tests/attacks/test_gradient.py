@@ -126,14 +126,14 @@ def test_margin_loss_stops_once_the_margin_is_below_minus_kappa(kappa: float, mo
 
 
 @pytest.mark.parametrize("label", ["true", "predicted", "least_likely"])
-def test_log_odds_lead_where_cross_entropy_does(label: str) -> None:
-    by_log_odds, by_cross_entropy = (gradient(loss=loss, label=label) for loss in ("log_odds", "cross_entropy"))
-    model = linear(WEIGHT)
-    torch.testing.assert_close(by_log_odds(model, X, Y), by_cross_entropy(model, X, Y), rtol=0, atol=0)
+@pytest.mark.parametrize("model", [linear(WEIGHT), Ensemble([linear(WEIGHT), linear(3 * WEIGHT.flip(0))], "vote")])
+def test_log_cross_entropy_leads_where_cross_entropy_does(label: str, model: nn.Module) -> None:
+    by_log, by_itself = (gradient(loss=loss, label=label) for loss in ("log_cross_entropy", "cross_entropy"))
+    torch.testing.assert_close(by_log(model, X, Y), by_itself(model, X, Y), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("attack", [gradient(eps=0.05), gradient(eps=0.05, steps=10, momentum=1.0)])
-def test_log_odds_lead_there_in_float32_where_the_cross_entropys_gradient_is_rounded(attack: GradientAttack) -> None:
+def test_log_cross_entropy_leads_there_in_float32_too_where_its_gradient_is_rounded(attack: GradientAttack) -> None:
     """Margins of 22 to 25. The first pixel speaks for the label, and half as much for the other class."""
     weight = torch.tensor([[2.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
     sure = linear(31 * weight)
@@ -141,7 +141,7 @@ def test_log_odds_lead_there_in_float32_where_the_cross_entropys_gradient_is_rou
     exact = attack(sure, x, y)
     single = sure.float()
     assert not torch.equal(attack(single, x.float(), y), exact.float())
-    torch.testing.assert_close(replace(attack, loss="log_odds")(single, x.float(), y), exact.float())
+    torch.testing.assert_close(replace(attack, loss="log_cross_entropy")(single, x.float(), y), exact.float())
 
 
 def test_margin_loss_raises_the_largest_other_logit() -> None:

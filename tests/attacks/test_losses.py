@@ -5,7 +5,16 @@ import torch
 import torch.nn.functional as F
 from linear import linear, seeded, softmax_gradient
 
-from epsball.attacks.losses import at_least_fp32, cross_entropy, entropy, input_gradient, log_odds, margin
+from epsball.attacks.losses import (
+    Heads,
+    at_least_fp32,
+    cross_entropy,
+    entropy,
+    input_gradient,
+    log_cross_entropy,
+    log_odds,
+    margin,
+)
 
 
 def test_margin_and_entropy_by_hand() -> None:
@@ -34,6 +43,33 @@ def test_log_odds_have_a_gradient_where_the_probability_rounds_to_1(sure: float)
     logits = torch.tensor([[sure, 0.0, 0.0]], requires_grad=True)
     assert torch.autograd.grad(log_odds(logits, y), logits)[0].tolist() == [[-1.0, 0.5, 0.5]]
     assert torch.autograd.grad(F.cross_entropy(logits, y), logits)[0][0, 0] == 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 40.0])
+def test_log_cross_entropy_is_its_logarithm(scale: float) -> None:
+    """In float64, for heads of margins up to a hundred; one without weight counts for nothing."""
+    logits = (scale * torch.randn(2, 20, 4, generator=seeded(), dtype=torch.float64)).requires_grad_()
+    y = torch.arange(20) % 4
+    for outputs in ([(logits[0], 1.0)], [(logits[0], 0.3), (logits[1], 0.7)], [(logits[0], 1.0), (logits[1], 0.0)]):
+        value, loss = log_cross_entropy(outputs, y), cross_entropy(outputs, y, label_smoothing=0.0)
+        kept = (loss > 1e-9).detach()  # below, float64's own cross-entropy rounds
+        assert kept.sum() > 8
+        torch.testing.assert_close(value[kept], loss[kept].log(), rtol=1e-6, atol=1e-9)
+        along, whole = (torch.autograd.grad(v[kept].sum(), logits, retain_graph=True)[0] for v in (value, loss))
+        torch.testing.assert_close(along * loss.where(kept, 0)[:, None], whole, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("sure", [10.0, 29.0, 31.0, 88.0, 120.0, 1e4])
+def test_log_cross_entropy_has_its_gradient_in_float32_however_sure(sure: float) -> None:
+    """-1 for the label's logit, a half for each of the others; of two heads that of the less sure one alone."""
+    y = torch.tensor([0])
+    logits = torch.tensor([[[sure, 0.0, 0.0]], [[2 * sure, 0.0, 0.0]]], requires_grad=True)
+    half = [[-1.0, 0.5, 0.5]]
+    one: Heads = [(logits[0], 1.0)]
+    both: Heads = [(logits[0], 0.5), (logits[1], 0.5)]
+    for outputs in (one, both):
+        (found,) = torch.autograd.grad(log_cross_entropy(outputs, y).sum(), logits)
+        torch.testing.assert_close(found, torch.tensor([half, [[0.0] * 3]]), rtol=0, atol=2e-4)
 
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]])

@@ -412,7 +412,7 @@ ASKED_WITHOUT_NUMBERS = {
         "error(target | target, fgsm, eps={eps}) <= error(target | target, fgsm, eps=0.3)",
     ],
     "gradients do not round": [
-        "error(target | target, fgsm, eps={eps}) >= error(target | target, fgsm_log_odds, eps={eps}) - 0.01"
+        "error(target | target, fgsm, eps={eps}) >= error(target | target, fgsm_unrounded, eps={eps}) - 0.01"
     ],
     "gradients do not vanish": ["gradient_zero_share(target) < 0.05"],
 }

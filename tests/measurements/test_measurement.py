@@ -30,6 +30,7 @@ from epsball.measurements.gradient_pictures import GradientPictures
 from epsball.measurements.loss_paths import LossPaths
 from epsball.measurements.loss_surface import LossSurface
 from epsball.measurements.measurement import Cell, Measurement, Rows, Scope, Setup, Workload, clean_rates, clean_rows
+from epsball.measurements.rounding import Rounding
 from epsball.measurements.score_examples import ScoreExamples
 from epsball.measurements.training_curves import TrainingCurves
 from epsball.measurements.transfer_matrix import TransferMatrix
@@ -55,6 +56,7 @@ EVERY: dict[str, Measurement] = {
     "worst_case": WorstCase(),
     "gradient_norms": GradientNorms(bins=None),
     "coherence": Coherence(images=None, bins=None),
+    "rounding": Rounding(images=None, bins=None),
     "gradient_pictures": GradientPictures(images=1),
     "loss_surface": SURFACE,
     "gaas": Gaas(images=None, eps=[0.1, EPS], directions=[1, 4]),
@@ -234,7 +236,7 @@ def test_what_is_kept_is_not_measured_again(
     first = measured(EVERY[name], setup_for(name, tmp_path))
     works = ("transfer_matrix.transfer", "gradient_norms.gradient_norms", "worst_case.find_fooled")
     works += ("loss_surface.losses_on_grid", "training_curves.epoch_row", "score_examples.score", "loss_paths.follow")
-    works += ("coherence.alignment", "gaas.count_adversarial")
+    works += ("coherence.alignment", "rounding.roundings", "gaas.count_adversarial")
     for work in (*works, "measurement.find_mistakes"):
         monkeypatch.setattr(f"epsball.measurements.{work}", lambda *_, work=work, **__: pytest.fail(f"{work} called"))
     assert_same(measured(EVERY[name], setup_for(name, tmp_path))["results"], first["results"])
@@ -362,12 +364,16 @@ def test_the_cells_that_it_promises_are_those_it_measures(name: str, tmp_path: P
 def test_its_rows_have_the_metrics_that_it_says(name: str, tmp_path: Path) -> None:
     bins = Bins(low=0.0, high=1.0, number=2, log=False)
     measurement: Any = EVERY[name]
-    if name in ("gradient_norms", "coherence"):
+    if name in ("gradient_norms", "coherence", "rounding"):
         measurement = replace(measurement, bins=bins)
     rows = measurement.measure(setup_for(name, tmp_path))["results"]
     found = {metric.name for metric in METRICS.values() if any(not isnan(metric.value_in(row)) for row in rows)}
     assert found <= {*ERROR_METRICS, *measurement.metrics}
-    not_here = {"transfer_rate_top5", "loss_share"}  # of ten classes and more, and with bins
+    not_here = {
+        "transfer_rate_top5",
+        "loss_share",
+        "certain_rounded_signs",
+    }  # of ten classes, with bins, of sure models
     if name != "training_curves":  # these models have none
         assert {*measurement.metrics} - found <= not_here
 
@@ -393,6 +399,7 @@ SHOWN: dict[str, Config] = {
     "worst_case": {},
     "gradient_norms": {"bins": None},
     "coherence": {"images": 10, "bins": {"low": -1, "high": 1, "number": 3, "log": False}},
+    "rounding": {"images": 10, "bins": {"low": -20, "high": 60, "number": 4, "log": False}},
     "gaas": {"images": 20, "eps": [0.1, 0.3], "directions": [4, 36]},
     "training_curves": {},
     "gradient_pictures": {"images": 1},
@@ -458,7 +465,7 @@ def test_it_is_shown_again_from_the_rows_of_a_finished_run(
     report, written = (finished / "report.md").read_text(), sorted(path.name for path in again.iterdir())
     assert sections and all(f"## {section.title}\n" in report for section in sections)
     assert {section.image.name for section in sections if section.image} <= set(written)
-    without = ("gradient_norms", "coherence", "gaas", "training_curves", "loss_paths")
+    without = ("gradient_norms", "coherence", "rounding", "gaas", "training_curves", "loss_paths")
     assert bool(written) == (name not in without)
     for file in written:
         assert (again / file).read_bytes() == (finished / file).read_bytes(), file

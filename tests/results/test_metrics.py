@@ -20,9 +20,9 @@ from epsball.results.rows import MISTAKES, over_seeds
 
 Row = dict[str, Any]
 Z = 1.959963984540054
-COUNTS = {"n": 100, "training_adversarial_n": 50, "transfer_n": 40, "transfer_n_top5": 20}
+COUNTS = {"n": 100, "training_adversarial_n": 50, "transfer_n": 40, "transfer_n_top5": 20, "certain_n": 30}
 MEANS = ("final_loss", "restart_loss_sd", "maxima_distance", "starts_distance", "maxima_angle", "gradient_cosine")
-ALIGNED = ("coherence", "gal", "gradient_zero_components")
+ALIGNED = ("coherence", "gal", "gradient_zero_components", "margin")
 SPREADS = {"gradient_l2_sd": 0.8, "loss_sd": 0.5, "path_loss_sd": 0.3}
 SPREADS |= {f"{name}_sd": 0.2 for name in (*MEANS, *ALIGNED)}
 ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better end, interval around a half
@@ -54,6 +54,12 @@ ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better
     "coherence_mean": ("value", "low", (0.5 - Z * 0.2 / 10, 0.5 + Z * 0.2 / 10)),
     "coherence_sd": ("value", None, (nan, nan)),
     "coherence_share": ("percent", None, wilson(50, 100)),
+    "margin_mean": ("value", None, (0.5 - Z * 0.2 / 10, 0.5 + Z * 0.2 / 10)),
+    "margin_sd": ("value", None, (nan, nan)),
+    "margin_share": ("percent", None, wilson(50, 100)),
+    "certain": ("percent", None, wilson(50, 100)),
+    "rounded_signs": ("percent", None, wilson(50, 100)),
+    "certain_rounded_signs": ("percent", None, wilson(15, 30)),
     "gal_mean": ("value", "low", (0.5 - Z * 0.2 / 10, 0.5 + Z * 0.2 / 10)),
     "gradient_zero_components_mean": ("value", None, (0.5 - Z * 0.2 / 10, 0.5 + Z * 0.2 / 10)),
 }

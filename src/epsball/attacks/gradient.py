@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from epsball.attacks.balls import STEPS, norm
-from epsball.attacks.losses import cross_entropy, entropy, log_odds, margin, weighted
+from epsball.attacks.losses import cross_entropy, entropy, log_cross_entropy, margin, weighted
 from epsball.build import require
 from epsball.models import heads
 from epsball.runtime.graphs import run_captured
@@ -38,10 +38,9 @@ class GradientAttack:
     """of this attack's own eps; null beside a null step_size spends evenly what a sign start leaves of eps"""
     step: Literal["sign", "l2", "linf"]
     """the gradient g becomes sign(g), g / |g|_2 or g / |g|_inf, per example"""
-    loss: Literal["cross_entropy", "log_odds", "margin", "entropy"]
-    """log_odds has, of one network, the direction of cross_entropy's gradient, which rounds in float32 from a margin of
-    17 on; of an ensemble it weighs all members alike, cross_entropy those more that are less sure; margin is Carlini
-    and Wagner's hinge with kappa, entropy is Kurakin's (appendix A)"""
+    loss: Literal["cross_entropy", "log_cross_entropy", "margin", "entropy"]
+    """log_cross_entropy has the direction of cross_entropy's gradient, which rounds in float32 from a margin of 17 on;
+    margin is Carlini and Wagner's hinge with kappa, entropy is Kurakin's (appendix A)"""
     kappa: float
     """how far on the wrong side a margin still counts; for loss margin alone"""
     label: Literal["true", "predicted", "least_likely", "random"]
@@ -133,8 +132,8 @@ class GradientAttack:
             return direction * cross_entropy(outputs, label, label_smoothing=0.0), label
         if self.loss == "entropy":
             return weighted(outputs, entropy), label
-        if self.loss == "log_odds":
-            return direction * weighted(outputs, partial(log_odds, label=label)), label
+        if self.loss == "log_cross_entropy":
+            return direction * log_cross_entropy(outputs, label), label
         target = label
         return weighted(outputs, lambda z: -F.relu(direction * margin(z, target) + self.kappa)), label
 

@@ -1,5 +1,6 @@
 """Losses of attacks and trainers, per example, and their gradient with respect to the images."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Heads = list[tuple[Tensor, float]]
+LINEAR = -30.0  # where log_softplus is its argument: half of e^-30 away
 
 
 def weighted(outputs: Heads, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -40,6 +42,21 @@ def log_odds(logits: Tensor, label: Tensor) -> Tensor:
     own = label[:, None] == torch.arange(logits.shape[1], device=logits.device)
     others = logits.masked_fill(own, float("-inf")).logsumexp(1)
     return others - logits.masked_fill(~own, 0.0).sum(1)
+
+
+def log_cross_entropy(outputs: Heads, y: Tensor) -> Tensor:
+    """Return (N,) the logarithm of `cross_entropy`, of one head or several, without label smoothing.
+
+    Its gradient has the direction of the cross-entropy's, and keeps it however sure of the label the heads are: it is
+    computed from their log-odds.
+    """
+    parts = [math.log(weight) + log_softplus(log_odds(at_least_fp32(z), y)) for z, weight in outputs if weight]
+    return torch.stack(parts).logsumexp(0)
+
+
+def log_softplus(x: Tensor) -> Tensor:
+    """Return log(log(1 + e^x)): x itself, to 1e-13, where e^x is next to nothing and its logarithm would round."""
+    return torch.where(x < LINEAR, x, F.softplus(x.clamp(min=LINEAR)).log())
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from epsball.measurements.gradient_pictures import GradientPictures
 from epsball.measurements.loss_paths import LossPaths
 from epsball.measurements.loss_surface import LossSurface
 from epsball.measurements.measurement import Measurement
+from epsball.measurements.rounding import Rounding
 from epsball.measurements.score_examples import ScoreExamples
 from epsball.measurements.training_curves import TrainingCurves
 from epsball.measurements.transfer_matrix import TransferMatrix
@@ -19,6 +20,7 @@ MEASUREMENTS: Mapping[str, type[Measurement]] = {
     "worst_case": WorstCase,
     "gradient_norms": GradientNorms,
     "coherence": Coherence,
+    "rounding": Rounding,
     "gradient_pictures": GradientPictures,
     "loss_surface": LossSurface,
     "loss_paths": LossPaths,

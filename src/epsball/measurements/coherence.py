@@ -1,6 +1,6 @@
 """Coherence of the input gradients of an ensemble's members (Kariyappa and Qureshi 2019, sections 3.2 and 4.3)."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from epsball.build import listed, require
 from epsball.data.images import Images
-from epsball.measurements.gradient_norms import differentiable
-from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
+from epsball.measurements.measurement import Row, Setup
+from epsball.measurements.targets import OfEachTarget, mean_numbers
 from epsball.output.pages import Section
 from epsball.results.distributions import Bins, distribution_rows, mean_and_sd
 from epsball.runtime.progress import Progress, Stop
@@ -40,7 +40,7 @@ class Alignment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Coherence(Measurement):
+class Coherence(OfEachTarget):
     """Mean and standard deviation over the test images of the coherence of each target that has gradients, of their
     gradient alignment loss and of the share of components that are zero. A gradient is that of a member's log-odds
     against the label, which has the direction of the cross-entropy's however sure the member is; a gradient of zero has
@@ -64,36 +64,20 @@ class Coherence(Measurement):
         needs = f"name is coherence, which needs targets of at least two members, unlike {listed(single)}"
         require(not single, f"{needs}: leave these out of targets, or give them arch=ensemble")
 
-    def clean_models(self, scope: Scope) -> Sequence[str]:
-        return scope.targets
-
-    def unfinished(self, setup: Setup) -> Collection[str]:
-        return [name for name in differentiable(setup) if setup.find(self.what(setup), name, name) is None]
-
-    def measure(self, setup: Setup) -> Rows:
-        return {"results": [row for target in differentiable(setup) for row in self.target_rows(setup, target)]}
-
     def what(self, setup: Setup) -> object:
-        """What is measured, for the rows' identity."""
         bins = None if self.bins is None else asdict(self.bins)
         return {"coherence": len(self.chosen(setup)), "gradients_of": "log_odds", "bins": bins}
 
     def chosen(self, setup: Setup) -> Images:
         return setup.test.first(self.images)
 
-    def target_rows(self, setup: Setup, model: str) -> list[Row]:
-        """Return the rows of one model, measured now or kept by an earlier run."""
-
-        def measure() -> list[Row]:
-            title = f"coherence of {model}"
-            found = alignment(setup.models[model], self.chosen(setup), setup.batch_size, setup.stop, title)
-            return alignment_rows(found, self.bins)
-
-        found = setup.find_or_measure(self.what(setup), model, model, measure)
-        return [setup.row(numbers, model, model, "clean", 0.0) for numbers in found]
+    def numbers(self, setup: Setup, model: str) -> list[Row]:
+        title = f"coherence of {model}"
+        found = alignment(setup.models[model], self.chosen(setup), setup.batch_size, setup.stop, title)
+        return alignment_rows(found, self.bins)
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
-        if (means := mean_numbers(frames["results"])).empty:
+        if (means := mean_numbers(frames["results"], NUMBERS)).empty:
             return []
         text = (
             "The largest cosine of any two members' input gradients, over the test images; GAL is its smooth maximum."
@@ -104,7 +88,7 @@ class Coherence(Measurement):
         return "".join(
             f"{name}: coherence {row['mean']:.4f}, sd {row['sd']:.4f}, GAL {row['GAL']:.4f}, "
             f"{row['zero components']:.2%} of components zero\n"
-            for name, row in mean_numbers(frames["results"]).iterrows()
+            for name, row in mean_numbers(frames["results"], NUMBERS).iterrows()
         )
 
 
@@ -128,10 +112,3 @@ def alignment_rows(found: Alignment, bins: Bins | None) -> list[Row]:
     whole |= mean_and_sd("gal", found.gal.numpy(force=True))
     whole |= mean_and_sd("gradient_zero_components", found.zero_components.numpy(force=True))
     return [whole, *histogram]
-
-
-def mean_numbers(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the numbers of each model, means over the seeds."""
-    own = rows[rows["measurement"] != "clean"].reindex(columns=["target", *NUMBERS])  # absent where no model has any
-    own = own[own["coherence_mean"].notna()]
-    return own.groupby("target", sort=False).mean().rename(columns=NUMBERS)

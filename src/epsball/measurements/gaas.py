@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from epsball.attacks.losses import cross_entropy
 from epsball.build import require
 from epsball.data.images import Data, Images
-from epsball.measurements.gradient_norms import differentiable
 from epsball.measurements.hadamard import factors, regular_hadamard
 from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
+from epsball.measurements.targets import differentiable
 from epsball.models import heads
 from epsball.models.predictions import mistakes, rate
 from epsball.output.pages import Section

@@ -1,6 +1,6 @@
 """L2 norms of the input gradient, the gradient of each image's own loss (Tramèr et al. 2017, appendix D, Table 7)."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from epsball.attacks.losses import input_gradient
 from epsball.data.images import Images
-from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
+from epsball.measurements.measurement import Row, Setup
+from epsball.measurements.targets import OfEachTarget, mean_numbers
 from epsball.output.pages import Section
 from epsball.results.distributions import Bins, distribution_rows
 from epsball.runtime.progress import Stop
@@ -22,7 +23,7 @@ NUMBERS = {"gradient_l2_mean": "mean", "gradient_l2_sd": "sd", "gradient_zero_sh
 
 
 @dataclass(frozen=True)
-class GradientNorms(Measurement):
+class GradientNorms(OfEachTarget):
     """Mean and standard deviation over the test images of the norm, and the share of images without a gradient, of each
     target that has gradients."""
 
@@ -34,47 +35,26 @@ class GradientNorms(Measurement):
     bins: Annotated[Bins, Bins] | None = None
     """of a histogram of the norms beside them; None for none"""
 
-    def clean_models(self, scope: Scope) -> Sequence[str]:
-        return scope.targets
-
-    def unfinished(self, setup: Setup) -> Collection[str]:
-        return [name for name in differentiable(setup) if setup.find(self.what, name, name) is None]
-
-    def measure(self, setup: Setup) -> Rows:
-        return {"results": [row for target in differentiable(setup) for row in self.norms_rows(setup, target)]}
-
-    @property
-    def what(self) -> object:
-        """What is measured, for the rows' identity."""
+    def what(self, setup: Setup) -> object:
         return "gradients" if self.bins is None else {"gradients": asdict(self.bins)}
 
-    def norms_rows(self, setup: Setup, model: str) -> list[Row]:
-        """Return the rows of one model, measured now or kept by an earlier run."""
-
-        def measure() -> list[Row]:
-            norms = gradient_norms(setup.models[model], setup.test, setup.batch_size, setup.stop)
-            return gradient_rows(norms, self.bins)
-
-        found = setup.find_or_measure(self.what, model, model, measure)
-        return [setup.row(numbers, model, model, "clean", 0.0) for numbers in found]
+    def numbers(self, setup: Setup, model: str) -> list[Row]:
+        norms = gradient_norms(setup.models[model], setup.test, setup.batch_size, setup.stop)
+        return gradient_rows(norms, self.bins)
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
-        if (means := mean_norms(frames["results"])).empty:
+        if (means := mean_numbers(frames["results"], NUMBERS)).empty:
             return []
         return [
             Section("L2 norm of the input gradient", "Over the test images.", means.round(4).astype(str).reset_index())
         ]
 
     def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
-        rows = mean_norms(frames["results"])
+        rows = mean_numbers(frames["results"], NUMBERS)
         return "".join(
             f"{name}: gradient norm {row['mean']:.4f}, sd {row['sd']:.4f}, {row['share of zeros']:.2%} zero\n"
             for name, row in rows.iterrows()
         )
-
-
-def differentiable(setup: Setup) -> list[str]:
-    return [name for name in setup.targets if name in setup.differentiable]
 
 
 def gradient_norms(model: nn.Module, test: Images, batch_size: int, stop: Stop) -> Tensor:
@@ -91,10 +71,3 @@ def gradient_rows(norms: Tensor, bins: Bins | None) -> list[Row]:
     found = norms.numpy(force=True)
     whole, *histogram = distribution_rows("gradient_l2", found, bins)
     return [{**whole, "gradient_zero_share": float((found == 0).mean())}, *histogram]
-
-
-def mean_norms(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the numbers of each model, means over the seeds."""
-    own = rows[rows["measurement"] != "clean"].reindex(columns=["target", *NUMBERS])  # absent where no model has any
-    own = own[own["gradient_l2_mean"].notna()]
-    return own.groupby("target", sort=False).mean().rename(columns=NUMBERS)

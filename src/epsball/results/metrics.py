@@ -104,6 +104,10 @@ METRICS: Mapping[str, Metric] = {
         *distribution("coherence", "low", short="coherence"),
         mean("gal", "low", short="gal"),
         mean("gradient_zero_components", short="zero_components"),
+        *distribution("margin"),
+        Metric("certain", "percent", None, "n", label="images whose label's probability rounds to 1"),
+        Metric("rounded_signs", "percent", None, "n", label="signs of the gradient that round", shares=True),
+        Metric("certain_rounded_signs", "percent", None, "certain_n", shares=True),
         Metric("gaas_all", "percent", "low", "n", label="images fooled along all directions"),
         Metric("gaas_share", "percent", "low", "n", label="directions that fool, mean over images", shares=True),
     )
