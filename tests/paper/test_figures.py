@@ -111,7 +111,7 @@ BARS = {"kind": "bar", "x": "attack", "values": {"FGSM": "fgsm"}, "y": "error({l
         ),
         (
             {**NORMS, "y": "2 * gradient_l2_share({line})"},
-            "y should be one of gradient_l2_share, loss_share, coherence_share alone for a",
+            "y should be one of gradient_l2_share, loss_share, coherence_share, margin_share alone for a",
         ),
         ({**NORMS, "values": [1]}, "values should be null, and y without {x}, for a histogram"),
         ({**NORMS, "y": "gradient_l2_share({line}, epoch={x})"}, "values should be null, and y without {x}, for a"),
