@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from epsball.data.images import Split
 from epsball.measurements.measurement import Measurement, Rows, Setup
-from epsball.measurements.rounding import Rounding, Roundings, changed_signs, rounding_rows, roundings
+from epsball.measurements.rounding import Rounding, Roundings, of_batch, rounding_rows, roundings
 from epsball.models.wrappers import Ensemble
 from epsball.results.distributions import Bins
 from epsball.runtime.progress import Stop
@@ -56,17 +56,19 @@ def test_a_component_that_is_zero_in_truth_is_not_lost() -> None:
 
 def test_float64_rounds_nothing_at_a_margin_of_24() -> None:
     x, y = torch.tensor([0.6, 0, 0, 0]).view(1, 1, 2, 2), torch.tensor([0])
-    assert changed_signs(linear(SURE), x, y).tolist() == [0.25]
-    assert changed_signs(linear(SURE.double()), x.double(), y).tolist() == [0]
+    assert of_batch(linear(SURE), x, y).signs.tolist() == [0.25]
+    assert of_batch(linear(SURE.double()), x.double(), y).signs.tolist() == [0]
 
 
 def test_of_an_ensemble_the_member_that_is_less_sure_leads_both() -> None:
     """Its gradient is 1e12 times the other's: nothing that rounding takes from that one's shows."""
     unsure = torch.tensor([[8.0, 0.0, 0.0, 0.0], [0.0, -1.0, -1.0, -1.0]])
     both = Ensemble([linear(SURE), linear(unsure)], "mean_probability").eval()
-    assert found(both, of_first_pixels(255)).signs.tolist() == [0]
+    own = found(both, of_first_pixels(255))
+    assert own.signs.tolist() == [0] and own.certain.tolist() == [False] and own.margin.tolist() == [24]  # of 40 and 8
     twice = Ensemble([linear(SURE), linear(SURE)], "mean_probability").eval()
-    assert found(twice, of_first_pixels(255)).signs.tolist() == [0.25]
+    own = found(twice, of_first_pixels(255))
+    assert own.signs.tolist() == [0.25] and own.certain.tolist() == [True] and own.margin.tolist() == [40]
 
 
 def test_it_is_of_each_image_whatever_the_batch() -> None:
@@ -120,11 +122,11 @@ def test_nothing_is_computed_in_float64_or_read_on_the_device() -> None:
     assert [tuple(values.shape) for values in on_meta] == [(3,)] * 3
 
 
-def test_the_model_is_run_once_for_its_answer_and_once_for_both_gradients() -> None:
+def test_the_model_is_run_once_for_its_answer_and_both_gradients() -> None:
     model = linear(SURE)
     seen = batch_sizes(model)
     found(model, of_first_pixels(255, 0, 7))
-    assert seen == [2, 2, 1, 1]
+    assert seen == [2, 1]
 
 
 def test_a_target_without_gradients_has_a_clean_row_alone(measured: Measure, tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,21 +10,13 @@ from torch import Tensor, nn
 from epsball.build import listed, require
 from epsball.data.images import Images
 from epsball.measurements.measurement import Row, Setup
-from epsball.measurements.targets import OfEachTarget, mean_numbers
-from epsball.output.pages import Section
+from epsball.measurements.targets import OfEachTarget
 from epsball.results.distributions import Bins, distribution_rows, mean_and_sd
 from epsball.runtime.progress import Progress, Stop
 from epsball.training.diversity import coherence, gradient_alignment_loss, losses_and_gradients
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-NUMBERS = {
-    "coherence_mean": "mean",
-    "coherence_sd": "sd",
-    "gal_mean": "GAL",
-    "gradient_zero_components_mean": "zero components",
-}
+    pass
 
 
 class Alignment(NamedTuple):
@@ -50,6 +41,17 @@ class Coherence(OfEachTarget):
         *("coherence_mean", "coherence_sd", "coherence_share"),
         *("gal_mean", "gradient_zero_components_mean"),
     )
+
+    heading: ClassVar[str] = "Coherence of the members' gradients"
+    text: ClassVar[str] = (
+        "The largest cosine of any two members' input gradients, over the test images; GAL is its smooth maximum."
+    )
+    columns: ClassVar[Mapping[str, str]] = {
+        "coherence_mean": "mean",
+        "coherence_sd": "sd",
+        "gal_mean": "GAL",
+        "gradient_zero_components_mean": "zero components",
+    }
 
     images: int | None
     """how many of the test set, from its first; null: all"""
@@ -76,20 +78,9 @@ class Coherence(OfEachTarget):
         found = alignment(setup.models[model], self.chosen(setup), setup.batch_size, setup.stop, title)
         return alignment_rows(found, self.bins)
 
-    def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
-        if (means := mean_numbers(frames["results"], NUMBERS)).empty:
-            return []
-        text = (
-            "The largest cosine of any two members' input gradients, over the test images; GAL is its smooth maximum."
-        )
-        return [Section("Coherence of the members' gradients", text, means.round(4).astype(str).reset_index())]
-
-    def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
-        return "".join(
-            f"{name}: coherence {row['mean']:.4f}, sd {row['sd']:.4f}, GAL {row['GAL']:.4f}, "
-            f"{row['zero components']:.2%} of components zero\n"
-            for name, row in mean_numbers(frames["results"], NUMBERS).iterrows()
-        )
+    def line(self, row: Mapping[Any, float]) -> str:
+        found = f"coherence {row['mean']:.4f}, sd {row['sd']:.4f}, GAL {row['GAL']:.4f}"
+        return f"{found}, {row['zero components']:.2%} of components zero"
 
 
 def alignment(model: nn.Module, test: Images, batch_size: int, stop: Stop, title: str) -> Alignment:

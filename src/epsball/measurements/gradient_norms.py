@@ -2,8 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +10,12 @@ from torch import Tensor, nn
 from epsball.attacks.losses import input_gradient
 from epsball.data.images import Images
 from epsball.measurements.measurement import Row, Setup
-from epsball.measurements.targets import OfEachTarget, mean_numbers
-from epsball.output.pages import Section
+from epsball.measurements.targets import OfEachTarget
 from epsball.results.distributions import Bins, distribution_rows
 from epsball.runtime.progress import Stop
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-NUMBERS = {"gradient_l2_mean": "mean", "gradient_l2_sd": "sd", "gradient_zero_share": "share of zeros"}
+    pass
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,14 @@ class GradientNorms(OfEachTarget):
         "gradient_zero_share",
     )
 
+    heading: ClassVar[str] = "L2 norm of the input gradient"
+    text: ClassVar[str] = "Over the test images."
+    columns: ClassVar[Mapping[str, str]] = {
+        "gradient_l2_mean": "mean",
+        "gradient_l2_sd": "sd",
+        "gradient_zero_share": "share of zeros",
+    }
+
     bins: Annotated[Bins, Bins] | None = None
     """of a histogram of the norms beside them; None for none"""
 
@@ -42,19 +46,8 @@ class GradientNorms(OfEachTarget):
         norms = gradient_norms(setup.models[model], setup.test, setup.batch_size, setup.stop)
         return gradient_rows(norms, self.bins)
 
-    def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
-        if (means := mean_numbers(frames["results"], NUMBERS)).empty:
-            return []
-        return [
-            Section("L2 norm of the input gradient", "Over the test images.", means.round(4).astype(str).reset_index())
-        ]
-
-    def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
-        rows = mean_numbers(frames["results"], NUMBERS)
-        return "".join(
-            f"{name}: gradient norm {row['mean']:.4f}, sd {row['sd']:.4f}, {row['share of zeros']:.2%} zero\n"
-            for name, row in rows.iterrows()
-        )
+    def line(self, row: Mapping[Any, float]) -> str:
+        return f"gradient norm {row['mean']:.4f}, sd {row['sd']:.4f}, {row['share of zeros']:.2%} zero"
 
 
 def gradient_norms(model: nn.Module, test: Images, batch_size: int, stop: Stop) -> Tensor:

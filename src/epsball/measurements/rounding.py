@@ -2,42 +2,33 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from epsball.attacks.losses import at_least_fp32, cross_entropy, log_cross_entropy, margin
+from epsball.attacks.losses import at_least_fp32, cross_entropy, log_cross_entropy, margin, weighted
 from epsball.build import require
 from epsball.data.images import Images
 from epsball.measurements.measurement import Row, Setup
-from epsball.measurements.targets import OfEachTarget, mean_numbers
+from epsball.measurements.targets import OfEachTarget
 from epsball.models import heads
-from epsball.output.pages import Section
 from epsball.results.distributions import Bins, distribution_rows
 from epsball.runtime.progress import Progress, Stop
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-NUMBERS = {
-    "margin_mean": "mean margin",
-    "certain": "certain",
-    "rounded_signs": "signs rounded",
-    "certain_rounded_signs": "of the certain",
-}
+    pass
 
 
 class Roundings(NamedTuple):
     """Of N images, all on the device."""
 
     margin: Tensor
-    """(N,) the label's logit minus the largest other one"""
+    """(N,) the label's logit minus the largest other one, of an ensemble the mean of its members'"""
     certain: Tensor
-    """(N,) bool, whether the label's probability rounds to 1"""
+    """(N,) bool, whether the label's probability rounds to 1, of an ensemble each member's"""
     signs: Tensor
-    """(N,) the share of the gradient's components whose sign rounding changes"""
+    """(N,) in [0, 1], the share of the gradient's components whose sign rounding changes"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,18 @@ class Rounding(OfEachTarget):
         *("margin_mean", "margin_sd", "margin_share"),
         *("certain", "rounded_signs", "certain_rounded_signs"),
     )
+
+    heading: ClassVar[str] = "What rounding takes from the gradient"
+    text: ClassVar[str] = (
+        "The margin by which the label's logit leads, the share of images of which its probability rounds to 1, "
+        "and the share of the gradient's signs that rounding changes: of all images and of those."
+    )
+    columns: ClassVar[Mapping[str, str]] = {
+        "margin_mean": "mean margin",
+        "certain": "certain",
+        "rounded_signs": "signs rounded",
+        "certain_rounded_signs": "of the certain",
+    }
 
     images: int | None
     """how many of the test set, from its first; null: all"""
@@ -72,21 +75,9 @@ class Rounding(OfEachTarget):
         found = roundings(setup.models[model], self.chosen(setup), setup.batch_size, setup.stop, title)
         return rounding_rows(found, self.bins)
 
-    def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
-        if (means := mean_numbers(frames["results"], NUMBERS)).empty:
-            return []
-        text = (
-            "The margin by which the label's logit leads, the share of images of which its probability rounds to 1, "
-            "and the share of the gradient's signs that rounding changes: of all images and of those."
-        )
-        return [Section("What rounding takes from the gradient", text, means.round(4).astype(str).reset_index())]
-
-    def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
-        return "".join(
-            f"{name}: mean margin {row['mean margin']:.2f}, {row['certain']:.2%} of the images certain; "
-            f"rounding changes {row['signs rounded']:.2%} of the gradient's signs\n"
-            for name, row in mean_numbers(frames["results"], NUMBERS).iterrows()
-        )
+    def line(self, row: Mapping[Any, float]) -> str:
+        certain = f"mean margin {row['mean margin']:.2f}, {row['certain']:.2%} of the images certain"
+        return f"{certain}; rounding changes {row['signs rounded']:.2%} of the gradient's signs"
 
 
 def roundings(model: nn.Module, test: Images, batch_size: int, stop: Stop, title: str) -> Roundings:
@@ -95,22 +86,25 @@ def roundings(model: nn.Module, test: Images, batch_size: int, stop: Stop, title
     with Progress(title, len(test)) as progress:
         for x, y in test.batches(batch_size):
             stop.check()
-            with torch.no_grad():
-                logits = at_least_fp32(model(x))
-            certain = logits.softmax(1).gather(1, y[:, None]).squeeze(1) == 1
-            parts.append(Roundings(margin(logits, y), certain, changed_signs(model, x, y)))
+            parts.append(of_batch(model, x, y))
             progress.step(len(x))
     return Roundings(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
-def changed_signs(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return (N,) the share of components in which the gradient of the cross-entropy and that of its logarithm differ
-    in sign."""
+def of_batch(model: nn.Module, x: Tensor, y: Tensor) -> Roundings:
+    """Return what rounding does to the gradient of each of the images, (N, C, H, W) in [0, 1], with labels (N,), from
+    one pass."""
     x = x.detach().requires_grad_()
     outputs = heads(model, x)
     (itself,) = torch.autograd.grad(cross_entropy(outputs, y, label_smoothing=0.0).sum(), x, retain_graph=True)
     (logarithm,) = torch.autograd.grad(log_cross_entropy(outputs, y).sum(), x)
-    return (itself.sign() != logarithm.sign()).flatten(1).float().mean(1)
+    detached = [(logits.detach(), weight) for logits, weight in outputs]
+    sure = [at_least_fp32(z).softmax(1).gather(1, y[:, None]).squeeze(1) == 1 for z, _ in detached]
+    return Roundings(
+        margin=weighted(detached, lambda z: margin(z, y)),
+        certain=torch.stack(sure).all(0),
+        signs=(itself.sign() != logarithm.sign()).flatten(1).float().mean(1),
+    )
 
 
 def rounding_rows(found: Roundings, bins: Bins | None) -> list[Row]:

@@ -2,9 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
+from epsball.output.pages import Section
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,6 +15,13 @@ if TYPE_CHECKING:
 class OfEachTarget(Measurement):
     """What is measured of each target that has gradients, in rows of its own below those of the clean images."""
 
+    heading: ClassVar[str]
+    """of its section of the report"""
+    text: ClassVar[str]
+    """what stands there above the numbers"""
+    columns: ClassVar[Mapping[str, str]]
+    """the numbers shown, as people call them; a target without the first has none"""
+
     @abstractmethod
     def what(self, setup: Setup) -> object:
         """Return what is measured, for the rows' identity."""
@@ -20,6 +29,10 @@ class OfEachTarget(Measurement):
     @abstractmethod
     def numbers(self, setup: Setup, model: str) -> list[Row]:
         """Measure one model; return the numbers of its rows."""
+
+    @abstractmethod
+    def line(self, row: Mapping[Any, float]) -> str:
+        """Return one target's numbers, by their `columns`, for a terminal."""
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.targets
@@ -35,15 +48,22 @@ class OfEachTarget(Measurement):
         found = setup.find_or_measure(self.what(setup), model, model, lambda: self.numbers(setup, model))
         return [setup.row(numbers, model, model, "clean", 0.0) for numbers in found]
 
+    def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
+        if (means := self.means(frames["results"])).empty:
+            return []
+        return [Section(self.heading, self.text, means.round(4).astype(str).replace("nan", "-").reset_index())]
+
+    def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
+        means = self.means(frames["results"]).to_dict("index")
+        return "".join(f"{name}: {self.line(row)}\n" for name, row in means.items())
+
+    def means(self, rows: "pd.DataFrame") -> "pd.DataFrame":
+        """Return the `columns` of each target, means over the seeds."""
+        own = rows[rows["measurement"] != "clean"].reindex(columns=["target", *self.columns])  # absent: in no row
+        own = own[own[next(iter(self.columns))].notna()]
+        return own.groupby("target", sort=False).mean().rename(columns=dict(self.columns))
+
 
 def differentiable(setup: Setup) -> list[str]:
     """Name the targets that have gradients."""
     return [name for name in setup.targets if name in setup.differentiable]
-
-
-def mean_numbers(rows: "pd.DataFrame", columns: Mapping[str, str]) -> "pd.DataFrame":
-    """Return numbers of each target, means over the seeds, with their columns as people call them. Targets without the
-    first of them are left out."""
-    own = rows[rows["measurement"] != "clean"].reindex(columns=["target", *columns])  # absent where no model has any
-    own = own[own[next(iter(columns))].notna()]
-    return own.groupby("target", sort=False).mean().rename(columns=columns)
