@@ -14,16 +14,18 @@ from epsball.experiment.prepare import prepare_experiment
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE = ("-m", "again=", "--config-dir")  # words of commands that need a sweeper, a run or files of one's own
+OURS = re.compile(r"--config-dir (docs/results/\S+)")
 
 
 def commands() -> list[str]:
-    """The words after run.py of each command that stands as code outside docs/results."""
+    """The words after run.py of each command that stands as code, in docs/results of those that run configs there."""
     found = []
     for page in PAGES:
-        if "results" not in page.parts:
-            for line in page.read_text().replace("\\\n", " ").splitlines():
-                if line.startswith("    ") and "run.py" in line and not line.lstrip().startswith("#"):
-                    found.append(line.partition("run.py")[2])
+        for line in page.read_text().replace("\\\n", " ").splitlines():
+            if line.startswith("    ") and "run.py" in line and not line.lstrip().startswith("#"):
+                words = line.partition("run.py")[2]
+                if "results" not in page.parts or OURS.search(words):
+                    found.append(OURS.sub(rf"hydra.searchpath=[file://{ROOT}/\1]", words))
     return [words for words in found if not any(word.startswith(ELSEWHERE) for word in words.split())]
 
 

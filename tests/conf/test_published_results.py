@@ -20,6 +20,8 @@ from epsball.paper.tables import Table, compare, paper_table
 from epsball.results.given import read_given
 from epsball.results.rows import as_dicts
 
+EXPERIMENTS = sorted((ROOT / "docs" / "results").rglob("paper/*/*.yaml"))
+"""configs of experiments of our own, each in a folder with its rows and its page"""
 Redrawn = dict[str, tuple[pd.DataFrame, pd.DataFrame]]
 TEXTS = dict.fromkeys(("source_model", "target_model", "identity", "worst_for"), str)
 
@@ -151,3 +153,19 @@ def test_the_page_shows_these_tables_and_verdicts(
             assert f"| {claim} | {verdict} |" in page or f"| {claim} | **{verdict}** |" in page, (claim, verdict)
             shown += 1
     assert shown == published.claims + published.tables
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_the_page_of_an_experiment_of_our_own_shows_its_tables(compose: Compose, file: Path) -> None:
+    folder = file.parent
+    config = compose(f"hydra.searchpath=[file://{folder.parents[1]}]", f"paper={folder.name}/{file.stem}")
+    tables = {name: construct(Table, spec, where=name) for name, spec in config["tables"].items()}
+    numbers = compare(tables, as_dicts(read_rows(folder)))
+    page = (folder / "README.md").read_text()
+    for name, table in tables.items():
+        text = markdown(paper_table(name, table, numbers))
+        assert text in page, f"the page should have\n{text}"
+
+
+def test_experiments_of_our_own_were_found() -> None:
+    assert len(EXPERIMENTS) >= 3
