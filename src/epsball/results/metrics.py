@@ -76,11 +76,11 @@ METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("error_top1", "percent", "low", "n", short="error", mistakes=TOP1),
-        Metric("error_top5", "percent", "low", "n", mistakes=TOP5),
+        Metric("error_top5", "percent", "low", "n", label="top-5 error", mistakes=TOP5),
         Metric("accuracy_top1", "percent", "high", "n", short="accuracy", complement="error_top1", mistakes=TOP1),
-        Metric("accuracy_top5", "percent", "high", "n", complement="error_top5", mistakes=TOP5),
+        Metric("accuracy_top5", "percent", "high", "n", label="top-5 accuracy", complement="error_top5", mistakes=TOP5),
         Metric("transfer_rate_top1", "percent", "low", "transfer_n", short="transfer_rate"),
-        Metric("transfer_rate_top5", "percent", "low", "transfer_n_top5"),
+        Metric("transfer_rate_top5", "percent", "low", "transfer_n_top5", label="top-5 transfer rate"),
         Metric("clean_error_top1", "percent", "low", "n"),
         *distribution("gradient_l2"),
         Metric("gradient_zero_share", "percent", None, "n"),
