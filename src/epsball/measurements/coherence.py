@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,6 @@ from epsball.measurements.targets import OfEachTarget
 from epsball.results.distributions import Bins, distribution_rows, mean_and_sd
 from epsball.runtime.progress import Progress, Stop
 from epsball.training.diversity import coherence, gradient_alignment_loss, losses_and_gradients
-
-if TYPE_CHECKING:
-    pass
 
 
 class Alignment(NamedTuple):

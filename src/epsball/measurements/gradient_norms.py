@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,6 @@ from epsball.measurements.measurement import Row, Setup
 from epsball.measurements.targets import OfEachTarget
 from epsball.results.distributions import Bins, distribution_rows
 from epsball.runtime.progress import Stop
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

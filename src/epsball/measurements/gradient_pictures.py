@@ -144,14 +144,14 @@ def draw_block(figure: Any, block: "pd.DataFrame", spec: Any, first: bool) -> No
 
 def name_lines(grid: list[Any], block: "pd.DataFrame", first: bool) -> None:
     """Write the model above the leftmost pictures of its block and, if it is the `first`, what they are beside them."""
-    beside = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    grid[0].annotate(str(block["model"].iloc[0]), (0, 1), (0, 31), fontsize=11, **beside)
+    outside = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    grid[0].annotate(str(block["model"].iloc[0]), (0, 1), (0, 31), fontsize=11, **outside)
     if first:
         eps = ", ".join(eps_label(eps) for eps in dict.fromkeys(block["eps"]))
         for axes, name in zip(grid, ("original", "sign of\ngradient", f"perturbed\neps {eps}"), strict=True):
             axes.set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center", labelpad=8)
-        grid[0].annotate("class", (0, 1), (-8, 4), ha="right", fontsize=9, **beside)
-        grid[2].annotate("predicted", (0, 0), (-8, -4), ha="right", va="top", fontsize=9, **beside)
+        grid[0].annotate("class", (0, 1), (-8, 4), ha="right", fontsize=9, **outside)
+        grid[2].annotate("predicted", (0, 0), (-8, -4), ha="right", va="top", fontsize=9, **outside)
 
 
 def as_rgb(picture: Any, lowest: float) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,6 @@ from epsball.measurements.targets import OfEachTarget
 from epsball.models import heads
 from epsball.results.distributions import Bins, distribution_rows
 from epsball.runtime.progress import Progress, Stop
-
-if TYPE_CHECKING:
-    pass
 
 
 class Roundings(NamedTuple):
