@@ -129,6 +129,7 @@ INCEPTION = {
     **{"name": "inception_v3", "width": 1, "stem": 299, "extra_blocks": 0, "aux": True, "aux_weight": 0.4},
     **{"dropout": 0.2, "activation": {"name": "relu"}, "normalise": {"name": "symmetric"}, "batch_norm_momentum": 0.1},
 }
+CONV = {**LEAKY, "padding": "same"}
 WIDE = {"name": "wide_resnet", "activation": LEAKY["activation"], "normalise": {"name": "per_image"}}
 
 ARCHES: list[Row] = [
@@ -139,18 +140,18 @@ ARCHES: list[Row] = [
     (ALL, "arch.madry_mnist", {"name": "madry_mnist", "width": 1, "hidden": 1024, **RELU}, "Madry 5: 32, 64, 1024"),
     (ALL, "arch.wide_resnet", {**WIDE, "width": 10}, "Madry 4: 160, 320, 640, per image; slope 0.1: model.py"),
     (ALL, "arch.wide_resnet_w1", {**WIDE, "width": 1}, "Madry 4: simple; cifar10_challenge model.py"),
-    (ALL, "arch.conv3", {"name": "conv3", **LEAKY}, "Kariyappa Table 1, 4.1; slope and scaling are ours"),
-    (ALL, "arch.conv4", {"name": "conv4", **LEAKY}, "Kariyappa Table 1, 4.1; slope and scaling are ours"),
+    (ALL, "arch.conv3", {"name": "conv3", **CONV}, "Kariyappa Table 1, 4.1; slope, padding and scaling are ours"),
+    (ALL, "arch.conv4", {"name": "conv4", **CONV}, "Kariyappa Table 1, 4.1; slope, padding and scaling are ours"),
     (ALL, "arch.resnet20", {**RESNET, "depth": 20}, "Kariyappa Table 1; He et al. 2016, 4.2, option A"),
     (ALL, "arch.resnet26", {**RESNET, "depth": 26}, "Kariyappa 4.1; He et al. 2016, 4.2, option A"),
     (ALL, "arch.ensemble", {"name": "ensemble", "copies": 5}, "Kariyappa 4.1: five models"),
-    (ALL, "arch.ensemble", {"members": {"member": {"name": "conv3", **LEAKY}}}, "Kariyappa 4.1: Conv-3 on MNIST"),
+    (ALL, "arch.ensemble", {"members": {"member": {"name": "conv3", **CONV}}}, "Kariyappa 4.1: Conv-3 on MNIST"),
     (ALL, "arch.ensemble", {"rule": "mean_probability"}, "ours, as DVERGE"),
     (ALL, "arch.ensemble_mix", {"name": "ensemble", "copies": 1, "rule": "mean_probability"}, "as arch.ensemble"),
     *((ALL, f"arch.ensemble_mix.members.resnet{n}", {**RESNET, "depth": n}, "Kariyappa 4.1: MIX") for n in (20, 26)),
-    (ALL, "arch.ensemble_mix.members.conv4", {"name": "conv4", **LEAKY}, "Kariyappa 4.1: MIX"),
-    (ALL, "arch.ensemble_mix.members.conv3_first", {"name": "conv3", **LEAKY}, "Kariyappa 4.1: MIX has two Conv-3"),
-    (ALL, "arch.ensemble_mix.members.conv3_second", {"name": "conv3", **LEAKY}, "Kariyappa 4.1: MIX has two Conv-3"),
+    (ALL, "arch.ensemble_mix.members.conv4", {"name": "conv4", **CONV}, "Kariyappa 4.1: MIX"),
+    (ALL, "arch.ensemble_mix.members.conv3_first", {"name": "conv3", **CONV}, "Kariyappa 4.1: MIX has two Conv-3"),
+    (ALL, "arch.ensemble_mix.members.conv3_second", {"name": "conv3", **CONV}, "Kariyappa 4.1: MIX has two Conv-3"),
     (ALL, "arch.inception_v3", INCEPTION, "Kurakin 4, models A and B; dropout keep 0.8, auxiliary 0.4: TF-slim"),
     (ALL, "arch.inception_v3_elu", {**INCEPTION, "activation": {"name": "elu"}}, "Kurakin 4.4: model C"),
     (

@@ -171,11 +171,36 @@ def test_eval_logits_do_not_depend_on_the_rest_of_the_batch(name: str) -> None:
         torch.testing.assert_close(net(x)[:1], net(x[:1]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "smallest"), [("conv3", 12), ("conv4", 14)])
+def test_conv_nets_without_padding_lose_a_pixel_on_each_side(name: str, smallest: int) -> None:
+    def channels_before_hidden(side: int, padding: str) -> int:
+        return layers(on_meta(name, (1, side, side), padding=padding), nn.Linear)[0].in_features
+
+    assert channels_before_hidden(smallest, "valid") == 128  # one position is left
+    assert channels_before_hidden(28, "same") == 128 * 7**2
+    after = {"conv3": ((28 - 4) // 2 - 2) // 2, "conv4": ((28 - 6) // 2 - 2) // 2}[name]
+    net = network(name, MNIST, padding="valid")
+    assert layers(net, nn.Linear)[0].in_features == 128 * after**2
+    assert net(images(MNIST)).shape == (3, 10)
+
+
+def test_same_padding_is_a_ring_of_zeros() -> None:
+    net, x = network("conv3", MNIST), images(MNIST)
+    first, bare = layers(net, nn.Conv2d)[0], layers(network("conv3", MNIST, padding="valid"), nn.Conv2d)[0]
+    bare.load_state_dict(first.state_dict())
+    torch.testing.assert_close(first(x), bare(F.pad(x, (1, 1, 1, 1))))
+
+
 # ---- errors, in one line, with their key
 
 
 def test_errors_name_the_field() -> None:
     assert refused("conv3", classes=0) == "arch.classes should be at least 1 for conv3, is 0"
+    assert refused("conv3", padding="full") == "arch.padding should be one of same, valid, is 'full'"
+    wrong = "arch: conv3 takes images from 12x12 on, these are 11x11"
+    assert refused("conv3", (1, 11, 11), padding="valid") == wrong
+    wrong = "arch: conv4 takes images from 14x14 on, these are 13x13"
+    assert refused("conv4", (1, 13, 13), padding="valid") == wrong
     assert refused("mnist_d", (0, 8, 8)) == "arch: mnist_d takes images of at least 1 channel, these have 0"
     assert refused("resnet20", depth=21) == "arch.depth should be 6n + 2 (8, 14, 20, 26, ...), is 21"
     assert refused("resnet20", width=0) == "arch.width should be above 0, is 0.0"

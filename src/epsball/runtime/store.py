@@ -30,7 +30,7 @@ YOUNGER: tuple[tuple[str, Any], ...] = (
     *(("step_share", None), ("crafting_statistics", "kept"), ("eps_rise", None), ("export", False)),
     *(("crafted_on", "augmented"), ("crafted_once", False), ("images", {})),
     *(("crafting_auxiliary", True), ("batch_norm_momentum", 0.1), ("batch_norm", "local")),
-    ("gradients_of", "cross_entropy"),
+    *(("gradients_of", "cross_entropy"), ("padding", "same")),
 )
 """fields that came after FORMAT 3, each at the value that means what was before: in no identity, so that those stay"""
 MODEL, SPEC, CURVE, MANIFEST, LAST = "model.safetensors", "spec.json", "training.csv", "manifest.json", "last.pt"
