@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from epsball.data.images import Split
 from epsball.experiment.prepare import prepare_experiment
 from epsball.measurements.coherence import Alignment, Coherence, alignment, alignment_rows
 from epsball.measurements.measurement import Measurement, Rows, Setup
+from epsball.measurements.targets import over_batches
 from epsball.models.wrappers import Ensemble
 from epsball.results.distributions import Bins
 from epsball.runtime.progress import Interrupted, Stop
@@ -46,7 +48,7 @@ def squares(count: int, pixels: int = PIXELS, label: int | None = None) -> Split
 
 
 def found(model: nn.Module, test: Split, batch_size: int = 100) -> Alignment:
-    return alignment(model, test, batch_size, Stop(), "coherence")
+    return over_batches(partial(alignment, model), test, batch_size, Stop(), "coherence")
 
 
 def setup_of(folder: Path, **changes: Any) -> Setup:

@@ -1,6 +1,7 @@
 """Rounding of the gradients of linear models that are sure of a label, whose gradients are known."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from epsball.data.images import Split
 from epsball.measurements.measurement import Measurement, Rows, Setup
-from epsball.measurements.rounding import Rounding, Roundings, of_batch, rounding_rows, roundings
+from epsball.measurements.rounding import Rounding, Roundings, rounding_rows, roundings
+from epsball.measurements.targets import over_batches
 from epsball.models.wrappers import Ensemble
 from epsball.results.distributions import Bins
 from epsball.runtime.progress import Stop
@@ -31,7 +33,7 @@ def of_first_pixels(*values: int) -> Split:
 
 
 def found(model: nn.Module, test: Split, batch_size: int = 2) -> Roundings:
-    return roundings(model, test, batch_size, Stop(), "rounding")
+    return over_batches(partial(roundings, model), test, batch_size, Stop(), "rounding")
 
 
 def test_by_hand() -> None:
@@ -56,8 +58,8 @@ def test_a_component_that_is_zero_in_truth_is_not_lost() -> None:
 
 def test_float64_rounds_nothing_at_a_margin_of_24() -> None:
     x, y = torch.tensor([0.6, 0, 0, 0]).view(1, 1, 2, 2), torch.tensor([0])
-    assert of_batch(linear(SURE), x, y).signs.tolist() == [0.25]
-    assert of_batch(linear(SURE.double()), x.double(), y).signs.tolist() == [0]
+    assert roundings(linear(SURE), x, y).signs.tolist() == [0.25]
+    assert roundings(linear(SURE.double()), x.double(), y).signs.tolist() == [0]
 
 
 def test_of_an_ensemble_the_member_that_is_less_sure_leads_both() -> None:

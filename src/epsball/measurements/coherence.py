@@ -2,17 +2,15 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from epsball.build import listed, require
-from epsball.data.images import Images
 from epsball.measurements.measurement import Row, Setup
-from epsball.measurements.targets import OfEachTarget
+from epsball.measurements.targets import OfEachImage, over_batches
 from epsball.results.distributions import Bins, distribution_rows, mean_and_sd
-from epsball.runtime.progress import Progress, Stop
 from epsball.training.diversity import coherence, gradient_alignment_loss, losses_and_gradients
 
 
@@ -28,7 +26,7 @@ class Alignment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Coherence(OfEachTarget):
+class Coherence(OfEachImage):
     """Mean and standard deviation over the test images of the coherence of each target that has gradients, of their
     gradient alignment loss and of the share of components that are zero. A gradient is that of a member's log-odds
     against the label, which has the direction of the cross-entropy's however sure the member is; a gradient of zero has
@@ -50,14 +48,6 @@ class Coherence(OfEachTarget):
         "gradient_zero_components_mean": "zero components",
     }
 
-    images: int | None
-    """how many of the test set, from its first; null: all"""
-    bins: Annotated[Bins, Bins] | None = None
-    """of a histogram of the coherence beside them; None for none"""
-
-    def __post_init__(self) -> None:
-        require(self.images is None or self.images >= 1, f"images should be at least 1 or null, is {self.images}")
-
     def check_members(self, members: Mapping[str, int]) -> None:
         single = [name for name, number in members.items() if number < 2]
         needs = f"name is coherence, which needs targets of at least two members, unlike {listed(single)}"
@@ -67,12 +57,9 @@ class Coherence(OfEachTarget):
         bins = None if self.bins is None else asdict(self.bins)
         return {"coherence": len(self.chosen(setup)), "gradients_of": "log_odds", "bins": bins}
 
-    def chosen(self, setup: Setup) -> Images:
-        return setup.test.first(self.images)
-
     def numbers(self, setup: Setup, model: str) -> list[Row]:
-        title = f"coherence of {model}"
-        found = alignment(setup.models[model], self.chosen(setup), setup.batch_size, setup.stop, title)
+        measure = partial(alignment, setup.models[model])
+        found = over_batches(measure, self.chosen(setup), setup.batch_size, setup.stop, f"coherence of {model}")
         return alignment_rows(found, self.bins)
 
     def line(self, row: Mapping[Any, float]) -> str:
@@ -80,18 +67,11 @@ class Coherence(OfEachTarget):
         return f"{found}, {row['zero components']:.2%} of components zero"
 
 
-def alignment(model: nn.Module, test: Images, batch_size: int, stop: Stop, title: str) -> Alignment:
-    """Return how the gradients of the model's members lie to each other, of each test image. Nothing waits for the
-    device."""
-    parts = []
-    with Progress(title, len(test)) as progress:
-        for x, y in test.batches(batch_size):
-            stop.check()
-            _, gradients = losses_and_gradients(model, x, y, "log_odds")
-            zero_components = (gradients == 0).float().mean((0, 2))
-            parts.append(Alignment(coherence(gradients), gradient_alignment_loss(gradients), zero_components))
-            progress.step(len(x))
-    return Alignment(*(torch.cat(values) for values in zip(*parts, strict=True)))
+def alignment(model: nn.Module, x: Tensor, y: Tensor) -> Alignment:
+    """Return how the gradients of the model's members lie to each other, of images (N, C, H, W) with labels (N,)."""
+    _, gradients = losses_and_gradients(model, x, y, "log_odds")
+    zero_components = (gradients == 0).float().mean((0, 2))
+    return Alignment(coherence(gradients), gradient_alignment_loss(gradients), zero_components)
 
 
 def alignment_rows(found: Alignment, bins: Bins | None) -> list[Row]:

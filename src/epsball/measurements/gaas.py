@@ -17,7 +17,7 @@ from epsball.build import require
 from epsball.data.images import Data, Images
 from epsball.measurements.hadamard import factors, regular_hadamard
 from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
-from epsball.measurements.targets import differentiable
+from epsball.measurements.targets import check_images, differentiable
 from epsball.models import heads
 from epsball.models.predictions import mistakes, rate
 from epsball.output.pages import Section
@@ -55,7 +55,7 @@ class Gaas(Measurement):
     """numbers k of directions: orders of regular Hadamard matrices"""
 
     def __post_init__(self) -> None:
-        require(self.images is None or self.images >= 1, f"images should be at least 1 or null, is {self.images}")
+        check_images(self.images)
         for field, values in (("eps", self.eps), ("directions", self.directions)):
             distinct = len(set(values)) == len(values) > 0
             require(distinct, f"{field} should be one value or more, each once, is {values}")

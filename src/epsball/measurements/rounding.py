@@ -2,19 +2,17 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from epsball.attacks.losses import at_least_fp32, cross_entropy, log_cross_entropy, margin, weighted
-from epsball.build import require
-from epsball.data.images import Images
 from epsball.measurements.measurement import Row, Setup
-from epsball.measurements.targets import OfEachTarget
+from epsball.measurements.targets import OfEachImage, over_batches
 from epsball.models import heads
 from epsball.results.distributions import Bins, distribution_rows
-from epsball.runtime.progress import Progress, Stop
 
 
 class Roundings(NamedTuple):
@@ -29,7 +27,7 @@ class Roundings(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rounding(OfEachTarget):
+class Rounding(OfEachImage):
     """How sure each target that has gradients is of the test images' labels, and what that does to the gradient of the
     cross-entropy: the share of its components whose sign is another than that of the gradient of the cross-entropy's
     logarithm, which has the same direction and does not round. From a margin of 17 on the label's probability rounds to
@@ -53,23 +51,12 @@ class Rounding(OfEachTarget):
         "certain_rounded_signs": "of the certain",
     }
 
-    images: int | None
-    """how many of the test set, from its first; null: all"""
-    bins: Annotated[Bins, Bins] | None = None
-    """of a histogram of the margins beside them; None for none"""
-
-    def __post_init__(self) -> None:
-        require(self.images is None or self.images >= 1, f"images should be at least 1 or null, is {self.images}")
-
     def what(self, setup: Setup) -> object:
         return {"rounding": len(self.chosen(setup)), "bins": None if self.bins is None else asdict(self.bins)}
 
-    def chosen(self, setup: Setup) -> Images:
-        return setup.test.first(self.images)
-
     def numbers(self, setup: Setup, model: str) -> list[Row]:
-        title = f"rounding of {model}"
-        found = roundings(setup.models[model], self.chosen(setup), setup.batch_size, setup.stop, title)
+        measure = partial(roundings, setup.models[model])
+        found = over_batches(measure, self.chosen(setup), setup.batch_size, setup.stop, f"rounding of {model}")
         return rounding_rows(found, self.bins)
 
     def line(self, row: Mapping[Any, float]) -> str:
@@ -77,18 +64,7 @@ class Rounding(OfEachTarget):
         return f"{certain}; rounding changes {row['signs rounded']:.2%} of the gradient's signs"
 
 
-def roundings(model: nn.Module, test: Images, batch_size: int, stop: Stop, title: str) -> Roundings:
-    """Return what rounding does to the gradient of each test image. Nothing waits for the device."""
-    parts = []
-    with Progress(title, len(test)) as progress:
-        for x, y in test.batches(batch_size):
-            stop.check()
-            parts.append(of_batch(model, x, y))
-            progress.step(len(x))
-    return Roundings(*(torch.cat(values) for values in zip(*parts, strict=True)))
-
-
-def of_batch(model: nn.Module, x: Tensor, y: Tensor) -> Roundings:
+def roundings(model: nn.Module, x: Tensor, y: Tensor) -> Roundings:
     """Return what rounding does to the gradient of each of the images, (N, C, H, W) in [0, 1], with labels (N,), from
     one pass."""
     x = x.detach().requires_grad_()

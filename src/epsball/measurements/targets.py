@@ -1,15 +1,25 @@
 """Measurements that ask each target by itself, on clean images."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
+import torch
+from torch import Tensor
+
+from epsball.build import require
+from epsball.data.images import Images
 from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
 from epsball.output.pages import Section
+from epsball.results.distributions import Bins
+from epsball.runtime.progress import Progress, Stop
 
 if TYPE_CHECKING:
     import pandas as pd
+
+PerImage = TypeVar("PerImage", bound=tuple[Tensor, ...])  # a named tuple of (N, ...) tensors
 
 
 class OfEachTarget(Measurement):
@@ -62,6 +72,40 @@ class OfEachTarget(Measurement):
         own = rows[rows["measurement"] != "clean"].reindex(columns=["target", *self.columns])  # absent: in no row
         own = own[own[next(iter(self.columns))].notna()]
         return own.groupby("target", sort=False).mean().rename(columns=dict(self.columns))
+
+
+@dataclass(frozen=True)
+class OfEachImage(OfEachTarget):
+    """What is measured of each of the first test images, as means and a histogram."""
+
+    images: int | None
+    """how many of the test set, from its first; null: all"""
+    bins: Annotated[Bins, Bins] | None = None
+    """of a histogram beside the means; None for none"""
+
+    def __post_init__(self) -> None:
+        check_images(self.images)
+
+    def chosen(self, setup: Setup) -> Images:
+        return setup.test.first(self.images)
+
+
+def check_images(images: int | None) -> None:
+    """ValueError unless `images` is a number of test images, or None for all."""
+    require(images is None or images >= 1, f"images should be at least 1 or null, is {images}")
+
+
+def over_batches(
+    measure: Callable[[Tensor, Tensor], PerImage], test: Images, batch_size: int, stop: Stop, title: str
+) -> PerImage:
+    """Return what `measure` finds of images and labels, joined over the batches. Nothing waits for the device."""
+    parts = []
+    with Progress(title, len(test)) as progress:
+        for x, y in test.batches(batch_size):
+            stop.check()
+            parts.append(measure(x, y))
+            progress.step(len(x))
+    return type(parts[0])(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 def differentiable(setup: Setup) -> list[str]:
