@@ -7,6 +7,7 @@ from math import isclose
 from typing import Any
 
 import pytest
+import yaml
 from configs import Compose, Config, options
 from conftest import ROOT
 from stated import (
@@ -28,7 +29,7 @@ from epsball.models import MODELS
 
 GROUPS = ("optimizer", "attack", "arch", "trainer", "suite", "model")
 KARIYAPPA_MODELS = {f"kariyappa_{name}" for name in ("base", "div", "ens", "ens_div")}  # of the run's arch and epochs
-KURAKIN_MODELS = {"kurakin_nat", "kurakin_adv"}  # likewise
+KURAKIN_MODELS = {f"kurakin_{name}" for name in ("nat", "adv", "d", "recipe")}  # likewise; the last without an arch
 NOT_RECIPES = ("dataset", "seed", "precision", "sources", "watch")  # a run's own; sources are models of their own
 
 
@@ -195,6 +196,7 @@ def test_a_part_of_kurakins_paper_is_about_its_models(found: Callable[[str], Con
     for name, (kind, changes) in KURAKIN_PARTS[part][0].items():
         trainer = deepcopy(found(ALL)["trainer"]["kurakin" if kind == "adv" else "kurakin_nat"]) | own
         expected = {"dataset": config["dataset"], "arch": deepcopy(config["arch"]), "trainer": trainer, "seed": 0}
+        trainer["schedule"]["every"] = 2 / 187 * 30
         if kind == "adv":
             trainer["objective"]["delay"] = 12.5 / 187 * 30
         for path, value in changes.items():
@@ -230,6 +232,7 @@ def test_the_command_for_imagenet_is_the_papers_recipe(compose: Compose, part: s
         assert (trainer["optimizer"]["lr"], trainer["optimizer"]["eps"]) == (0.0225 if slower else 0.045, 1.0)
         assert (trainer["batch_size"], trainer["augment"]) == (1600, None)
         assert trainer["epochs"] == pytest.approx(0.6 * 187 if "90k" in name else 187)
+        assert trainer["schedule"]["every"] == pytest.approx(2)
         assert not inception or (spec["arch"]["aux"], spec["arch"]["width"], spec["arch"]["stem"]) == (True, 1, 299)
         if trainer["objective"]["name"] == "adversarial":
             share = int(name.removeprefix("adv_k")) if name.startswith("adv_k") else 16
@@ -246,9 +249,51 @@ def test_the_capacity_study_has_inceptions_of_half_to_twice_the_width(found: Cal
         grids = found(f"paper=kurakin/{part} scale=paper")["grid"]
         for grid, trainer in (("natural", "kurakin_nat"), ("adv", "kurakin")):
             assert grids[grid]["model"]["trainer"]["name"] == trainer
-            assert grids[grid]["values"] == {"width": [0.25, 0.5, 0.75, 1]} and grids[grid]["keys"] == {
-                "width": "arch.width"
-            }
+            assert grids[grid]["values"] == {"width": [0.25, 0.5, 0.75, 1]}
+            assert grids[grid]["keys"] == {"width": "arch.width"}
+        whole = found(f"paper=kurakin/{part} scale=paper arch.width=1")
+        assert [whole["grid"][grid]["values"]["width"] for grid in ("natural", "adv")] == [[0.5, 1, 1.5, 2]] * 2
+        checks = [check for claim in whole["claims"].values() for check in claim["checks"]]
+        assert all("width=0.5" in check and "width=2" in check for check in checks)
+
+
+KURAKIN_WORDS = {  # what a run's trainer says to all models, and to those with adversarial training
+    "kurakin_nat": [
+        *("epochs=3", "batch_size=64", "clip_norm=2.0", "batch_norm=synchronised", "augment=null"),
+        *("optimizer.lr=0.1", "optimizer.eps=0.5", "optimizer.momentum=0.5", "optimizer.weight_decay=0"),
+        *("optimizer.alpha=0.99", "schedule.every=5", "schedule.gamma=0.5", "objective.label_smoothing=0"),
+    ],
+    "kurakin": [
+        *("objective.count=4", "objective.weight=1", "objective.passes=two", "objective.eps_distribution=fixed"),
+        *("objective.delay=0", "objective.crafting_mode=eval", "objective.crafting_auxiliary=false"),
+        "objective.crafting_statistics=updated",
+    ],
+}
+
+
+@pytest.mark.parametrize("part", ["table1", "table4"])
+def test_what_kurakins_trainer_says_holds_for_all_models(compose: Compose, part: str) -> None:
+    """Each of its fields, D's too."""
+    words = [f"trainer.{word}" for group in KURAKIN_WORDS.values() for word in group]
+    for name, spec in compose(f"paper=kurakin/{part}", *words)["models"].items():
+        said = [*KURAKIN_WORDS["kurakin_nat"], *(KURAKIN_WORDS["kurakin"] if name.endswith("adv") else [])]
+        there = dict(leaves(spec["trainer"], "trainer"))
+        for word in (f"trainer.{word}" for word in said):
+            key, value = word.split("=")
+            assert there[key] == yaml.safe_load(value), (name, key)
+
+
+@pytest.mark.parametrize("part", ["table2_conv3", "table2_conv4", "activations"])
+def test_what_kariyappas_trainer_says_holds_for_all_models(compose: Compose, part: str) -> None:
+    """The static sources', too."""
+    words = ["epochs=3", "batch_size=256", "clip_norm=2.0", "augment=null", "optimizer.lr=0.01"]
+    models = compose(f"paper=kariyappa/{part}", *(f"trainer.{word}" for word in words))["models"]
+    trained = [spec["trainer"] for spec in models.values()]
+    trained += [source["trainer"] for trainer in trained for source in trainer["sources"].values()]
+    assert len(trained) == {"table2_conv3": 7, "table2_conv4": 7, "activations": 2}[part]
+    for trainer in trained:
+        assert (trainer["epochs"], trainer["batch_size"], trainer["clip_norm"]) == (3, 256, 2)
+        assert (trainer["augment"], trainer["optimizer"]["lr"]) == (None, 0.01)
 
 
 def nets_of(arch: Config) -> list[Config]:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from linear import Curve, NoFloat64, batch_sizes, linear, seeded, softmax_gradient, two_class
 from squares import CLASSES, EPS, PIXELS, WEIGHTS, errors, frames, make_setup, whole
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from epsball.build import ConfigError, construct
 from epsball.data.images import Split
 from epsball.experiment.prepare import prepare_experiment
-from epsball.measurements.gaas import Gaas, Subspace, aligned, count_adversarial, gaas_row, loss_gradient
+from epsball.measurements.gaas import Gaas, GradientsOf, Subspace, aligned, count_adversarial, gaas_row, loss_gradient
 from epsball.measurements.hadamard import regular_hadamard
 from epsball.measurements.measurement import Measurement, Row, Rows, Setup
 from epsball.models.wrappers import Ensemble, Rule
@@ -27,16 +28,22 @@ from epsball.runtime.progress import Interrupted, Stop
 
 Measure = Callable[[Measurement, Setup], Rows]
 Tiny = Callable[..., dict[str, Any]]
+OF: GradientsOf = "log_cross_entropy"
 FOUR = 1 - 2 * torch.eye(4)  # a regular Hadamard matrix
-BOTH = Gaas(images=None, eps=[0.1, EPS], directions=[1, 4])
+BOTH = Gaas(images=None, eps=[0.1, EPS], directions=[1, 4], gradients_of=OF)
 KNOWN = "1, 4, 16, 36, 64, 144, 256 or another product of 4 and 36"
 
 
 def counted(
-    model: nn.Module, test: Split, eps: Sequence[float], directions: Sequence[int], batch_size: int = 100
+    model: nn.Module,
+    test: Split,
+    eps: Sequence[float],
+    directions: Sequence[int],
+    batch_size: int = 100,
+    of: GradientsOf = OF,
 ) -> dict[tuple[float, int], list[int]]:
     subspaces = [Subspace(each, k) for each in eps for k in directions]
-    found = count_adversarial(model, test, subspaces, batch_size, Stop(), "gaas")
+    found = count_adversarial(model, of, test, subspaces, batch_size, Stop(), "gaas")
     return {tuple(subspace): fooling.tolist() for subspace, fooling in found.items()}
 
 
@@ -152,10 +159,24 @@ def test_an_ensembles_gradient_is_of_its_members_mean_loss(rule: Rule) -> None:
     """Whatever its rule; the second member, sure of its label, would decide the mean logit's sign."""
     weights = [torch.tensor([[0.0] * 4, [2, -1, 1, 1]]), torch.tensor([[0.0] * 4, [-90, 3, -3, -3]])]
     x, y = whole(grey(3, 4))
-    found = loss_gradient(Ensemble([linear(weight) for weight in weights], rule).eval(), x, y)
+    model = Ensemble([linear(weight) for weight in weights], rule).eval()
+    found = loss_gradient(model, x, y, "cross_entropy")
     expected = torch.stack([softmax_gradient(weight, x, y) for weight in weights]).mean(0)
     assert torch.allclose(found, expected) and not found.requires_grad
     assert found.flatten(1).sign().tolist() == [[1, -1, 1, 1]] * 3
+    along = loss_gradient(model, x, y, "log_cross_entropy")
+    assert F.cosine_similarity(along.flatten(1), found.flatten(1)).tolist() == pytest.approx([1] * 3)
+
+
+@pytest.mark.parametrize("scale", [1, 300])
+def test_a_model_that_is_sure_keeps_its_directions(scale: int) -> None:
+    """The logits' scale changes no prediction; at a margin of 300 the cross-entropy has no gradient in float32."""
+    weight = torch.tensor([8.0, -4, 2, 1])
+    model = Curve(lambda pixels: scale * ((pixels - 0.2) @ weight - 1)).eval()
+    expected = {(0.1, 1): [1, 1], (0.1, 4): [2, 2]}
+    assert counted(model, grey(2, 4), [0.1], [1, 4], of="log_cross_entropy") == expected
+    rounded = counted(model, grey(2, 4), [0.1], [1, 4], of="cross_entropy")
+    assert rounded == (expected if scale == 1 else {subspace: [0, 0] for subspace in expected})
 
 
 def test_the_gradient_of_a_batch_is_taken_once() -> None:
@@ -173,7 +194,7 @@ def test_it_stops_between_two_passes() -> None:
     sizes = batch_sizes(model)
     model.register_forward_hook(lambda *_: setattr(stop, "signum", 15))
     with pytest.raises(Interrupted):
-        count_adversarial(model, grey(8, 4), [Subspace(0.1, 4)], 4, stop, "gaas")
+        count_adversarial(model, OF, grey(8, 4), [Subspace(0.1, 4)], 4, stop, "gaas")
     assert sizes == [4]
 
 

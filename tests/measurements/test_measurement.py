@@ -59,7 +59,7 @@ EVERY: dict[str, Measurement] = {
     "rounding": Rounding(images=None, bins=None),
     "gradient_pictures": GradientPictures(images=1),
     "loss_surface": SURFACE,
-    "gaas": Gaas(images=None, eps=[0.1, EPS], directions=[1, 4]),
+    "gaas": Gaas(images=None, eps=[0.1, EPS], directions=[1, 4], gradients_of="log_cross_entropy"),
     "training_curves": TrainingCurves(),
     "score_examples": ScoreExamples("attack.npy", EPS, None, EXAMPLES),
     "loss_paths": LossPaths("fgsm", None, images=20, restarts=2, steps=[1], drawn=1, paths=True),

@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epsball.attacks.losses import cross_entropy
+from epsball.attacks.losses import cross_entropy, log_cross_entropy
 from epsball.build import require
 from epsball.data.images import Data, Images
 from epsball.measurements.hadamard import factors, regular_hadamard
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GradientsOf = Literal["cross_entropy", "log_cross_entropy"]
 NUMBERS = {"n": "images", "gaas_all": "all adversarial, %", "gaas_share": "adversarial, %"}
 
 
@@ -53,6 +54,9 @@ class Gaas(Measurement):
     """lengths of the directions in the L-infinity norm, in [0, 1]"""
     directions: list[int]
     """numbers k of directions: orders of regular Hadamard matrices"""
+    gradients_of: GradientsOf
+    """what the directions follow: the cross-entropy, or its logarithm, whose gradient has the same direction and does
+    not round to 0 in float32 where the model is sure: without a gradient no direction leads anywhere"""
 
     def __post_init__(self) -> None:
         check_images(self.images)
@@ -88,7 +92,8 @@ class Gaas(Measurement):
 
     def what(self, setup: Setup, subspace: Subspace) -> object:
         """Return what is measured, for the rows' identity."""
-        return {"gaas": subspace._asdict(), "images": len(setup.test.first(self.images))}
+        images = len(setup.test.first(self.images))
+        return {"gaas": subspace._asdict(), "images": images, "gradients_of": self.gradients_of}
 
     def find(self, setup: Setup, target: str) -> dict[Subspace, list[Row] | None]:
         """Return the finished rows of a target, None where there are none."""
@@ -113,7 +118,8 @@ class Gaas(Measurement):
         right = (~setup.clean_mistakes(target).top1[: self.images]).nonzero().squeeze(1)
         test = setup.test.only(right)
         title = f"gaas on {target}"
-        found = count_adversarial(setup.models[target], test, subspaces, setup.batch_size, setup.stop, title)
+        model, of = setup.models[target], self.gradients_of
+        found = count_adversarial(model, of, test, subspaces, setup.batch_size, setup.stop, title)
         for (eps, directions), fooling in found.items():
             share = 100 * rate(fooling == directions)
             log.info("%s, eps %g: all %d directions fool it on %.1f%% of %d", title, eps, directions, share, len(test))
@@ -137,7 +143,13 @@ class Gaas(Measurement):
 
 
 def count_adversarial(
-    model: nn.Module, test: Images, subspaces: Sequence[Subspace], batch_size: int, stop: Stop, title: str
+    model: nn.Module,
+    gradients_of: GradientsOf,
+    test: Images,
+    subspaces: Sequence[Subspace],
+    batch_size: int,
+    stop: Stop,
+    title: str,
 ) -> dict[Subspace, Tensor]:
     """Return for each subspace (N,) numbers of directions of which each alone fools the model, on the host.
 
@@ -147,7 +159,7 @@ def count_adversarial(
     counts: dict[Subspace, list[Tensor]] = {subspace: [] for subspace in subspaces}
     with Progress(title, len(test) * sum(subspace.directions for subspace in subspaces)) as progress:
         for x, y in test.batches(batch_size):
-            sign = loss_gradient(model, x, y).sign()
+            sign = loss_gradient(model, x, y, gradients_of).sign()
             for subspace, found in counts.items():
                 fooled = []
                 for rows in torch.split(matrices[subspace.directions], max(1, batch_size // len(x))):
@@ -159,10 +171,16 @@ def count_adversarial(
     return {subspace: torch.cat([test.y[:0], *found]).cpu() for subspace, found in counts.items()}  # of no image none
 
 
-def loss_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, gradients_of: GradientsOf) -> Tensor:
     """Return the gradient of each image's own loss, for an ensemble the mean of its members', in the shape of x."""
     x = x.detach().requires_grad_()
-    return torch.autograd.grad(cross_entropy(heads(model, x), y, label_smoothing=0.0).sum(), x)[0]
+    outputs = heads(model, x)
+    losses = (
+        cross_entropy(outputs, y, label_smoothing=0.0)
+        if gradients_of == "cross_entropy"
+        else log_cross_entropy(outputs, y)
+    )
+    return torch.autograd.grad(losses.sum(), x)[0]
 
 
 def aligned(rows: Tensor, sign: Tensor) -> Tensor:
