@@ -178,6 +178,22 @@ def test_as_a_process(grid: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith("nothing to tabulate under ")
 
 
+def test_a_misspelt_folder_and_a_file_to_write_to_are_one_line(
+    grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    wrong = {
+        "grid/nope is not there": [str(grid), "grid/nope"],
+        f"--out {tmp_path / 'file'}: {tmp_path / 'file'} cannot be written": [
+            *(str(grid), "--out", str(tmp_path / "file"))
+        ],
+    }
+    for told, words in wrong.items():
+        assert collect.main(words) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith(f"error: {told}") and err.count("\n") == 1
+
+
 # ---- interrupted runs
 
 

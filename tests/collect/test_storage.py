@@ -164,6 +164,15 @@ def test_runs_that_lie_elsewhere_count_where_they_are_named(outputs: Path, tmp_p
     assert (tmp_path / "elsewhere" / "transfer" / "mine").exists()  # and it is not deleted
 
 
+def test_a_misspelt_folder_of_runs_costs_no_model(
+    outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "elsewhere", "mine", "4")
+    assert main(["clean", str(outputs), "--yes", "--also", str(tmp_path / "elsewere")]) == 2
+    assert capsys.readouterr().out.startswith(f"error: --also {tmp_path / 'elsewere'} is no folder")
+    assert (outputs / "models" / f"mnist_a-standard-{KEYS['4']}").exists()
+
+
 def test_runs_are_deleted_where_they_are_named_and_never_one_that_runs(outputs: Path) -> None:
     make_run(outputs, "killed", "", status="running", process={**this_process(), "began": "boot 1"})
     make_run(outputs, "alive", "", status="running", process=this_process())

@@ -9,7 +9,7 @@ import pytest
 from own_files import write_own_files
 
 from epsball.build import ConfigError
-from epsball.experiment.prepare import prepare_experiment
+from epsball.experiment.prepare import prepare_experiment, prepare_parts
 
 Config = dict[str, Any]
 
@@ -51,6 +51,15 @@ def test_one_that_is_asked_for_is_not(small: Callable[..., Config], overrides: l
 def test_a_wrong_value_of_one_is_told(small: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match=r"^models\.holdout\.trainer\.epochs should be positive"):
         prepare_experiment(small("models.holdout.trainer.epochs=-1"))
+
+
+def test_attacks_that_nothing_has_gradients_for_are_told(
+    compose: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = compose("arch=random_forest", "models=alone", "suite=fgsm", "attack=none", "device=cpu")
+    with caplog.at_level(logging.INFO):
+        prepare_parts([[config]], config)
+    assert "no model has gradients: fgsm crafted on none" in caplog.messages
 
 
 def test_a_random_forest_needs_no_other_words(compose: Callable[..., Config]) -> None:

@@ -60,6 +60,17 @@ def test_the_heatmap_prints_a_hundred_for_a_hundred_alone(error: float, text: st
     assert list(axes.images[0].get_array().ravel()) == pytest.approx([100 * error] * 2)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("targets", [1, 2, 4])
+def test_the_legend_of_a_heatmap_is_whole_however_few_the_targets(targets: int, drawn: list[Figure]) -> None:
+    rows = [attacked(0.4).assign(target=name) for name in "ABCD"[:targets]]
+    draw_heatmap(pd.concat(rows, ignore_index=True), Path("unused.png"))
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    (legend,) = (text for text in figure.texts if "white-box" in text.get_text())
+    extent = legend.get_window_extent()
+    assert extent.x0 >= 0 and extent.x1 <= figure.bbox.width
+
+
 @pytest.mark.parametrize(("error", "text"), PRINTED.items())
 def test_the_matrix_and_its_file_print_a_hundred_for_a_hundred_alone(error: float, text: str, tmp_path: Path) -> None:
     page = markdown_page("T", {}, matrix_sections(attacked(error), tmp_path), tmp_path)

@@ -206,6 +206,16 @@ def test_the_share_of_a_claim_counts_in_claims_csv() -> None:
         assert list(claims_summary(table)["verdict"]) == [verdict]
 
 
+def test_claims_of_one_name_say_of_which_part_they_are() -> None:
+    tables = [
+        claims_table({"c": Claim("says", "paper", [f"error(A) < {most}"])}, [clean("A", 0.5)]) for most in (0.1, 0.9)
+    ]
+    one, other = (table.assign(part=part) for table, part in zip(tables, ("mine/a", "mine/b"), strict=True))
+    said = console_claims(claims_summary(pd.concat([one, other])))
+    assert said.split("\n")[1:3] == ["mine/a c  refuted    says", "mine/b c  confirmed  says"]
+    assert "part" not in claims_summary(one)
+
+
 # ---- image by image
 
 
@@ -473,7 +483,7 @@ def test_claims_of_several_parts_stand_in_the_order_of_their_numbers() -> None:
     assert list(summary["claim"]) == ["tramer-1", "tramer-2", "tramer-2", "tramer-10"]
     assert list(summary["verdict"]) == ["refuted", "confirmed", "refuted", "confirmed"]
     assert [text.count("<") for text in summary["ours"]] == [2, 1, 2, 1]
-    assert "part" not in summary
+    assert list(summary["part"]) == ["two", "one", "two", "one"]
     assert list(claims_summary(tables[0])["claim"]) == ["tramer-10", "tramer-2"]  # one part's: as its config has them
 
 

@@ -49,6 +49,8 @@ def explanation(error: Exception) -> str:
         chosen = [(key, value, options_of(key)) for key, value in typed_keys().items()]
         wrong = [word for word in chosen if word[2] and word[1] not in word[2]]
         return "; ".join(no_such_option(*word) for word in wrong) or text
+    if match := re.search(r"Multiple values for ([^\s@]+@\S+?)\.? To override", text):  # +attack@suite.fgsm=mi_fgsm
+        return f"{match[1]} is there already: {match[1]}=OPTION, without +, puts another in its place"
     if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return several_values(match[1])
     return unreadable(settings()) or text

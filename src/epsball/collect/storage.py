@@ -57,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.outputs.is_dir():
         print(f"error: {options.outputs} is no folder: name the one that the runs' `outputs` named")
         return 2
+    if missing := [path for path in options.also if not path.is_dir()]:  # its runs may use what would be deleted
+        print(f"error: --also {missing[0]} is no folder: name one of runs that lie elsewhere")
+        return 2
     outputs, also = options.outputs.resolve(), [path.resolve() for path in options.also]
     if options.act == "list":
         print(listing(outputs, also))

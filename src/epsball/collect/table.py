@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from epsball.build import ConfigError
 from epsball.collect.equals import Job, Names, names_of_jobs, under_all_names
 from epsball.collect.jobs import current, join, name_jobs, newest
 from epsball.collect.runs import Cell, Run, find_runs
 from epsball.results.rows import KEY
+from epsball.runtime.files import make_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where the files go (default: the first directory)")
     parser.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown")
     options = parser.parse_args(arguments)
+    if missing := [path for path in options.directories if not path.exists()]:
+        print(f"error: {missing[0]} is not there: name run directories, or folders of them", file=sys.stderr)
+        return 2
     runs = find_runs(options.directories)
     if not any(run.rows is not None for run in runs):
         where = ", ".join(map(str, options.directories))
@@ -33,7 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     named = under_all_names(rows, counted)
     table, equal = aggregate(named, current(runs)), names_of_jobs(counted)
     out = options.out or next(directory for directory in options.directories if directory.is_dir())
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        make_folder(out, f"--out {out}" if options.out else "the first directory")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     remarks = closing(runs, replaced, holes(named, table, runs))
     show(table, rows, equal, options.format, out, remarks)
     return 0

@@ -163,6 +163,7 @@ def prepare_parts(
             given = parts[-1][-1].given
     for part in parts:
         tell_other_data(part[0])
+        tell_uncrafted(part[0])
     if len(parts) == 1:
         return parts, Statements()
     joint = joint_names([part[0] for part in parts]).statements_of(whole)
@@ -220,6 +221,12 @@ def check_measured(objective: Objective, experiments: Sequence[Experiment]) -> N
             raise ConfigError(
                 f"objective asks about {where}, which is not measured: see measurement, sources and targets"
             )
+
+
+def tell_uncrafted(experiment: Experiment) -> None:
+    """Log which attacks are crafted on no model, because none has gradients."""
+    if experiment.attacks and not experiment.sources:
+        log.info("no model has gradients: %s crafted on none", listed([named.name for named in experiment.attacks]))
 
 
 def specs_of(config: Mapping[str, Any], settings: Settings, cache: BuildCache) -> dict[str, ModelSpec]:

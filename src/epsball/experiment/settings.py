@@ -76,6 +76,7 @@ class Settings:
         seconds = self.checkpoint_seconds
         require(seconds >= 0, f"checkpoint_seconds should be at least 0, is {seconds:g}: 0 saves after every step")
         require(self.seed >= 0, f"seed should be at least 0, is {self.seed}")
+        require(self.seed < 2**53, f"seed should be below 2^53, is {self.seed}: rows do not hold larger ones exactly")
 
     @property
     def execution(self) -> "Execution":

@@ -11,6 +11,8 @@ from epsball.results.rows import eps_label, error_rows, wide_matrix
 if TYPE_CHECKING:
     import pandas as pd
 
+LEGEND_WIDTH = 4.6  # inches; on narrower figures the legend takes two lines
+
 
 def draw_heatmap(rows: "pd.DataFrame", path: Path) -> None:
     """Draw error rates in per cent, one panel per (attack, eps): source down, target across, white-box cells outlined.
@@ -34,8 +36,9 @@ def draw_heatmap(rows: "pd.DataFrame", path: Path) -> None:
     bar.set_label("error, per cent", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
-    legend = "rows: source; columns: target; outlined: white-box; hatched: not measured"
-    figure.supxlabel(legend, fontsize=8, color="0.35")
+    legend = "rows: source; columns: target;{}outlined: white-box; hatched: not measured"
+    between = " " if figure.get_figwidth() > LEGEND_WIDTH else "\n"
+    figure.supxlabel(legend.format(between), fontsize=8, color="0.35")
     save(figure, path)
 
 

@@ -242,7 +242,8 @@ def claims_summary(table: "pd.DataFrame") -> "pd.DataFrame":
     if "part" in table:
         lines.sort(key=lambda line: natural(str(line["claim"])))
     several = ["holds in seeds"] if len(table) and table["seeds"].max() > 1 else []
-    return pd.DataFrame(lines, columns=["claim", "verdict", "says", "ours", "left - right", *several, "paper"])
+    part = ["part"] if len({line["claim"] for line in lines}) < len(lines) else []  # parts have claims of one name
+    return pd.DataFrame(lines, columns=[*part, "claim", "verdict", "says", "ours", "left - right", *several, "paper"])
 
 
 @dataclass(frozen=True)
@@ -299,6 +300,8 @@ def console_claims(summary: "pd.DataFrame") -> str:
     if summary.empty:
         return ""
     found = as_dicts(summary)
-    width = max(len(str(claim["claim"])) for claim in found)
-    lines = [f"{claim['claim']:<{width}}  {claim['verdict']:<9}  {claim['says']}" for claim in found]
+    names = [f"{claim['part']} {claim['claim']}" if "part" in claim else str(claim["claim"]) for claim in found]
+    width = max(map(len, names))
+    both = zip(names, found, strict=True)
+    lines = [f"{name:<{width}}  {claim['verdict']:<9}  {claim['says']}" for name, claim in both]
     return "\n" + "".join(f"{line}\n" for line in lines)
