@@ -71,9 +71,14 @@ def register_with_hydra() -> None:
         for key in OPEN:
             OmegaConf.set_struct(node[key], False)
         store.store(name="open", node=node)
-    register = OmegaConf.register_new_resolver if VERSION else OmegaConf.register_resolver  # renamed with Hydra 1.4
     for name, resolver in RESOLVERS.items():
-        register(name, resolver, replace=True)  # type: ignore[call-arg]
+        register_resolver(name, resolver)
+
+
+def register_resolver(name: str, resolver: Callable[..., Any]) -> None:
+    """Tell OmegaConf what `${name:...}` stands for."""
+    register = OmegaConf.register_new_resolver if VERSION else OmegaConf.register_resolver  # renamed with Hydra 1.4
+    register(name, resolver, replace=True)  # type: ignore[call-arg]
 
 
 def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str, Any]]]:

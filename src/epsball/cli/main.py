@@ -24,6 +24,7 @@ from epsball.cli.again import EarlierRun, directory_again, with_earlier_words
 from epsball.cli.compose import CONF, VERSION, as_plain, as_typed_words, parts_of, register_with_hydra, write_hydra
 from epsball.cli.explain import as_typed, explain, one_line, refuse_old_keys, refuse_several_options
 from epsball.cli.help import asks_for_help, print_help
+from epsball.cli.idle import idle_words
 from epsball.cli.local import check_local
 from epsball.cli.words import in_order, refuse_absent_folders, typed_keys
 from epsball.experiment.settings import settings_of
@@ -147,6 +148,8 @@ def run(
             from epsball.experiment.prepare import prepare_parts  # imports torch: what needs none is answered by now
 
             parts, joint = prepare_parts(configs, plain)
+            for told in () if plain["parts"] else idle_words(config, overrides):
+                log.info("%s", told)
         agree_on([experiment.config_hash for part in parts for experiment in part])
 
         from epsball.experiment.record import claim_directory  # after a wrong value, whose answer need not wait

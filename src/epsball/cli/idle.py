@@ -1,0 +1,50 @@
+"""Words of the command line that change nothing, as a trainer's fields where all models of a paper have their own."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
+
+from epsball.cli.compose import register_resolver
+
+REFERRED = {"trainer": "models.NAME.{}", "arch": "models.NAME.{}", "eps": "suite.NAME.eps"}
+"""keys that act only where others refer to them, and what sets the same of one model or attack"""
+
+
+def idle_words(config: DictConfig, words: Sequence[str]) -> list[str]:
+    """Say which words change nothing, because they set what acts by references alone and nothing else in the config
+    refers to it, and what would change something."""
+    found = {word: word.partition("=")[0].lstrip("+") for word in words}
+    keys = {word: key for word, key in found.items() if acts_by_reference(key)}
+    if not keys:
+        return []
+    met = references(config, list(keys.values()))
+    own = {word: REFERRED[key.split(".")[0]].format(key) for word, key in keys.items() if key not in met}
+    return [f"{word} changes nothing: what is run has its own, one at a time set by {key}" for word, key in own.items()]
+
+
+def acts_by_reference(key: str) -> bool:
+    """Whether a key is a field of a group that acts by references alone; the choice of an option, `trainer=madry`, is
+    none."""
+    group, *fields = key.split(".")
+    return group in REFERRED and "@" not in key and (bool(fields) or group == "eps")
+
+
+def references(config: DictConfig, keys: Sequence[str]) -> set[str]:
+    """Return those of the keys that something refers to from outside of REFERRED's groups, directly or not."""
+    met, watched = set[str](), deepcopy(config)
+
+    def meet(number: int) -> Any:
+        met.add(keys[number])
+        return OmegaConf.select(config, keys[number])
+
+    register_resolver("meet", meet)
+    with read_write(watched), open_dict(watched):
+        for number, key in enumerate(keys):
+            OmegaConf.update(watched, key, f"${{meet:{number}}}", merge=False)
+        for name in watched:
+            node = None if name in (*REFERRED, "hydra") else watched[name]
+            if isinstance(node, Container):
+                OmegaConf.to_container(node, resolve=True)
+    return met

@@ -1,0 +1,55 @@
+"""Words of the command line that change nothing are told."""
+
+from collections.abc import Callable
+
+import hydra
+import pytest
+from commands import Ended, tiny_line
+
+from epsball.cli.compose import CONF, VERSION, register_with_hydra
+from epsball.cli.idle import idle_words
+
+OWN = "what is run has its own, one at a time set by"
+
+
+def idle(*words: str) -> list[str]:
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(CONF), **VERSION):
+        return idle_words(hydra.compose("config", list(words), return_hydra_config=True), words)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["paper=tramer/table4", "trainer.epochs=3", "seed=1"], {"trainer.epochs=3": "models.NAME.trainer.epochs"}),
+        (["paper=madry/table1", "arch.width=2", "arch=madry_mnist"], {"arch.width=2": "models.NAME.arch.width"}),
+        (["paper=tramer/table4", "eps=0.2"], {}),
+        (["paper=kurakin/table1", "eps=0.2"], {"eps=0.2": "suite.NAME.eps"}),
+        (
+            ["paper=kariyappa/table2_conv3", "trainer.precision=bf16", "trainer.batch_size=8"],
+            {"trainer.precision=bf16": "models.NAME.trainer.precision"},
+        ),
+    ],
+)
+def test_what_nothing_refers_to_is_told(words: list[str], told: dict[str, str]) -> None:
+    assert idle(*words) == [f"{word} changes nothing: {OWN} {key}" for word, key in told.items()]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["trainer.epochs=3", "arch.activation={name: tanh}", "eps=0.1", "trainer=madry"],  # the model under test's
+        ["trainer.optimizer={name: sgd, lr: 0.1}", "+trainer.objective.extra=1"],
+        ["paper=kurakin/table1", "trainer.batch_size=64", "trainer.objective.delay=0", "arch.width=0.25"],
+        ["paper=kariyappa/table2_conv3", "trainer.augment=null", "arch.copies=3"],
+        ["paper=kurakin/figure1", "arch.width=1"],  # by way of the widths of its grid
+        ["diagnostic=masking", "trainer.epochs=1"],
+    ],
+)
+def test_what_acts_is_not(words: list[str]) -> None:
+    assert idle(*words) == []
+
+
+def test_a_run_says_so(main: Callable[..., Ended]) -> None:
+    ended = main(*tiny_line("suite=none", "attack=none", "eps=0.1"))
+    assert ended.code == 0 and f"eps=0.1 changes nothing: {OWN} suite.NAME.eps" in ended.err
