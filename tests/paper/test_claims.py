@@ -216,6 +216,14 @@ def test_claims_of_one_name_say_of_which_part_they_are() -> None:
     assert "part" not in claims_summary(one)
 
 
+def test_a_seed_that_lacks_a_side_counts_in_neither() -> None:
+    rows = [clean("A", 0.1), clean("B", 0.2), clean("A", 0.7, seed=1), clean("B", 0.4, seed=2)]
+    (check,) = judge_claim(Claim("says", "paper", ["error(A) < error(B)"]), by_seed(rows))
+    assert (check.left.value, check.right.value, check.gap.value) == pytest.approx((0.1, 0.2, -0.1))
+    (lacking,) = judge_claim(Claim("says", "paper", ["error(A) < error(B)"]), by_seed(rows[2:3]))
+    assert lacking.left.value == 0.7 and isnan(lacking.right.value) and isnan(lacking.gap.value)
+
+
 # ---- image by image
 
 

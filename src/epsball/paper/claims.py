@@ -126,11 +126,15 @@ class Check:
 
     @cached_property
     def left(self) -> Estimate:
-        return mean_estimate(self.lefts)
+        return mean_estimate(self.in_both(self.lefts))
 
     @cached_property
     def right(self) -> Estimate:
-        return mean_estimate(self.rights)
+        return mean_estimate(self.in_both(self.rights))
+
+    def in_both(self, side: Sequence[Estimate]) -> Sequence[Estimate]:
+        """Return a side in the seeds that have both, so that their difference is the gap; in all where none has."""
+        return [one for one, gap in zip(side, self.gaps, strict=True) if not isnan(gap.value)] or side
 
     @cached_property
     def gap(self) -> Estimate:
