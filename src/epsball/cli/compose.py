@@ -10,7 +10,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, convert, fraction_hint
@@ -30,10 +30,12 @@ def by_scale(paper: Any, quick: Any, smoke: Any, *, _root_: DictConfig) -> Any:
     return (paper, quick, smoke)[SCALES.index(name)]
 
 
-def arithmetic(operation: Callable[[float, float], float]) -> Callable[..., float]:
-    """Return a resolver of two numbers, which names what it was given instead."""
+def arithmetic(operation: Callable[[float, float], float]) -> Callable[..., Any]:
+    """Return a resolver of two numbers, or of one and each of a list, which names what it was given instead."""
 
-    def resolve(*values: Any) -> float:
+    def resolve(*values: Any) -> Any:
+        if len(values) == 2 and isinstance(values[1], list | ListConfig):
+            return [resolve(values[0], value) for value in values[1]]
         if len(values) != 2:
             raise ConfigError(f"two numbers are needed, as in ${{frac:8,255}}, are {list(values)}")
         for value in values:
