@@ -36,6 +36,11 @@ def run(tmp_path: Path, *arguments: str) -> tuple[str, str, str, set[str]]:
         (["--help"], ["arch: ", "mnist_a", "suite: ", "trainer.epochs", "seed: 0", "python run.py", "paper/tramer: "]),
         (["-h", "trainer=madry", "trainer.epochs=7"], ["arch: ", "epochs: 7", "name: madry"]),
         (["--cfg", "job", "paper=demo", "trainer.epochs=7"], ["experiment: demo", "epochs: 7"]),
+        (
+            ["--cfg", "job", "--resolve", "paper=kurakin/figure1"],
+            ["      - 0.0625\n      - 0.125\n      - 0.1875"],
+        ),
+        (["--cfg", "job", "--resolve", "paper=kariyappa/table2_conv3", "scale=paper"], ["images: {}"]),
     ],
 )
 def test_help_and_cfg_answer_without_torch(tmp_path: Path, arguments: list[str], shown: list[str]) -> None:

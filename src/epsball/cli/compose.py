@@ -27,7 +27,8 @@ def by_scale(paper: Any, quick: Any, smoke: Any, *, _root_: DictConfig) -> Any:
     name = _root_.scale.name
     if name not in SCALES:
         raise ConfigError(f"scale.name should be one of {', '.join(SCALES)}, is {name!r}")
-    return (paper, quick, smoke)[SCALES.index(name)]
+    value = (paper, quick, smoke)[SCALES.index(name)]
+    return OmegaConf.create(value) if isinstance(value, dict | list) else value  # --resolve prints no plain ones
 
 
 def arithmetic(operation: Callable[[float, float], float]) -> Callable[..., Any]:
@@ -35,7 +36,7 @@ def arithmetic(operation: Callable[[float, float], float]) -> Callable[..., Any]
 
     def resolve(*values: Any) -> Any:
         if len(values) == 2 and isinstance(values[1], list | ListConfig):
-            return [resolve(values[0], value) for value in values[1]]
+            return OmegaConf.create([resolve(values[0], value) for value in values[1]])
         if len(values) != 2:
             raise ConfigError(f"two numbers are needed, as in ${{frac:8,255}}, are {list(values)}")
         for value in values:
