@@ -29,7 +29,7 @@ from epsball.models import MODELS
 
 GROUPS = ("optimizer", "attack", "arch", "trainer", "suite", "model")
 KARIYAPPA_MODELS = {f"kariyappa_{name}" for name in ("base", "div", "ens", "ens_div")}  # of the run's arch and epochs
-KURAKIN_MODELS = {f"kurakin_{name}" for name in ("nat", "adv", "d", "recipe")}  # likewise; the last without an arch
+KURAKIN_MODELS = {f"kurakin_{name}" for name in ("nat", "adv", "d", "recipe")}  # likewise
 NOT_RECIPES = ("dataset", "seed", "precision", "sources", "watch")  # a run's own; sources are models of their own
 
 

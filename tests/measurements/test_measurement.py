@@ -400,7 +400,7 @@ SHOWN: dict[str, Config] = {
     "gradient_norms": {"bins": None},
     "coherence": {"images": 10, "bins": {"low": -1, "high": 1, "number": 3, "log": False}},
     "rounding": {"images": 10, "bins": {"low": -20, "high": 60, "number": 4, "log": False}},
-    "gaas": {"images": 20, "eps": [0.1, 0.3], "directions": [4, 36]},
+    "gaas": {"images": 20, "eps": [0.1, 0.3], "directions": [4, 36], "gradients_of": "cross_entropy"},
     "training_curves": {},
     "gradient_pictures": {"images": 1},
     "score_examples": {"file": "attack.npy", "eps": 0.3, "pixel_max": None},
