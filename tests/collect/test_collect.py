@@ -181,12 +181,11 @@ def test_as_a_process(grid: Path, tmp_path: Path) -> None:
 def test_a_misspelt_folder_and_a_file_to_write_to_are_one_line(
     grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "file").touch()
+    file = tmp_path / "file"
+    file.touch()
     wrong = {
         "grid/nope is not there": [str(grid), "grid/nope"],
-        f"--out {tmp_path / 'file'}: {tmp_path / 'file'} cannot be written": [
-            *(str(grid), "--out", str(tmp_path / "file"))
-        ],
+        f"--out {file}: {file} cannot be written": [str(grid), "--out", str(file)],
     }
     for told, words in wrong.items():
         assert collect.main(words) == 2

@@ -181,6 +181,12 @@ def tell_other_data(experiment: Experiment) -> None:
             log.info("%s: its published numbers are of %s, ours of %s: not compared", name, each.published_on, dataset)
 
 
+def tell_uncrafted(experiment: Experiment) -> None:
+    """Log which attacks are crafted on no model, because none has gradients."""
+    if experiment.attacks and not experiment.sources:
+        log.info("no model has gradients: %s crafted on none", listed([named.name for named in experiment.attacks]))
+
+
 def joint_names(experiments: Sequence[Experiment]) -> KnownNames:
     """Return the names that what is stated of several experiments together may use."""
     models = dict.fromkeys(name for one in experiments for name in one.aliases)
@@ -221,12 +227,6 @@ def check_measured(objective: Objective, experiments: Sequence[Experiment]) -> N
             raise ConfigError(
                 f"objective asks about {where}, which is not measured: see measurement, sources and targets"
             )
-
-
-def tell_uncrafted(experiment: Experiment) -> None:
-    """Log which attacks are crafted on no model, because none has gradients."""
-    if experiment.attacks and not experiment.sources:
-        log.info("no model has gradients: %s crafted on none", listed([named.name for named in experiment.attacks]))
 
 
 def specs_of(config: Mapping[str, Any], settings: Settings, cache: BuildCache) -> dict[str, ModelSpec]:

@@ -81,7 +81,7 @@ class OfEachImage(OfEachTarget):
     images: int | None
     """how many of the test set, from its first; null: all"""
     bins: Annotated[Bins, Bins] | None = None
-    """of a histogram beside the means; None for none"""
+    """of a histogram of it; None for none"""
 
     def __post_init__(self) -> None:
         check_images(self.images)
