@@ -2,20 +2,18 @@
 
 from collections.abc import Callable
 
-import hydra
 import pytest
 from commands import Ended, tiny_line
+from omegaconf import DictConfig
 
-from epsball.cli.compose import CONF, VERSION, register_with_hydra
+from epsball.cli.compose import hydra_config
 from epsball.cli.idle import idle_words
 
 OWN = "what is run has its own, one at a time set by"
 
 
 def idle(*words: str) -> list[str]:
-    register_with_hydra()
-    with hydra.initialize_config_dir(str(CONF), **VERSION):
-        return idle_words(hydra.compose("config", list(words), return_hydra_config=True), words)
+    return idle_words([hydra_config(words)], words)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +46,20 @@ def test_what_nothing_refers_to_is_told(words: list[str], told: dict[str, str]) 
 )
 def test_what_acts_is_not(words: list[str]) -> None:
     assert idle(*words) == []
+
+
+def test_of_several_parts_one_that_a_word_acts_on_is_enough() -> None:
+    words, composed = ["eps=0.2", "trainer.epochs=3"], []
+
+    def part(paper: str) -> DictConfig:
+        composed.append(paper)
+        return hydra_config([*words, f"paper={paper}"])
+
+    told = f"trainer.epochs=3 changes nothing: {OWN} models.NAME.trainer.epochs"
+    assert idle_words(map(part, ["tramer/table7", "tramer/table2"]), words) == [told]  # eps acts on the second
+    acting = ["kurakin/table1", "tramer/table2", "kurakin/table3"]
+    composed.clear()
+    assert idle_words(map(part, acting), words) == [] and composed == acting[:2]  # no more than needed
 
 
 def test_a_run_says_so(main: Callable[..., Ended]) -> None:

@@ -388,8 +388,9 @@ def test_parts_are_runs_of_their_own_under_one_report(
 
 
 def test_the_command_line_reaches_every_part(main: Callable[..., Ended], tmp_path: Path) -> None:
-    line = all_line("eps=0.1", "seed=5", f"hydra.run.dir={tmp_path / 'all'}")
-    assert main(*line).code == 0
+    line = all_line("eps=0.1", "trainer.epochs=2", "seed=5", f"hydra.run.dir={tmp_path / 'all'}")
+    ended = main(*line)
+    assert ended.code == 0 and "trainer.epochs=2 changes nothing" in ended.err and "eps=0.1 changes" not in ended.err
     assert set(rows_of(tmp_path / "all" / "table2")["eps"]) == {0.0, 0.1}
     assert {seed for name in ("table2", "table7") for seed in rows_of(tmp_path / "all" / name)["seed"]} == {5}
     ended = main(*line)  # the same again goes on

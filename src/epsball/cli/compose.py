@@ -92,15 +92,23 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str,
     seeds, parts = convert(plain["seeds"], int, "seeds"), convert(plain["parts"], list[str], "parts")
     if seeds < 1:
         raise ConfigError(f"seeds should be at least 1, is {seeds}")
-    found = [word for word in as_typed_words(HydraConfig.get().overrides.hydra) if word.startswith("hydra.searchpath=")]
     if seeds == 1 and not parts:
-        return [with_model_fields([plain], [None], [*overrides, *found])]
-    named = {"seed", "seeds", *(["paper", "experiment", "objective"] if parts else [])}
-    kept = [override for override in overrides if override.split("=")[0] not in named] + found
-    kept += [f"workers={convert(plain['workers'], int, 'workers')}"]  # the run's, not a part's
+        return [with_model_fields([plain], [None], [*overrides, *searched()])]
     numbers = [plain["seed"] + i for i in range(seeds)]
-    papers = [[f"paper={part}"] for part in parts] or [[]]
-    return [composed_seeds(numbers, *kept, *paper) for paper in papers]
+    return [composed_seeds(numbers, *words) for words in words_of_parts(plain, overrides)]
+
+
+def words_of_parts(plain: dict[str, Any], overrides: list[str]) -> list[list[str]]:
+    """Return the words that compose each part, or the run itself if its config lists none."""
+    named = {"seed", "seeds", *(["paper", "experiment", "objective"] if plain["parts"] else [])}
+    kept = [override for override in overrides if override.split("=")[0] not in named] + searched()
+    kept += [f"workers={convert(plain['workers'], int, 'workers')}"]  # the run's, not a part's
+    return [[*kept, f"paper={part}"] for part in plain["parts"]] or [kept]
+
+
+def searched() -> list[str]:
+    """Return the command's words that name more folders of configs."""
+    return [word for word in as_typed_words(HydraConfig.get().overrides.hydra) if word.startswith("hydra.searchpath=")]
 
 
 def as_typed_words(overrides: Any) -> list[str]:
@@ -153,10 +161,7 @@ def composed_seeds(seeds: Sequence[int | None], *overrides: str) -> list[dict[st
 
 def hydra_configs(seeds: Sequence[int | None], overrides: Sequence[str]) -> list[dict[str, Any]]:
     """Return what Hydra composes, with each seed: composed once, for that takes longer than all the rest."""
-    register_with_hydra()
-    within = GlobalHydra.instance().is_initialized()  # a job that composes its parts and seeds
-    with nullcontext() if within else hydra.initialize_config_dir(str(CONF), **VERSION):
-        config = hydra.compose("config", list(overrides), return_hydra_config=True)
+    config = hydra_config(overrides)
     choices = dict(config.hydra.runtime.choices)
     with open_dict(config):
         del config.hydra
@@ -166,6 +171,14 @@ def hydra_configs(seeds: Sequence[int | None], overrides: Sequence[str]) -> list
             config.seed = seed
         found.append(as_plain(config, choices))
     return found
+
+
+def hydra_config(overrides: Sequence[str]) -> DictConfig:
+    """Return what Hydra composes, its own config included, not resolved."""
+    register_with_hydra()
+    within = GlobalHydra.instance().is_initialized()  # a job that composes its parts and seeds
+    with nullcontext() if within else hydra.initialize_config_dir(str(CONF), **VERSION):
+        return hydra.compose("config", list(overrides), return_hydra_config=True)
 
 
 def with_model_fields(

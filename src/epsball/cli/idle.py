@@ -1,6 +1,6 @@
 """Words of the command line that change nothing, as a trainer's fields where all models of a paper have their own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -12,15 +12,16 @@ REFERRED = {"trainer": "models.NAME.{}", "arch": "models.NAME.{}", "eps": "suite
 """keys that act only where others refer to them, and what sets the same of one model or attack"""
 
 
-def idle_words(config: DictConfig, words: Sequence[str]) -> list[str]:
-    """Say which words change nothing, because they set what acts by references alone and nothing else in the config
-    refers to it, and what would change something."""
+def idle_words(configs: Iterable[DictConfig], words: Sequence[str]) -> list[str]:
+    """Say which words change nothing, because they set what acts by references alone and nothing else in any of the
+    configs, one of each part, refers to it, and what would change something. No more configs are taken than needed."""
     found = {word: word.partition("=")[0].lstrip("+") for word in words}
-    keys = {word: key for word, key in found.items() if acts_by_reference(key)}
-    if not keys:
-        return []
-    met = references(config, list(keys.values()))
-    own = {word: REFERRED[key.split(".")[0]].format(key) for word, key in keys.items() if key not in met}
+    idle = {word: key for word, key in found.items() if acts_by_reference(key)}
+    each = iter(configs)
+    while idle and (config := next(each, None)) is not None:
+        met = references(config, list(idle.values()))
+        idle = {word: key for word, key in idle.items() if key not in met}
+    own = {word: REFERRED[key.split(".")[0]].format(key) for word, key in idle.items()}
     return [f"{word} changes nothing: what is run has its own, one at a time set by {key}" for word, key in own.items()]
 
 

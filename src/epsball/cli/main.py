@@ -21,7 +21,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError
 from epsball.cli.again import EarlierRun, directory_again, with_earlier_words
-from epsball.cli.compose import CONF, VERSION, as_plain, as_typed_words, parts_of, register_with_hydra, write_hydra
+from epsball.cli.compose import (
+    CONF,
+    VERSION,
+    as_plain,
+    as_typed_words,
+    hydra_config,
+    parts_of,
+    register_with_hydra,
+    words_of_parts,
+    write_hydra,
+)
 from epsball.cli.explain import as_typed, explain, one_line, refuse_old_keys, refuse_several_options
 from epsball.cli.help import asks_for_help, print_help
 from epsball.cli.idle import idle_words
@@ -148,7 +158,8 @@ def run(
             from epsball.experiment.prepare import prepare_parts  # imports torch: what needs none is answered by now
 
             parts, joint = prepare_parts(configs, plain)
-            for told in () if plain["parts"] else idle_words(config, overrides):
+            own = map(hydra_config, words_of_parts(plain, overrides)) if plain["parts"] else [config]
+            for told in idle_words(own, overrides):
                 log.info("%s", told)
         agree_on([experiment.config_hash for part in parts for experiment in part])
 
