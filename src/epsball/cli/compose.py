@@ -66,6 +66,10 @@ GLOBAL = ("paper", "diagnostic", "local")
 """groups whose files set keys of the whole config"""
 
 
+ADDED = "+model@models."
+"""how a word begins that adds a model"""
+
+
 def register_with_hydra() -> None:
     """Tell Hydra the resolvers, and the node `open` of config.yaml's defaults, which opens the groups of OPEN."""
     store = ConfigStore.instance()
@@ -92,10 +96,24 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str,
     seeds, parts = convert(plain["seeds"], int, "seeds"), convert(plain["parts"], list[str], "parts")
     if seeds < 1:
         raise ConfigError(f"seeds should be at least 1, is {seeds}")
+    check_added_models(overrides)
     if seeds == 1 and not parts:
         return [with_model_fields([plain], [None], [*overrides, *searched()])]
     numbers = [plain["seed"] + i for i in range(seeds)]
     return [composed_seeds(numbers, *words) for words in words_of_parts(plain, overrides)]
+
+
+def check_added_models(overrides: Sequence[str]) -> None:
+    """ConfigError where the command line adds a model under a name that the run has without it: Hydra would lay the one
+    over the other, field by field."""
+    added = {word: word.split("=")[0].removeprefix(ADDED) for word in overrides if word.startswith(ADDED)}
+    if not added:
+        return
+    given = hydra_config([*(word for word in overrides if word not in added), *searched()])
+    for word, name in added.items():
+        if name in (given.models or ()):
+            field = f"models.{name}.trainer.epochs=3 sets a field of that one"
+            raise ConfigError(f"{word}: the run has a model {name}: add this one under another name ({field})")
 
 
 def words_of_parts(plain: dict[str, Any], overrides: list[str]) -> list[list[str]]:
