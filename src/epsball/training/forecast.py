@@ -47,19 +47,18 @@ class TrainingForecast:
         self.running[model] = self.clock()
 
     def end_elsewhere(self, model: str, workers: int) -> None:
-        """Take notice that one of `workers` processes has trained a model, and say what is left of the others. A model
-        without steps (a forest), or not known to be missing (a damaged one), says nothing of how long steps take; one
-        that went on from a checkpoint counts whole."""
+        """Take notice that one of `workers` processes has trained a model, and say what is left of the others, as long
+        as some have not begun. A model without steps (a forest), or not known to be missing (a damaged one), says
+        nothing of how long steps take; one that went on from a checkpoint counts whole."""
         now, steps = self.clock(), self.left.pop(model, 0)
         seconds = now - self.running.pop(model)
         if not steps:
             return
         self.timed, self.seconds = self.timed + steps, self.seconds + seconds
-        others = [left for left in self.left.values() if left]
-        if others:
-            begun = sum(now - began for key, began in self.running.items() if self.left.get(key))
-            rest = sum(others) * self.seconds / self.timed - begun
-            say(max(rest, 0.0) / min(workers, len(others)), len(others))
+        others = {key: left * self.seconds / self.timed for key, left in self.left.items() if left}
+        if others.keys() - self.running:
+            rest = sum(max(own - (now - self.running.get(key, now)), 0) for key, own in others.items())
+            say(rest / min(workers, len(others)), len(others))
 
 
 def say(seconds: float, count: int) -> None:
