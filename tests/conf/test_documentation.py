@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from math import prod
 from pathlib import Path
 from textwrap import dedent
 
@@ -34,7 +35,27 @@ def test_a_documented_command_composes(compose: Compose, words: str) -> None:
     assert compose(*shlex.split(words, comments=True))["experiment"]
 
 
+def launched() -> list[tuple[int, str]]:
+    """The number of processes, and the words after run.py, of each documented command of torchrun."""
+    text = "\n".join(page.read_text().replace("\\\n", " ") for page in PAGES)
+    found = re.findall(r"^    torchrun (.*?) run\.py (.*)$", text, re.MULTILINE)
+    return [(prod(map(int, re.findall(r"--n(?:nodes|proc-per-node)=(\d+)", own))), words) for own, words in found]
+
+
+@pytest.mark.parametrize(("processes", "words"), launched())
+def test_a_documented_number_of_processes_can_share_every_batch(compose: Compose, processes: int, words: str) -> None:
+    typed = shlex.split(words, comments=True)
+    parts = compose(*typed)["parts"]
+    kept = [word for word in typed if not word.startswith("paper=")]
+    for config in [compose(*kept, f"paper={part}") for part in parts] or [compose(*typed)]:
+        trainers = [model["trainer"] for model in config["models"].values() if model.get("trainer")]
+        for trainer in trainers:
+            assert trainer["batch_size"] % processes == 0
+            assert (trainer["objective"].get("count") or 0) % processes == 0, (config["experiment"], trainer["name"])
+
+
 def test_commands_were_found() -> None:
+    assert len(launched()) > 3
     assert len(commands()) > 20
 
 

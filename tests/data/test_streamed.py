@@ -328,6 +328,10 @@ def test_a_run(root: Path, tmp_path: Path) -> None:
             "is streamed, but RandomForest fits itself to all images",
         ),
         (["trainer=static_adv", "models=companions"], "objective.crafted_on should be augmented: "),
+        (
+            ["trainer=diversity", "arch=ensemble", "arch.copies=2"],
+            "trainer.objective.data.crafted_on should be augmented: ",
+        ),
         (["measurement.export=true"], "measurement.export should be false: a streamed data set's examples"),
     ],
 )

@@ -9,6 +9,7 @@ from epsball.results.intervals import (
     Estimate,
     Term,
     error_estimates,
+    estimate_cell,
     estimate_sum,
     normal_interval,
     ties_for_best,
@@ -146,6 +147,13 @@ def test_a_term_of_weight_0_counts_only_as_measured() -> None:
     for other in (WITHOUT_ENDS, WITHOUT_END, C):
         assert summed(0.0, (1.0, A), (0.0, other)) == pytest.approx((0.5, 0.4, 0.7))
     assert math.isnan(summed(0.0, (1.0, A), (0.0, UNKNOWN))[0])
+
+
+def test_a_mean_of_shares_counts_no_whole_number_of_images() -> None:
+    """0.5 of 48 images; of rates, a whole number of them."""
+    row = {"gaas_share": 0.5 / 48, "gaas_all": 1 / 48, "n": 48}
+    share, every = (estimate_cell([row], name) for name in ("gaas_share", "gaas_all"))
+    assert (share.low, share.high) == wilson(0.5, 48) and (every.low, every.high) == wilson(1, 48)
 
 
 @pytest.mark.parametrize("named", [True, False])

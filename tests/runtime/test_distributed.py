@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +17,10 @@ from conftest import ROOT, TINY
 from safetensors.torch import load_file
 from torch import Tensor
 
+from epsball.build import ConfigError
+from epsball.cli import main
 from epsball.data.images import Split
-from epsball.runtime.distributed import in_order, interleaved, processes, rank, share
+from epsball.runtime.distributed import PeerLost, in_order, interleaved, missing_peers, processes, rank, share
 from epsball.training.fit import batch_indices, replica_seed, steps_per_epoch
 
 RUN = str(ROOT / "run.py")
@@ -79,12 +82,56 @@ def test_two_processes_are_one_with_synchronised_batch_norm_alone(tmp_path: Path
     assert set(found["n"]) == set(others["n"]) == {41}
 
 
+def test_models_that_are_in_the_store_are_measured_as_by_one_process(tmp_path: Path) -> None:
+    """With their clean rows kept, so that whom clean images mistake is found beside the attack, model by model; each
+    process has its own order of sets of names."""
+    line = [*TINY, "models=none", *(f"+model@models.{name}=mnist_{name[0].lower()}" for name in ("A", "B", "C", "D"))]
+    line = [word for word in line if not word.startswith(("models=alone", "dataset.test_size"))]
+    line += ["dataset.test_size=101", "attack=fgsm", f"outputs={tmp_path}"]
+    assert run([sys.executable, RUN, *line, "eps=0.05"]).returncode == 0
+    found = {}
+    for name, command in {"two": torchrun(*line), "one": [sys.executable, RUN, *line, "reuse=false"]}.items():
+        done = run([*command, "eps=0.2", f"hydra.run.dir={tmp_path / name}"])
+        assert done.returncode == 0 and "training" not in done.stderr, done.stderr
+        found[name] = pd.read_csv(tmp_path / name / "results.csv")
+    kept = ["source", "target", "attack", "n", "error_top1", "clean_error_top1", "transfer_rate_top1", "transfer_n"]
+    pd.testing.assert_frame_equal(found["two"][kept], found["one"][kept])
+    assert found["one"]["transfer_n"].dropna().nunique() > 1
+
+
 def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path: Path) -> None:
     done = run(torchrun(*TINY, "trainer.batch_size=7", f"outputs={tmp_path / 'outputs'}"))
     wrong = "error: trainer.batch_size should be a multiple of the job's 2 processes, is 7"
     assert done.returncode != 0 and "exitcode: 2" in done.stderr.replace("exitcode  :", "exitcode:")
     assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [wrong]
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("hashes", "devices", "told"),
+    [
+        (["a", "b"], ["cuda"], None),
+        (["a", "c"], ["cuda"], "process 1 has another config or other data than process 0"),
+        (["a", "b"], ["cpu"], "process 1 would compute on another device than process 0"),
+    ],
+)
+def test_processes_that_do_not_compute_the_same_are_refused(
+    monkeypatch: pytest.MonkeyPatch, hashes: list[str], devices: list[str], told: str | None
+) -> None:
+    others = iter((hashes, devices))
+    monkeypatch.setattr(main, "gather", lambda own: [own, next(others)])
+    with pytest.raises(ConfigError, match=f"^{told}: ") if told else nullcontext():
+        main.agree_on(["a", "b"], ["cuda"])
+
+
+def test_what_torch_says_of_a_lost_process_is_told() -> None:
+    with (
+        pytest.raises(
+            PeerLost, match=r"^another process of this torchrun job ended; .* \(Connection closed by peer\)$"
+        ),
+        missing_peers(),
+    ):
+        raise RuntimeError("Connection closed\n  by peer")
 
 
 def test_a_misspelt_option_is_told_once(tmp_path: Path) -> None:

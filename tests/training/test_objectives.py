@@ -19,7 +19,13 @@ from epsball.attacks.noise import NoiseAttack, truncated_normal
 from epsball.build import ConfigError, build
 from epsball.models.wrappers import Ensemble
 from epsball.training.adversarial import Adversarial, EpsRise, Origin, mode
-from epsball.training.diversity import Diversity, coherence, gradient_alignment_loss, members
+from epsball.training.diversity import (
+    Diversity,
+    coherence,
+    gradient_alignment_loss,
+    losses_and_gradients,
+    members,
+)
 from epsball.training.objectives import OBJECTIVES, Objective, Standard
 
 EPS = 0.1
@@ -524,7 +530,7 @@ def test_the_loss_on_augmented_images_and_examples_of_the_originals() -> None:
 
 
 def test_which_objectives_take_the_originals_and_which_show_terms() -> None:
-    on = {field: adversarial(crafted_on=field) for field in ("original", "augmented")}
+    on = {field: adversarial(crafted_on=field, passes="one") for field in ("original", "augmented")}
     plain: list[Objective] = [Standard(0.0), on["augmented"], Diversity(0.5, None, 0.0)]
     plain.append(Diversity(0.5, on["augmented"], 0.0))
     takes: list[Objective] = [on["original"], Diversity(0.5, on["original"], 0.0)]
@@ -540,7 +546,7 @@ def test_which_objectives_take_the_originals_and_which_show_terms() -> None:
 def once(**changes: Any) -> Adversarial:
     """Kariyappa's D_adv."""
     kariyappa = {"crafted_on": "original", "crafted_once": True, "eps_distribution": "truncated_normal"}
-    return adversarial(**(kariyappa | {"include_self": False, "placement": "only"} | changes))
+    return adversarial(**(kariyappa | {"include_self": False, "placement": "only", "passes": "one"} | changes))
 
 
 def prepared(settings: Adversarial, sources: list[nn.Module], epochs: float = 3.0, seed: int = 0) -> Adversarial:
@@ -614,7 +620,7 @@ def test_the_trained_models_own_examples_are_of_the_originals_and_new_each_time(
 def test_diversitys_examples_are_made_once_too() -> None:
     source, model = linear(WEIGHT), smooth_ensemble()
     torch.manual_seed(0)
-    objective = Diversity(0.5, once(placement="append", passes="one"), 0.0).prepare([source], train_batches, 0.5)
+    objective = Diversity(0.5, once(placement="append"), 0.0).prepare([source], train_batches, 0.5)
     made = prepared(once(), [source]).cached[0]
     losses = [Diversity(0.5, None, 0.0)(model, x, Y, 0).detach() for x in (MIRRORED, made)]
     close(objective(model, MIRRORED, Y, 0, Origin(torch.arange(5), X)), (losses[0] + losses[1]) / 2)
@@ -768,6 +774,17 @@ def test_log_odds_train_what_cross_entropy_trains() -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize(("mode", "same"), [("eval", True), ("train", False)])
+def test_with_batch_norm_the_directions_are_the_same_in_eval_mode_alone(mode: str, same: bool) -> None:
+    """In train mode an image's gradient has a part of each other image of the batch, which the two weigh unlike."""
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3)) for _ in range(2)]
+    model = Ensemble([net.train(mode == "train") for net in nets], "mean_probability").double()
+    found = [losses_and_gradients(model, X, Y, of)[1] for of in ("cross_entropy", "log_odds")]
+    alike = F.cosine_similarity(*found, dim=2)
+    assert bool((alike > 1 - 1e-9).all()) == same
+
+
 @pytest.mark.parametrize(("gradients_of", "gal"), [("cross_entropy", 0.0), ("log_odds", 0.6)])
 def test_members_that_are_sure_escape_the_alignment_of_their_losses_alone(gradients_of: Any, gal: float) -> None:
     """In float32 their losses, and the gradients of these, are 0, and count as if they stood at right angles."""
@@ -830,7 +847,7 @@ def test_adversarial_data_of_a_static_source_composes() -> None:
 
 
 def test_diversity_data_may_be_delayed() -> None:
-    objective = Diversity(0.5, adversarial(delay=2), 0.0)
+    objective = Diversity(0.5, adversarial(delay=2, passes="one"), 0.0)
     model = smooth_ensemble()
     close(objective(model, X, Y, 1), Diversity(0.5, None, 0.0)(model, X, Y, 1).detach())
 
@@ -852,7 +869,12 @@ CHECKS: list[tuple[Objective, Callable[[], nn.Module], int, str]] = [
     (Diversity(0.5, None, 0.0), flat_net, 0, "ensemble of at least two members"),
     (Diversity(0.5, None, 0.0), lambda: smooth_ensemble(n=1), 0, "ensemble of at least two members"),
     (Diversity(0.5, None, 0.0), smooth_ensemble, 1, "sources should be empty"),
-    (Diversity(0.5, adversarial(include_self=False), 0.0), smooth_ensemble, 0, "^include_self should be true"),
+    (
+        Diversity(0.5, adversarial(include_self=False, passes="one"), 0.0),
+        smooth_ensemble,
+        0,
+        "^include_self should be true",
+    ),
     (Standard(0.0), flat_net, 2, "sources should be empty"),
     (adversarial(include_self=False), flat_net, 0, "^include_self should be true"),
 ]
@@ -869,7 +891,7 @@ def test_check_accepts() -> None:
     adversarial().check(flat_net(), 0)
     adversarial(include_self=False).check(flat_net(), 1)
     Diversity(0.5, None, 0.0).check(smooth_ensemble(), 0)
-    Diversity(0.5, adversarial(include_self=False), 0.0).check(smooth_ensemble(), 1)
+    Diversity(0.5, adversarial(include_self=False, passes="one"), 0.0).check(smooth_ensemble(), 1)
 
 
 BAD: list[tuple[Callable[[], object], str]] = [
@@ -884,6 +906,8 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: Diversity(-0.5, None, 0.0), "weight"),
     (lambda: Diversity(0.5, None, 1.0), "label_smoothing"),
     (lambda: Diversity(0.5, None, 0.1, "log_odds"), "label_smoothing"),
+    (lambda: Diversity(0.5, adversarial(passes="two"), 0.0), "data.passes"),
+    (lambda: Diversity(0.5, adversarial(passes="one", label_smoothing=0.1), 0.0), "data.label_smoothing"),
 ]
 
 

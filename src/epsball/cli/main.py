@@ -161,7 +161,8 @@ def run(
             own = map(hydra_config, words_of_parts(plain, overrides)) if plain["parts"] else [config]
             for told in idle_words(own, overrides):
                 log.info("%s", told)
-        agree_on([experiment.config_hash for part in parts for experiment in part])
+        experiments = [experiment for part in parts for experiment in part]
+        agree_on([one.config_hash for one in experiments], [one.execution.device.type for one in experiments])
 
         from epsball.experiment.record import claim_directory  # after a wrong value, whose answer need not wait
         from epsball.experiment.run import run_experiments
@@ -197,12 +198,20 @@ def refuse_sweep(mode: RunMode | None) -> None:
         raise ConfigError("--multirun is for a single process: give torchrun one command after the other")
 
 
-def agree_on(hashes: list[str]) -> None:
-    """ConfigError unless all processes have the same configs and data."""
-    found = gather(hashes)
-    if odd := [number for number, one in enumerate(found) if one != found[0]]:
+def agree_on(hashes: list[str], devices: list[str]) -> None:
+    """ConfigError unless all processes have the same configs and data, and compute on the same kinds of device."""
+    if odd := unlike_first(hashes):
         other = f"process {odd[0]} has another config or other data than process 0"
         raise ConfigError(f"{other}: all machines need the same command and files")
+    if odd := unlike_first(devices):
+        own = f"process {odd[0]} would compute on another device than process 0"
+        raise ConfigError(f"{own}: start no more processes on a machine than it has GPUs, or all with device=cpu")
+
+
+def unlike_first(value: object) -> list[int]:
+    """Return the processes whose value is not the first one's."""
+    found = gather(value)
+    return [number for number, one in enumerate(found) if one != found[0]]
 
 
 def composed_parts(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str, Any]]]:

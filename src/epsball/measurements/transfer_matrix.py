@@ -185,7 +185,8 @@ def craft_rows(setup: Setup, task: Task, missing: Sequence[str]) -> dict[str, li
     if examples is not None:
         content = challenge_bytes(torch.cat(examples))
         log.info("wrote %s", setup.store.keep_examples(*task.examples_key(setup), content))
-    clean = {name: setup.clean_mistakes(name).first(len(task.test)) for name in {source, *missing}}
+    named_once = dict.fromkeys([source, *missing])  # in one order: the processes of a job exchange what they find
+    clean = {name: setup.clean_mistakes(name).first(len(task.test)) for name in named_once}
     rows: dict[str, list[Row] | None] = {}
     for target, found in mistakes.items():
         numbers = transfer_rates(clean[source], own, clean[target], found)

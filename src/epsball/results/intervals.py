@@ -63,11 +63,13 @@ def z(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
-def rate_interval(rate: float, n: float, interval: Interval = wilson) -> tuple[float, float]:
-    """Return the interval around a measured `rate` of `n` examples; (nan, nan) where either is missing or n is 0."""
+def rate_interval(rate: float, n: float, interval: Interval = wilson, shares: bool = False) -> tuple[float, float]:
+    """Return the interval around a measured `rate` of `n` examples; (nan, nan) where either is missing or n is 0.
+
+    `shares`: whether it is the mean of the examples' own shares, which need not count a whole number of them."""
     if isnan(rate) or isnan(n) or n == 0:
         return nan, nan
-    return interval(round(rate * n), n)
+    return interval(rate * n if shares else round(rate * n), n)
 
 
 def with_intervals(rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -172,7 +174,7 @@ def estimate_row(row: Row, metric: str, interval: Interval | None) -> Estimate:
     if interval is None:
         return Estimate(value, value, value)
     if asked.is_rate:
-        return Estimate(value, *rate_interval(value, n, interval))
+        return Estimate(value, *rate_interval(value, n, interval, asked.shares))
     if isnan(value) or asked.spread is None:
         return Estimate(value, nan, nan)
     half = z(0.95) * as_float(row.get(asked.spread)) / sqrt(n)

@@ -25,6 +25,8 @@ STEP_TIMEOUT = timedelta(minutes=2)
 WAIT_TIMEOUT = timedelta(hours=1)
 """of what the others may have to wait for while the first process reads, writes and draws"""
 
+LOST = "another process of this torchrun job ended; the same command goes on from the last checkpoint"
+
 
 class PeerLost(RuntimeError):
     """Another process of the job is gone, so that this one cannot go on."""
@@ -70,12 +72,12 @@ def joined() -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    cuda = local_rank() < torch.cuda.device_count()
-    if cuda:
+    if local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        with missing_peers():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=STEP_TIMEOUT)
+        with missing_peers("the processes of this torchrun job did not come together"):
+            dist.init_process_group(backend, timeout=STEP_TIMEOUT)
             object_group()
         yield
     finally:
@@ -93,13 +95,13 @@ def object_group() -> Any:
 
 
 @contextmanager
-def missing_peers() -> Iterator[None]:
-    """Raise PeerLost where an exchange inside the block fails."""
+def missing_peers(told: str = LOST) -> Iterator[None]:
+    """Raise PeerLost where an exchange inside the block fails: what is `told`, and torch's own reason."""
     try:
         yield
     except RuntimeError as error:
-        lost = "another process of this torchrun job ended; the same command goes on from the last checkpoint"
-        raise PeerLost(lost) from error
+        reason = " ".join(str(error).split())
+        raise PeerLost(f"{told} ({reason})" if reason else told) from error
 
 
 @contextmanager

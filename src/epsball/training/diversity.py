@@ -35,13 +35,20 @@ class Diversity:
     gradients_of: GradientsOf = "cross_entropy"
     """what of a member has the input gradients that GAL aligns: its cross-entropy, as the paper writes, or its log-odds
     against the label (without auxiliary heads), whose gradients have the same direction and do not vanish where a
-    member is sure"""
+    member is sure. With batch norm an image has a gradient of the batch's other images, too: these the cross-entropy
+    weighs by how unsure the member is of each, the log-odds all alike"""
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, f"weight should be at least 0, is {self.weight}")
         require(0 <= self.label_smoothing < 1, f"label_smoothing should be in [0, 1), is {self.label_smoothing}")
         alike = self.gradients_of == "cross_entropy" or self.label_smoothing == 0  # in direction
         require(alike, f"label_smoothing should be 0 where gradients_of is log_odds, is {self.label_smoothing}")
+        if self.data:
+            own = "the loss has its own"
+            require(self.data.label_smoothing == 0, f"data.label_smoothing should be 0, {own}")
+            require(
+                self.data.passes == "one", "data.passes should be one: the gradients are of one pass of each member"
+            )
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None = None) -> Tensor:
         parts = self.data.examples(model, x, y, step, origin) if self.data else [Examples(x, y, 1.0)]

@@ -19,7 +19,7 @@ from epsball.runtime.distributed import processes
 from epsball.runtime.store import fingerprint
 from epsball.training.diversity import members
 from epsball.training.synchronised import has_batch_norm
-from epsball.training.trainer import Trainer
+from epsball.training.trainer import Trainer, crafting_place
 
 FIELDS = ("dataset", "arch", "trainer", "seed")
 """of a model's spec"""
@@ -207,8 +207,8 @@ def check_streamed(trainer: Trainer | None, network: nn.Module, data: Data, at: 
         raise ConfigError(f"{at['dataset']} is streamed, but {name} fits itself to all images at once, in memory")
     if trainer.objective.takes_originals:
         raise ConfigError(
-            f"{at['trainer']}.objective.crafted_on should be augmented: {at['dataset']} is streamed, every epoch has "
-            "random crops of its own"
+            f"{at['trainer']}.{crafting_place(trainer.objective)}.crafted_on should be augmented: {at['dataset']} is "
+            "streamed, every epoch has random crops of its own"
         )
 
 

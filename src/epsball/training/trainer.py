@@ -179,7 +179,7 @@ class Trainer:
     """specs of the trained models that the objective crafts on"""
     batch_norm: Literal["local", "synchronised"]
     """statistics of batch norm where several processes share a batch: of each one's own part, as on Kurakin's machines,
-    or of all of it, with which the model is one process's"""
+    or of all of it, with which the model is one process's but for what each draws at random"""
 
     def __post_init__(self) -> None:
         require(self.epochs > 0, f"epochs should be positive, is {self.epochs}")
@@ -190,12 +190,13 @@ class Trainer:
         """Raise ValueError unless `number` processes can share every batch equally."""
         shared = {"batch_size": self.batch_size}
         if (adversarial := crafting(self.objective)) is not None:
-            shared["objective.count"] = adversarial.count or 0
+            place = crafting_place(self.objective)
+            shared[f"{place}.count"] = adversarial.count or 0
             alike = self.batch_norm == "local" or adversarial.crafting_mode == "eval"
             restarts = getattr(adversarial.attack, "restarts", 1)  # which examples start again is each process's own
             require(
                 number == 1 or alike or restarts == 1,
-                f"objective.attack.restarts should be 1 where {number} processes craft in train mode with batch_norm "
+                f"{place}.attack.restarts should be 1 where {number} processes craft in train mode with batch_norm "
                 f"synchronised, is {restarts}",
             )
         for name, value in shared.items():
@@ -211,6 +212,11 @@ def crafting(objective: Objective) -> Adversarial | None:
     """Return the part of an objective that crafts examples."""
     part = objective.data if isinstance(objective, Diversity) else objective
     return part if isinstance(part, Adversarial) else None
+
+
+def crafting_place(objective: Objective) -> str:
+    """Return the key of a trainer that has this part."""
+    return "objective.data" if isinstance(objective, Diversity) else "objective"
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decay_on: DecayOn) -> list[dict[str, Any]]:
