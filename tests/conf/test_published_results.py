@@ -44,6 +44,7 @@ PAPERS = {  # by folder
     "kariyappa/paper": Published(("table2_conv3", "figure4_conv3", "surrogates"), "paper", {0}, claims=5, tables=3),
     "kurakin": Published(KURAKIN_MEASURED, "quick", {0}, claims=13, tables=13),
     "kurakin/three_seeds": Published(("table1", "table3"), "quick", {0, 1, 2}, claims=3, tables=3),
+    "kurakin/images_50000": Published(("table1", "table3"), "quick", {0}, claims=3, tables=3),
 }
 
 
@@ -125,7 +126,7 @@ def redrawn(parts: dict[str, Config], rows: pd.DataFrame) -> Redrawn:
 
 def test_rows_are_whole_and_of_their_seeds(rows: pd.DataFrame, folder: Path, published: Published) -> None:
     given = read_given([str(folder / "rows.csv")])
-    assert len(given.rows) == rows["identity"].nunique() > 50
+    assert len(given.rows) == rows["identity"].nunique() > 20
     assert set(rows["seed"]) == published.seeds
 
 
@@ -136,7 +137,8 @@ def test_numbers_and_verdicts_follow_from_the_rows(redrawn: Redrawn, folder: Pat
             mine = stated[stated["part"] == f"{paper}/{part}"].drop(columns="part").reset_index(drop=True)
             assert len(found) == len(mine), part
             if len(found):
-                pd.testing.assert_frame_equal(found.reindex(columns=list(mine)), mine, rtol=1e-9, check_dtype=False)
+                again = found.reindex(columns=list(mine))
+                pd.testing.assert_frame_equal(again.mask(again.isna()), mine, rtol=1e-9, check_dtype=False)
 
 
 def test_the_page_shows_these_tables_and_verdicts(
