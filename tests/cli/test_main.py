@@ -20,6 +20,7 @@ import pytest
 from commands import RUN, Ended, run_jsons, start, tiny_line, wait_until
 from own_files import write_own_files
 
+from epsball.build import ConfigError
 from epsball.cli.main import Session
 from epsball.collect import table as collect
 from epsball.experiment import run
@@ -164,6 +165,20 @@ def test_a_wrong_line_is_answered_in_one_line_before_any_training(
     (told,) = ended.err.splitlines()
     assert told.startswith("error: ") and answer in told.replace(f"{own_files}/", "")
     assert (ended.code, ended.out) == (2, "")
+
+
+@pytest.mark.parametrize(
+    "words", [["models.C.trainer.epochs=3"], ["arch@models.C.arch=mnist_d"], ["+models.C.optional=true", "seeds=2"]]
+)
+def test_words_about_an_added_model_are_taken(
+    main: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    def accepted(*_: object) -> None:
+        raise ConfigError("as far as this")
+
+    monkeypatch.setattr(run, "run_experiments", accepted)
+    ended = main("models=none", "+model@models.C=mnist_c", "device=cpu", *words)
+    assert "error: as far as this" in ended.err
 
 
 def test_wrong_lines_of_every_kind_are_tried() -> None:

@@ -109,7 +109,9 @@ def check_added_models(overrides: Sequence[str]) -> None:
     added = {word: word.split("=")[0].removeprefix(ADDED) for word in overrides if word.startswith(ADDED)}
     if not added:
         return
-    given = hydra_config([*(word for word in overrides if word not in added), *searched()])
+    keys = {word: word.split("=")[0].split("@")[-1].lstrip("+~").split(".") for word in overrides}
+    others = [word for word, key in keys.items() if key[0] != "models" or not {*key[1:2]} & {*added.values()}]
+    given = hydra_config([*others, *searched()])
     for word, name in added.items():
         if name in (given.models or ()):
             field = f"models.{name}.trainer.epochs=3 sets a field of that one"
