@@ -221,8 +221,8 @@ def test_kurakins_rate_and_k_belong_to_the_global_batch(compose: Compose) -> Non
 @pytest.mark.parametrize("part", [part for part in KURAKIN_PARTS if not part.startswith("figure")])
 def test_the_command_for_imagenet_is_the_papers_recipe(compose: Compose, part: str) -> None:
     """All of ImageNet, cropped by the data set alone; batches of 1,600, of which k of 32 are adversarial."""
-    command = "dataset=imagenet arch=inception_v3 arch.width=1 trainer.epochs=187 trainer.batch_size=1600"
-    command += " trainer.augment=null"
+    command = "dataset=imagenet arch=inception_v3 arch.width=1 arch.batch_norm_momentum=0.0003 trainer.epochs=187"
+    command += " trainer.batch_size=1600 trainer.augment=null"
     assert command in " ".join((ROOT / "docs/running.md").read_text().replace("\\", " ").split())
     config = compose(f"paper=kurakin/{part}", "scale=paper", *command.split())
     assert (config["dataset"]["train_size"], config["dataset"]["test_size"]) == (None, None)
@@ -233,7 +233,8 @@ def test_the_command_for_imagenet_is_the_papers_recipe(compose: Compose, part: s
         assert (trainer["batch_size"], trainer["augment"]) == (1600, None)
         assert trainer["epochs"] == pytest.approx(0.6 * 187 if "90k" in name else 187)
         assert trainer["schedule"]["every"] == pytest.approx(2)
-        assert not inception or (spec["arch"]["aux"], spec["arch"]["width"], spec["arch"]["stem"]) == (True, 1, 299)
+        fields = ("aux", "width", "stem", "batch_norm_momentum")
+        assert not inception or [spec["arch"][field] for field in fields] == [True, 1, 299, 0.0003]
         if trainer["objective"]["name"] == "adversarial":
             share = int(name.removeprefix("adv_k")) if name.startswith("adv_k") else 16
             assert trainer["objective"]["count"] == 50 * share
