@@ -113,7 +113,7 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         raise ConfigError(f"{where}.seed should be an int of at least 0, is {seed!r}")
     given = fields.get("trainer")
     trainer: Trainer | None = None if given is None else construct(Trainer, given, where=at["trainer"])
-    if trainer is not None and at["trainer"] == "trainer" and fits_itself(fields["arch"]):  # the run's, for networks
+    if trainer is not None and at["trainer"] == "trainer" and fits_itself(mapping(fields["arch"], at["arch"])):
         trainer = fields["trainer"] = None
     sources = build_sources(trainer, at, cache)
     data = load_data(fields["dataset"], at["dataset"], cache)
