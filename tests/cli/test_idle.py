@@ -22,6 +22,7 @@ def idle(*words: str) -> list[str]:
         (["paper=tramer/table4", "trainer.epochs=3", "seed=1"], {"trainer.epochs=3": "models.NAME.trainer.epochs"}),
         (["paper=madry/table1", "arch.width=2", "arch=madry_mnist"], {"arch.width=2": "models.NAME.arch.width"}),
         (["paper=tramer/table4", "eps=0.2"], {}),
+        (["paper=tramer/table4", "~trainer.name"], {"~trainer.name": "models.NAME.trainer.name"}),
         (["paper=kurakin/table1", "eps=0.2"], {"eps=0.2": "suite.NAME.eps"}),
         (
             ["paper=kariyappa/table2_conv3", "trainer.precision=bf16", "trainer.batch_size=8"],

@@ -112,14 +112,13 @@ def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path: Path) -> None:
     [
         (["a", "b"], ["cuda"], None),
         (["a", "c"], ["cuda"], "process 1 has another config or other data than process 0"),
-        (["a", "b"], ["cpu"], "process 1 would compute on another device than process 0"),
+        (["a", "b"], ["cpu"], "process 1 would compute on another kind of device than process 0"),
     ],
 )
 def test_processes_that_do_not_compute_the_same_are_refused(
     monkeypatch: pytest.MonkeyPatch, hashes: list[str], devices: list[str], told: str | None
 ) -> None:
-    others = iter((hashes, devices))
-    monkeypatch.setattr(main, "gather", lambda own: [own, next(others)])
+    monkeypatch.setattr(main, "gather", lambda own: [own, (hashes, devices)])
     with pytest.raises(ConfigError, match=f"^{told}: ") if told else nullcontext():
         main.agree_on(["a", "b"], ["cuda"])
 

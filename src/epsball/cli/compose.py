@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, convert, fraction_hint
 from epsball.cli.keys import absent_key
+from epsball.cli.words import key_of
 from epsball.experiment.grid import expand_grids, laid_over
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -66,10 +67,6 @@ GLOBAL = ("paper", "diagnostic", "local")
 """groups whose files set keys of the whole config"""
 
 
-ADDED = "+model@models."
-"""how a word begins that adds a model"""
-
-
 def register_with_hydra() -> None:
     """Tell Hydra the resolvers, and the node `open` of config.yaml's defaults, which opens the groups of OPEN."""
     store = ConfigStore.instance()
@@ -106,16 +103,20 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str,
 def check_added_models(overrides: Sequence[str]) -> None:
     """ConfigError where the command line adds a model under a name that the run has without it: Hydra would lay the one
     over the other, field by field."""
-    added = {word: word.split("=")[0].removeprefix(ADDED) for word in overrides if word.startswith(ADDED)}
+    added = {word: model_of(word) for word in overrides if word.startswith("+model@models.")}
     if not added:
         return
-    keys = {word: word.split("=")[0].split("@")[-1].lstrip("+~").split(".") for word in overrides}
-    others = [word for word, key in keys.items() if key[0] != "models" or not {*key[1:2]} & {*added.values()}]
-    given = hydra_config([*others, *searched()])
+    given = hydra_config([*(word for word in overrides if model_of(word) not in added.values()), *searched()])
     for word, name in added.items():
         if name in (given.models or ()):
             field = f"models.{name}.trainer.epochs=3 sets a field of that one"
             raise ConfigError(f"{word}: the run has a model {name}: add this one under another name ({field})")
+
+
+def model_of(word: str) -> str | None:
+    """Return the name of the model that a word of the command line adds or sets a field of, None where it does not."""
+    place = key_of(word).rpartition("@")[2].split(".")
+    return place[1] if place[0] == "models" and len(place) > 1 else None
 
 
 def words_of_parts(plain: dict[str, Any], overrides: list[str]) -> list[list[str]]:

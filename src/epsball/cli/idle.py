@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
 
 from epsball.cli.compose import register_resolver
+from epsball.cli.words import key_of
 
 REFERRED = {"trainer": "models.NAME.{}", "arch": "models.NAME.{}", "eps": "suite.NAME.eps"}
 """keys that act only where others refer to them, and what sets the same of one model or attack"""
@@ -15,8 +16,7 @@ REFERRED = {"trainer": "models.NAME.{}", "arch": "models.NAME.{}", "eps": "suite
 def idle_words(configs: Iterable[DictConfig], words: Sequence[str]) -> list[str]:
     """Say which words change nothing, because they set what acts by references alone and nothing else in any of the
     configs, one of each part, refers to it, and what would change something. No more configs are taken than needed."""
-    found = {word: word.partition("=")[0].lstrip("+") for word in words}
-    idle = {word: key for word, key in found.items() if acts_by_reference(key)}
+    idle = {word: key_of(word) for word in words if acts_by_reference(key_of(word))}
     each = iter(configs)
     while idle and (config := next(each, None)) is not None:
         met = references(config, list(idle.values()))

@@ -200,18 +200,14 @@ def refuse_sweep(mode: RunMode | None) -> None:
 
 def agree_on(hashes: list[str], devices: list[str]) -> None:
     """ConfigError unless all processes have the same configs and data, and compute on the same kinds of device."""
-    if odd := unlike_first(hashes):
-        other = f"process {odd[0]} has another config or other data than process 0"
-        raise ConfigError(f"{other}: all machines need the same command and files")
-    if odd := unlike_first(devices):
-        own = f"process {odd[0]} would compute on another device than process 0"
-        raise ConfigError(f"{own}: start no more processes on a machine than it has GPUs, or all with device=cpu")
-
-
-def unlike_first(value: object) -> list[int]:
-    """Return the processes whose value is not the first one's."""
-    found = gather(value)
-    return [number for number, one in enumerate(found) if one != found[0]]
+    first, *others = gather((hashes, devices))
+    for number, (own_hashes, own_devices) in enumerate(others, 1):
+        if own_hashes != first[0]:
+            other = f"process {number} has another config or other data than process 0"
+            raise ConfigError(f"{other}: all machines need the same command and files")
+        if own_devices != first[1]:
+            other = f"process {number} would compute on another kind of device than process 0"
+            raise ConfigError(f"{other}: start no more processes on a machine than it has GPUs, or all with device=cpu")
 
 
 def composed_parts(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str, Any]]]:

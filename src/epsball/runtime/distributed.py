@@ -95,13 +95,13 @@ def object_group() -> Any:
 
 
 @contextmanager
-def missing_peers(told: str = LOST) -> Iterator[None]:
-    """Raise PeerLost where an exchange inside the block fails: what is `told`, and torch's own reason."""
+def missing_peers(message: str = LOST) -> Iterator[None]:
+    """Raise PeerLost where an exchange inside the block fails, with this message and torch's own reason."""
     try:
         yield
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise PeerLost(f"{told} ({reason})" if reason else told) from error
+        raise PeerLost(f"{message} ({reason})" if reason else message) from error
 
 
 @contextmanager

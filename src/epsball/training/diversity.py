@@ -44,11 +44,11 @@ class Diversity:
         alike = self.gradients_of == "cross_entropy" or self.label_smoothing == 0  # in direction
         require(alike, f"label_smoothing should be 0 where gradients_of is log_odds, is {self.label_smoothing}")
         if self.data:
-            own = "the loss has its own"
-            require(self.data.label_smoothing == 0, f"data.label_smoothing should be 0, {own}")
+            smoothing, passes = self.data.label_smoothing, self.data.passes
             require(
-                self.data.passes == "one", "data.passes should be one: the gradients are of one pass of each member"
+                smoothing == 0, f"data.label_smoothing should be 0, since label_smoothing acts on all, is {smoothing}"
             )
+            require(passes == "one", f"data.passes should be one, since one pass of a member serves all, is {passes}")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None = None) -> Tensor:
         parts = self.data.examples(model, x, y, step, origin) if self.data else [Examples(x, y, 1.0)]

@@ -114,7 +114,7 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
     given = fields.get("trainer")
     trainer: Trainer | None = None if given is None else construct(Trainer, given, where=at["trainer"])
     if trainer is not None and at["trainer"] == "trainer" and fits_itself(mapping(fields["arch"], at["arch"])):
-        trainer = fields["trainer"] = None
+        trainer = fields["trainer"] = None  # what it describes is the run's training of networks
     sources = build_sources(trainer, at, cache)
     data = load_data(fields["dataset"], at["dataset"], cache)
     identity = identity_of(fields, data, sources)
