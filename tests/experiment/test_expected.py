@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from epsball.experiment.expected import flat_settings
 from epsball.experiment.prepare import prepare_experiment
+from epsball.experiment.record import for_collectors
 
 Tiny = Callable[..., dict[str, Any]]
 
@@ -30,6 +33,27 @@ def test_settings_of_other_seeds_paths_and_machines_are_the_same(tiny: Tiny) -> 
     others = ("seed=7", "outputs=y", "workers=2", "device=auto", "threads=null", "cuda_graphs=false", "reuse=false")
     assert flat_settings(tiny(*others)) == flat_settings(tiny())
     assert flat_settings(tiny("trainer.epochs=7")) != flat_settings(tiny())
+
+
+def test_settings_tell_own_images_apart_wherever_they_lie(tiny: Tiny, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    images = {name: generator.integers(0, 256, (12, 8, 8), dtype=np.uint8) for name in ("train", "test")}
+    settings = []
+    for root in ("here", "there", "changed"):
+        (tmp_path / root).mkdir()
+        if root == "changed":
+            images["test"][0, 0, 0] ^= 1
+        for name, x in images.items():
+            np.savez(tmp_path / root / f"{name}.npz", x=x, y=np.arange(12) % 3)
+        sizes = ("dataset.train_size=12", "dataset.test_size=9")
+        part = [prepare_experiment(tiny("dataset=npz", f"dataset.root={tmp_path / root}", *sizes))]
+        settings.append(for_collectors(part)["settings"])
+    here, there, changed = settings
+    assert here == there
+    assert {key for key in here if here[key] != changed[key]} == {
+        "dataset.checksum",
+        "models.target.dataset.checksum",
+    }
 
 
 def cells(config: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -139,7 +139,18 @@ def for_collectors(part: Part) -> Row:
     """Return what a collector of many runs asks: the settings in which jobs can differ, the cells that each seed should
     have, and of each seed the names that stand for equal models, which are listed once."""
     names = [{name: listed for name, listed in each.aliases.items() if name != listed} for each in part]
-    return {"settings": flat_settings(part[0].config), "cells": part[0].cells, "aliases": names}
+    settings = flat_settings(part[0].config) | checksums(part[0])
+    return {"settings": settings, "cells": part[0].cells, "aliases": names}
+
+
+def checksums(experiment: Experiment) -> dict[str, str]:
+    """Return what names the images of the experiment and of each model: data sets of one name, npz files below other
+    roots, differ in nothing else that a collector may see."""
+    models = {f"models.{name}.dataset": spec.data for name, spec in experiment.specs.items()}
+    return {
+        f"{key}.checksum": fingerprint({"train": data.checksum, "test": data.test_checksum})
+        for key, data in {"dataset": experiment.data, **models}.items()
+    }
 
 
 def config_hash(parts: Sequence[Part]) -> str:
