@@ -28,7 +28,10 @@ def test_rows_are_the_epochs_of_training_csv(tiny: Callable[..., Config], tmp_pa
     for column, name in {"loss": "training_loss", "clean_error": "training_clean_error", "lr": "learning_rate"}.items():
         assert found[name].tolist() == pytest.approx([float(line[column]) for line in lines])
     assert found["training_loss"].nunique() == 3
-    assert "## Training" in (tmp_path / "run" / "report.md").read_text()
+    shown = (tmp_path / "run" / "report.md").read_text().partition("## Training")[2].split("## ")[0]
+    last = found.iloc[-1]
+    line = f"| target | 3 | {last['training_loss']:.4g} | {last['training_clean_error'] * 100:.1f} | 0.01 |"
+    assert line in " ".join(shown.split())
 
 
 def test_rows_say_of_how_many_images_the_clean_error_is(tiny: Callable[..., Config], tmp_path: Path) -> None:

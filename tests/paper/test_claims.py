@@ -1,5 +1,6 @@
 """Verdicts worked by hand and by simulation, and what is said of them."""
 
+import re
 from collections.abc import Sequence
 from math import hypot, inf, isnan, nan, sqrt
 from statistics import fmean, stdev
@@ -193,6 +194,28 @@ def test_a_claim_of_most_cells_needs_its_share_of_checks(
 def test_a_share_is_a_fraction(share: float) -> None:
     with pytest.raises(ValueError, match=r"^share should be in \(0, 1\], is "):
         Claim("says", "paper", ["error(A) < 1"], share=share)
+
+
+@pytest.mark.parametrize(
+    ("check", "told"),
+    [
+        ("error(A) < 5", "'error(A) < 5' is true whatever is measured: rates are in [0, 1], and 5 points are 0.05"),
+        ("error(A) - error(B) >= 20", "'error(A) - error(B) >= 20' is false whatever is measured"),
+        ("2 < accuracy(A)", "'2 < accuracy(A)' is false whatever is measured"),
+        ("0 < error(A) < 3", "'error(A) < 3' is true whatever is measured"),
+        ("-2 <= error(A) - error(B)", "'-2 <= error(A) - error(B)' is true whatever is measured"),
+    ],
+)
+def test_a_check_that_no_rate_could_change_is_refused(check: str, told: str) -> None:
+    with pytest.raises(ValueError, match=rf"^checks\[1\]: {re.escape(told)}"):
+        Claim("says", "paper", ["error(A) < 0.1", check])
+
+
+@pytest.mark.parametrize(
+    "check", ["error(A) < 1", "error(A) >= 0", "error(A) - error(B) > 1", "error(A) / error(B) > 5", "gal(A) < 5"]
+)
+def test_a_check_that_could_come_out_otherwise_is_taken(check: str) -> None:
+    assert [comparison.text for comparison in Claim("says", "paper", [check]).comparisons] == [check]
 
 
 def test_the_share_of_a_claim_counts_in_claims_csv() -> None:

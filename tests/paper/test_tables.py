@@ -10,6 +10,7 @@ import pytest
 from cells import T1, Row, Z, clean, fgsm, seen, wilson
 
 from epsball.paper.tables import Table, compare, comparison_text, paper_table, table_sections, with_paper_values
+from epsball.results.metrics import Unit
 
 # ---- a small example: two seeds, a paper's table, worked by hand
 
@@ -238,6 +239,22 @@ def test_an_end_that_the_rows_of_a_line_do_not_share_is_none() -> None:
         ["a", "**90.0**", "50.0"],
         ["e", "**10.0**", "50.0"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("unit", "column", "number", "end"),
+    [
+        ("percent", "error({row})", 103.0, r"in percent it should be in \[0, 100\]"),
+        ("value", "error({row})", 31.0, r"in value it should be in \[0, 1\]"),
+        ("percent", "error({row}) - error(B)", -103.0, r"in percent it should be in \[-100, 100\]"),
+    ],
+)
+def test_a_published_number_that_its_cell_cannot_have_is_refused(
+    unit: Unit, column: str, number: float, end: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"paper\.A has {number} for X, {end}"):
+        Table("T", {"A": "A"}, {"X": column}, {"A": [number]}, unit, "none")
+    assert Table("T", {"A": "A"}, {"X": column}, {"A": [1.0]}, unit, "none").published("A", "X") == 1.0
 
 
 # ---- cells of several quantities

@@ -5,6 +5,8 @@ import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -46,14 +48,26 @@ class TrainingCurves(Measurement):
         return {"results": [row for name in setup.targets for row in curve_rows(setup, name)]}
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
+        import pandas as pd
+
         last = last_epochs(frames["results"])
         if last.empty:
             return []
-        return [Section("Training", "After the last epoch.", last.round(4).astype(str).reset_index())]
+        shown = pd.DataFrame({name: last[name].map(partial(curve_text, str(name))) for name in last})
+        return [Section("Training", "After the last epoch; rates in per cent.", shown.reset_index())]
 
     def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
         last = last_epochs(frames["results"])
         return "".join(f"{name}: training loss {row['training_loss']:.4f}\n" for name, row in last.iterrows())
+
+
+def curve_text(name: str, value: float) -> str:
+    """Write a number of a curve for people: a rate in per cent, an epoch or a number of images without decimals."""
+    if isnan(value):
+        return "-"
+    if name in METRICS and METRICS[name].is_rate:
+        return f"{value * 100:.1f}"
+    return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
 
 
 def curve_rows(setup: Setup, model: str) -> list[Row]:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from epsball.build import bound, require
 from epsball.output.pages import Section
-from epsball.paper.expressions import Comparison, Quantity, Sum, naming_field, parse_comparisons, parse_expression
+from epsball.paper.expressions import (
+    Comparison,
+    Quantity,
+    Sum,
+    check_constants,
+    naming_field,
+    parse_comparisons,
+    parse_expression,
+)
 from epsball.paper.placeholders import Loops, check_loops, fill, looped, options
 from epsball.paper.values import SeedRows, by_seed, estimate, estimate_in_seed, is_paired
 from epsball.results.intervals import Estimate, Interval, mean_estimate, wilson
@@ -61,7 +69,8 @@ class Claim:
                 require(all(side.is_rate for side in self.rates(name).values()), f"{text!r} should be a rate")
         for i, check in enumerate(self.checks):
             with naming_field(f"checks[{i}]"):
-                compared(check, self.for_ or {})
+                for comparison in compared(check, self.for_ or {}):
+                    check_constants(comparison)
 
     @cached_property
     def comparisons(self) -> list[Comparison]:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from math import isclose
+from math import inf, isclose
 
 from epsball.build import listed, require
 from epsball.results.metrics import METRICS, Better, Unit, find_metric
@@ -129,6 +129,14 @@ class Sum:
         return all(isinstance(term, Quantity) and METRICS[term.metric].is_rate for _, term in self.terms)
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """Return ends that its value cannot pass: of rates, which are in [0, 1], finite ones."""
+        if not self.is_rate:
+            return -inf, inf
+        weights = [weight for weight, _ in self.terms]
+        return self.constant + sum(min(w, 0.0) for w in weights), self.constant + sum(max(w, 0.0) for w in weights)
+
+    @property
     def better(self) -> Better | None:
         """Return the end that is best for robustness; None where its terms do not agree on one."""
         ends: set[Better | None] = set()
@@ -144,6 +152,14 @@ def check_unit(unit: Unit, sums: Collection[Sum]) -> None:
     no_rates = sorted(name for name in metrics if not METRICS[name].is_rate)
     rates = not no_rates and all(one.is_rate for one in sums)
     require(unit == "value" or rates, f"unit should be value: {listed(no_rates) if no_rates else 'a ratio'} is no rate")
+
+
+def check_constants(comparison: "Comparison") -> None:
+    """ValueError for a comparison of rates that no rate in [0, 1] could change, as error(A) < 5 is."""
+    low, high = comparison.gap.bounds
+    always = "true" if (high < 0) == (comparison.operator[0] == "<") else "false"
+    fractions = "rates are in [0, 1], and 5 points are 0.05"
+    require(low <= 0 <= high, f"{comparison.text!r} is {always} whatever is measured: {fractions}")
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,17 @@ class Table:
             columns = listed(self.column_fields)
             require(len(values) == wide, f"paper.{row} should be {wide} numbers, {columns}: it is {values}")
         check_unit(self.unit, self.cells.values())
+        self.check_published()
         marked = self.best == "none" or all(self.better(group) for group in self.groups)
         require(marked, "best should be none: its metrics share no better end")
+
+    def check_published(self) -> None:
+        """ValueError for a number of the paper that its cell cannot have, such as one in another unit."""
+        for (row, column), cell in self.cells.items():
+            low, high = (end * self.scale for end in cell.bounds)
+            number = self.published(row, column)
+            fits = number is None or low <= number <= high
+            require(fits, f"paper.{row} has {number} for {column}, in {self.unit} it should be in [{low:g}, {high:g}]")
 
     @cached_property
     def row_fields(self) -> dict[str, dict[str, str]]:
@@ -223,8 +232,12 @@ def table_sections(tables: Mapping[str, Table], compared: "pd.DataFrame") -> lis
 
 def comparison_sections(compared: "pd.DataFrame") -> list[Section]:
     """Show every number beside the paper's in a report; nothing where there is no table."""
+    if compared.empty:
+        return []
     rule = "Wilson's and the normal 95 % interval; inside: the paper's number lies in Wilson's."
-    return [Section("Every number with its interval", rule, comparison_text(compared))] if len(compared) else []
+    if compared["seeds"].max() > 1:
+        rule += " Over seeds that of their mean, Student's t with each seed's own: an end may lie beyond 0 or 100 %."
+    return [Section("Every number with its interval", rule, comparison_text(compared))]
 
 
 def paper_table(name: str, table: Table, compared: "pd.DataFrame") -> "pd.DataFrame":
