@@ -9,11 +9,14 @@ import dataclasses
 import difflib
 import inspect
 import math
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 BOUND = "bound"  # marks fields that `bound` made
+LONGEST_NAME = 100
+"""bytes of a name that a config gives; a file's has 255, and may hold two"""
 Table = Mapping[str, Callable[..., Any]]
 
 
@@ -137,6 +140,13 @@ def mapping(value: object, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where} should be a group of fields, is {value!r}")
     return value
+
+
+def check_name(name: str, where: str) -> None:
+    """ConfigError unless a name that a config gives may stand in the names of files and columns."""
+    if not re.fullmatch(r"[\w-]+", name) or len(name.encode()) > LONGEST_NAME:
+        letters = f"letters, digits, _ and -, of at most {LONGEST_NAME} bytes"
+        raise ConfigError(f"{where} should have a name of {letters}: it names files and columns")
 
 
 def describe(hint: Any) -> str:

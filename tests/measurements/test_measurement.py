@@ -256,6 +256,9 @@ def test_what_is_skipped_needs_no_model_and_makes_no_row(name: str, measured: Me
     rows = measured(EVERY[name], setup)
     assert rows["results"] == [] and all(found == [] for found in rows.values())
     assert not list(tmp_path.rglob("*.json"))
+    frames = as_frames(rows)
+    EVERY[name].present(frames, tmp_path)
+    EVERY[name].say(frames)
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -151,7 +151,7 @@ def test_a_config_is_told_which_figure_is_wrong(tiny: Callable[..., Row]) -> Non
     assert experiment.asked == [Quantity("error_top1", "target", ("target",), ("fgsm",), (("eps", ANY),))]
     for name, wrong, message in (
         ("f", spec(), "figures.f asks about 'A'"),
-        ("a/b", good, "figures.a/b should have a name of letters, digits, _ and -: it names a file"),
+        ("a/b", good, "figures.a/b should have a name of letters, digits, _ and -, of at most 100 bytes: it names"),
         ("f", {**good, "y": good["y"] + " - error(target | target, fgsm)"}, "figures.f asks about fgsm without saying"),
         ("f", {**good, "kind": "dots"}, "figures.f.kind should be one of line, histogram, bar, is 'dots'"),
     ):

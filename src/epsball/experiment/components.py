@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from epsball.attacks import ATTACKS, NamedAttack
-from epsball.build import ConfigError, build, listed, mapping, under
+from epsball.build import ConfigError, build, check_name, listed, mapping, under
 from epsball.data.images import Data
 from epsball.measurements import MEASUREMENTS
 from epsball.measurements.measurement import Measurement
@@ -20,6 +20,7 @@ def measurements_of(config: Mapping[str, Any]) -> dict[str, Measurement]:
         found[str(mapping(first, "measurement")["name"])] = measurement
     for name, spec in mapping(config.get("measurements") or {}, "measurements").items():
         if spec is not None:
+            check_name(name, under("measurements", name))
             if name in (*found, "clean"):
                 raise ConfigError(f"measurements.{name}: the name {name} is taken: call it something else")
             found[name] = build(MEASUREMENTS, spec, where=under("measurements", name))
@@ -70,6 +71,7 @@ def attacks_of(specs: object, where: str) -> Iterator[NamedAttack]:
     for name, spec in mapping(specs or {}, where).items():
         if spec is None:
             continue
+        check_name(name, under(where, name))
         key = where if where == "attack" else under(where, name)  # the one attack's fields stand at attack.*
         fields = dict(mapping(spec, key))
         values = fields.get("eps")

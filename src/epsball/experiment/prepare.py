@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from epsball.attacks import NamedAttack
-from epsball.build import ConfigError, UnfitError, convert, did_you_mean, listed, mapping
+from epsball.build import ConfigError, UnfitError, check_name, convert, did_you_mean, listed, mapping
 from epsball.data.images import Data
 from epsball.experiment.components import attacks_of, check_measurements, distinct, measurements_of, with_files
 from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
@@ -23,12 +23,14 @@ from epsball.paper.objective import Objective
 from epsball.paper.tables import Table
 from epsball.results.given import GivenRows, read_given
 from epsball.results.metrics import ERROR_METRICS
-from epsball.results.rows import KEY
+from epsball.results.rows import KEY, LINE
 from epsball.runtime.device import Execution
 from epsball.runtime.distributed import processes
 from epsball.runtime.store import fingerprint
 from epsball.training.spec import BuildCache, ModelSpec, build_spec, load_data
 
+COLUMNS_BESIDE = ("experiment", "job", "dataset", "measurement", *LINE)
+"""columns that tables have beside one per model"""
 ExpectedCell = tuple[str, str, str, str, str, float]  # as results.rows.KEY
 
 log = logging.getLogger(__name__)
@@ -242,14 +244,20 @@ def specs_of(config: Mapping[str, Any], settings: Settings, cache: BuildCache) -
     specs: dict[str, ModelSpec] = {}
     for name in given:
         if name in chosen:
+            check_name(name, f"models.{name}")
+            if name in COLUMNS_BESIDE:
+                raise ConfigError(f"models.{name}: tables have a column {name}: call the model something else")
             spec = dict(mapping(given[name], f"models.{name}"))
             optional = convert(spec.pop("optional", False), bool, f"models.{name}.optional")
             places = {key: key for key in ("arch", "trainer", "dataset") if spec.get(key) == config.get(key)}
             try:
                 specs[name] = build_spec(spec, f"models.{name}", cache, places)
             except UnfitError as error:
-                if not optional or name in (*(settings.sources or []), *(settings.targets or [])):
+                if name in (*(settings.sources or []), *(settings.targets or [])):
                     raise
+                if not optional:
+                    leave = "" if "arch" in places else f", or leave the model out with models.{name}=null"
+                    raise UnfitError(f"{error}{leave}") from None
                 log.info("model %s is left out: %s", name, error)
     return specs
 

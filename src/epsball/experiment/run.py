@@ -22,7 +22,7 @@ from epsball.paper.objective import Objective
 from epsball.paper.points import figure_points
 from epsball.paper.tables import compare, comparison_sections, table_sections, with_paper_values
 from epsball.results.intervals import with_intervals
-from epsball.results.rows import MISTAKES, PAPER, SECONDS, as_dicts
+from epsball.results.rows import COLUMNS, MISTAKES, PAPER, SECONDS, as_dicts
 from epsball.runtime.device import executing
 from epsball.runtime.distributed import is_first
 from epsball.runtime.files import write_whole
@@ -218,9 +218,11 @@ def of_measurement(frame: "pd.DataFrame", label: str) -> "pd.DataFrame":
 
 
 def as_frames(rows: Rows) -> dict[str, "pd.DataFrame"]:
+    """Return rows as frames; one of no results has their columns."""
     import pandas as pd
 
-    return {file: pd.DataFrame(found) for file, found in rows.items()}
+    columns = {"results": COLUMNS}
+    return {file: pd.DataFrame(found, columns=None if found else columns.get(file)) for file, found in rows.items()}
 
 
 def tell_objective(objective: Objective | None, rows: "pd.DataFrame", record: Record) -> float | None:

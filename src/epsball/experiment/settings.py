@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from epsball.build import ConfigError, construct, did_you_mean, require
+from epsball.build import LONGEST_NAME, ConfigError, construct, did_you_mean, require
 from epsball.runtime.distributed import threads_of_process
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Settings:
         below = all(re.fullmatch(r"[\w.+=,-]+", part) and part.strip(".") for part in self.experiment.split("/"))
         folder = "a name of letters, digits, _, - and ., perhaps of several parts, as in tramer/table4"
         require(below, f"experiment should be {folder}, is {self.experiment!r}")
+        size = len(self.experiment.encode())
+        require(size <= LONGEST_NAME, f"experiment should have at most {LONGEST_NAME} bytes, has {size}")
         require(bool(self.outputs), "outputs should be a folder, is ''")
         for field, models in (("sources", self.sources), ("targets", self.targets)):
             require(models != [], f"{field} is empty: name at least one model, or null for all")

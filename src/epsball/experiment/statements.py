@@ -1,14 +1,13 @@
 """What a config states of its results, checked: tables, claims, figures and an objective, over models and attacks that
 there are."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from epsball.attacks import NamedAttack
-from epsball.build import ConfigError, construct, convert, did_you_mean, listed, mapping, under
+from epsball.build import ConfigError, check_name, construct, convert, did_you_mean, listed, mapping, under
 from epsball.experiment.grid import GridModel, resolve
 from epsball.measurements import MEASUREMENTS
 from epsball.measurements.measurement import Measurement
@@ -64,8 +63,7 @@ class KnownNames:
     def statements_of(self, config: Mapping[str, Any]) -> Statements:
         """Check all that a config states."""
         for name in mapping(config.get("figures") or {}, "figures"):
-            if not re.fullmatch(r"[\w-]+", name):
-                raise ConfigError(f"figures.{name} should have a name of letters, digits, _ and -: it names a file")
+            check_name(name, f"figures.{name}")
         return Statements(
             tables=self.checked(Table, config.get("tables"), "tables"),
             claims=self.checked(Claim, config.get("claims"), "claims"),

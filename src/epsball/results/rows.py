@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 KEY = ("dataset", "measurement", "source", "target", "attack", "eps")  # a cell; with its seed, a row
+LINE = ("source", "attack", "eps")
+"""columns of a transfer matrix beside its targets"""
 PAPER = ("paper_value", "paper_metric", "difference")
 FINGERPRINTS = ("source_model", "target_model", "identity")
 MISTAKES = (TOP1, TOP5)
@@ -127,13 +129,13 @@ def wide_matrix(rows: "pd.DataFrame", column: str = ERROR.name, how: Literal["me
 
     rows = with_dataset_names(error_rows(rows))
     clean = rows["attack"] == "clean"
-    ranks = [list(dict.fromkeys(rows[name])) for name in ("source", "attack", "eps")]
+    ranks = [list(dict.fromkeys(rows[name])) for name in LINE]
     ranks[0].insert(0, "-")
     rows = rows.assign(source=rows["source"].mask(clean, "-")).astype({column: float})
-    wide = rows.groupby(["source", "attack", "eps", "target"])[column].agg(how).unstack("target")
+    wide = rows.groupby([*LINE, "target"])[column].agg(how).unstack("target")
     keys = dict.fromkeys(zip(rows["source"], rows["attack"], rows["eps"], strict=True))
     order = sorted(keys, key=lambda key: [rank.index(part) for rank, part in zip(ranks, key, strict=True)])
-    index = pd.MultiIndex.from_tuples(order, names=["source", "attack", "eps"])
+    index = pd.MultiIndex.from_tuples(order, names=LINE)
     return wide.reindex(index=index, columns=list(dict.fromkeys(rows["target"])))
 
 

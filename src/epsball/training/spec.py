@@ -162,10 +162,9 @@ def check_network(arch: object, data: Data, where: str) -> nn.Module:
         with torch.device("meta"):
             network: nn.Module = build(MODELS, arch, data.shape, len(data.classes), where=where)
     except UnfitError as error:
-        model = where.removesuffix(".arch")
-        leave = f", or leave the model out with {model}=null" if model.startswith("models.") else ""
+        word = f"arch@{where}" if where.startswith("models.") else "arch"
         raise UnfitError(
-            f"{error}: choose another arch, or dataset.image_size where the data set has it{leave}"
+            f"{error}: choose another, {word}=OPTION, or dataset.image_size where the data set has it"
         ) from None
     return network
 
