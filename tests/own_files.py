@@ -23,6 +23,8 @@ PAPERS = {
     "no_option": GLOBAL + "defaults:\n  - /model@models.B: mnist_bb\n",
     "comma": GLOBAL + TABLE % '{A: ["1,2"]}',
     "too_many": GLOBAL + TABLE % "{A: [1, 2]}",
+    "beyond": GLOBAL + TABLE % "{A: [103]}",
+    "adds_fgsm": GLOBAL + "defaults:\n  - /attack@suite.fgsm: fgsm\n  - override /suite: none\n",
     "split_check": GLOBAL + "claims: {c: {says: x, paper: y, checks: [error(target | target, fgsm) < 0.5]}}\n",
 }
 

@@ -4,16 +4,20 @@ from collections.abc import Callable
 
 import pytest
 from commands import Ended, tiny_line
-from omegaconf import DictConfig
 
 from epsball.cli.compose import hydra_config
-from epsball.cli.idle import idle_words
+from epsball.cli.idle import Composed, idle_words
 
 OWN = "what is run has its own, one at a time set by"
 
 
+def composed(*words: str) -> Composed:
+    config = hydra_config(words)
+    return Composed(config, config.hydra.runtime.choices)
+
+
 def idle(*words: str) -> list[str]:
-    return idle_words([hydra_config(words)], words)
+    return idle_words([composed(*words)], words)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +27,11 @@ def idle(*words: str) -> list[str]:
         (["paper=madry/table1", "arch.width=2", "arch=madry_mnist"], {"arch.width=2": "models.NAME.arch.width"}),
         (["paper=tramer/table4", "eps=0.2"], {}),
         (["paper=tramer/table4", "~trainer.name"], {"~trainer.name": "models.NAME.trainer.name"}),
+        (
+            ["paper=tramer/table4", "arch=resnet20", "trainer=madry"],
+            {"arch=resnet20": "arch@models.NAME.arch", "trainer=madry": "trainer@models.NAME.trainer"},
+        ),
+        (["paper=tramer/table4", "arch=mnist_a"], {}),  # which its models have: a file may have named it for that
         (["paper=kurakin/table1", "eps=0.2"], {"eps=0.2": "suite.NAME.eps"}),
         (
             ["paper=kariyappa/table2_conv3", "trainer.precision=bf16", "trainer.batch_size=8"],
@@ -38,6 +47,8 @@ def test_what_nothing_refers_to_is_told(words: list[str], told: dict[str, str]) 
     "words",
     [
         ["trainer.epochs=3", "arch.activation={name: tanh}", "eps=0.1", "trainer=madry"],  # the model under test's
+        ["arch=mnist_c"],
+        ["paper=kariyappa/table2_conv3", "arch=ensemble_mix"],
         ["trainer.optimizer={name: sgd, lr: 0.1}", "+trainer.objective.extra=1"],
         ["paper=kurakin/table1", "trainer.batch_size=64", "trainer.objective.delay=0", "arch.width=0.25"],
         ["paper=kariyappa/table2_conv3", "trainer.augment=null", "arch.copies=3"],
@@ -50,17 +61,17 @@ def test_what_acts_is_not(words: list[str]) -> None:
 
 
 def test_of_several_parts_one_that_a_word_acts_on_is_enough() -> None:
-    words, composed = ["eps=0.2", "trainer.epochs=3"], []
+    words, taken = ["eps=0.2", "trainer.epochs=3"], []
 
-    def part(paper: str) -> DictConfig:
-        composed.append(paper)
-        return hydra_config([*words, f"paper={paper}"])
+    def part(paper: str) -> Composed:
+        taken.append(paper)
+        return composed(*words, f"paper={paper}")
 
     told = f"trainer.epochs=3 changes nothing: {OWN} models.NAME.trainer.epochs"
     assert idle_words(map(part, ["tramer/table7", "tramer/table2"]), words) == [told]  # eps acts on the second
     acting = ["kurakin/table1", "tramer/table2", "kurakin/table3"]
-    composed.clear()
-    assert idle_words(map(part, acting), words) == [] and composed == acting[:2]  # no more than needed
+    taken.clear()
+    assert idle_words(map(part, acting), words) == [] and taken == acting[:2]  # no more than needed
 
 
 def test_a_run_says_so(main: Callable[..., Ended]) -> None:

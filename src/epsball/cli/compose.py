@@ -1,4 +1,4 @@
-"""Compose the config with Hydra, as a plain dict, of each part and seed."""
+"""Compose the config with Hydra, as a plain dict, of each seed."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -15,7 +15,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, convert, fraction_hint
 from epsball.cli.keys import absent_key
-from epsball.cli.words import key_of
 from epsball.experiment.grid import expand_grids, laid_over
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -83,48 +82,6 @@ def register_resolver(name: str, resolver: Callable[..., Any]) -> None:
     """Tell OmegaConf what `${name:...}` stands for."""
     register = OmegaConf.register_new_resolver if VERSION else OmegaConf.register_resolver  # renamed with Hydra 1.4
     register(name, resolver, replace=True)  # type: ignore[call-arg]
-
-
-def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str, Any]]]:
-    """Return the configs of a run: of one part, or of each that the config lists, one config per seed.
-
-    Raises ConfigError, and HydraException where a part does not compose.
-    """
-    seeds, parts = convert(plain["seeds"], int, "seeds"), convert(plain["parts"], list[str], "parts")
-    if seeds < 1:
-        raise ConfigError(f"seeds should be at least 1, is {seeds}")
-    check_added_models(overrides)
-    if seeds == 1 and not parts:
-        return [with_model_fields([plain], [None], [*overrides, *searched()])]
-    numbers = [plain["seed"] + i for i in range(seeds)]
-    return [composed_seeds(numbers, *words) for words in words_of_parts(plain, overrides)]
-
-
-def check_added_models(overrides: Sequence[str]) -> None:
-    """ConfigError where the command line adds a model under a name that the run has without it: Hydra would lay the one
-    over the other, field by field."""
-    added = {word: model_of(word) for word in overrides if word.startswith("+model@models.")}
-    if not added:
-        return
-    given = hydra_config([*(word for word in overrides if model_of(word) not in added.values()), *searched()])
-    for word, name in added.items():
-        if name in (given.models or ()):
-            field = f"models.{name}.trainer.epochs=3 sets a field of that one"
-            raise ConfigError(f"{word}: the run has a model {name}: add this one under another name ({field})")
-
-
-def model_of(word: str) -> str | None:
-    """Return the name of the model that a word of the command line adds or sets a field of, None where it does not."""
-    place = key_of(word).rpartition("@")[2].split(".")
-    return place[1] if place[0] == "models" and len(place) > 1 else None
-
-
-def words_of_parts(plain: dict[str, Any], overrides: list[str]) -> list[list[str]]:
-    """Return the words that compose each part, or the run itself if its config lists none."""
-    named = {"seed", "seeds", *(["paper", "experiment", "objective"] if plain["parts"] else [])}
-    kept = [override for override in overrides if override.split("=")[0] not in named] + searched()
-    kept += [f"workers={convert(plain['workers'], int, 'workers')}"]  # the run's, not a part's
-    return [[*kept, f"paper={part}"] for part in plain["parts"]] or [kept]
 
 
 def searched() -> list[str]:

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra
 import yaml
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from epsball.build import ConfigError, did_you_mean, listed
-from epsball.cli.compose import CONF, VERSION
+from epsball.cli.compose import CONF, hydra_config
 from epsball.cli.keys import absent_key, keys_below
 from epsball.cli.words import own_folders, search_path, settings, typed_keys, unreadable
 
@@ -26,23 +26,24 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def explain(error: Exception) -> str:
-    """Return what is wrong with a command line or a file in one line, with the nearest name there is. Where that cannot
-    be found out, return the complaint as it came."""
+def explain(error: Exception, part: str | None = None) -> str:
+    """Return what is wrong with a command line or a file in one line, with the nearest name there is; `part` is the
+    paper of a run's part that does not compose. Where that cannot be found out, return the complaint as it came."""
     if isinstance(error, ConfigError):
         return one_line(error)
     try:
-        return explanation(error)
+        answer = explanation(error, part)
     except Exception:
-        return one_line(error)
+        answer = one_line(error)
+    return f"part {part}: {answer}" if part else answer
 
 
-def explanation(error: Exception) -> str:
+def explanation(error: Exception, part: str | None) -> str:
     text = one_line(error)
     if isinstance(error, yaml.YAMLError):
         return broken_file(error)
     if match := re.search(r"Could not (?:override|delete)(?: from config)?\.? ?'([^']+)'", text):
-        return unknown_key(match[1])
+        return unknown_key(match[1], part)
     if match := re.search(r"Could not find '([^'/]+)/([^']*)'", text):
         return no_such_file(match[1], match[2], text)
     if "Config group override must be a string" in text:  # attack=null, attack=1
@@ -51,6 +52,8 @@ def explanation(error: Exception) -> str:
         return "; ".join(no_such_option(*word) for word in wrong) or text
     if match := re.search(r"Multiple values for ([^\s@]+@\S+?)\.? To override", text):  # +attack@suite.fgsm=mi_fgsm
         return f"{match[1]} is there already: {match[1]}=OPTION, without +, puts another in its place"
+    if match := re.search(r"(\S+) appears more than once in the final defaults list", text):
+        return added_twice(match[1])
     if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return several_values(match[1])
     return unreadable(settings()) or text
@@ -72,6 +75,14 @@ def broken_file(error: yaml.YAMLError) -> str:
         return f"a config file cannot be read: {one_line(error)}"
     reason = " ".join(str(getattr(error, "problem", "")).split())
     return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: cannot be read as YAML: {reason}"
+
+
+def added_twice(place: str) -> str:
+    """Say which words add an option at a place, attack@suite.fgsm, that a chosen file adds, too."""
+    group = place.partition("@")[2].split(".")[0]
+    words = [f"{key}={value}" for key, value in typed_keys().items() if key in (place, group)]
+    from_line = f" by {listed(words)} and by a file beside it" if words else " by two files"
+    return f"{place} is added twice,{from_line}: leave one of them out"
 
 
 def several_values(word: str) -> str:
@@ -130,21 +141,19 @@ def no_such_option(group: str, option: str, options: list[str]) -> str:
     return f"{group}={option} does not exist{did_you_mean(option, options)}: choose one of {listed(inside or options)}"
 
 
-def unknown_key(key: str) -> str:
+def unknown_key(key: str, part: str | None) -> str:
     """Say what a key that does not exist was perhaps meant to be: an old name, one beside it, one further down, a field
     of another option of a group, or a group that is added."""
     if answer := renamed(key):
         return answer
-    words = [f"{name}={value.split(',')[0]}" for name, value in typed_keys().items() if value in options_of(name)]
-    with hydra.initialize_config_dir(str(CONF), **VERSION):
-        config = hydra.compose("config", [*words, *search_path()], return_hydra_config=True)
+    config = with_typed_options(part)
     choices = config.hydra.runtime.choices
     if not key.startswith("hydra."):
         with open_dict(config):
             del config.hydra
     group, _, package = key.partition("@")
     if options_of(group):
-        return unknown_group(key, group, package, choices)
+        return unknown_group(key, group, package, choices, config)
     name, _, word = key.rpartition(".")
     place = OmegaConf.select(config, name) if name else config
     if place is not None and word not in keys_below(place, []).values() and (fields := fields_of_options(name, word)):
@@ -154,9 +163,23 @@ def unknown_key(key: str) -> str:
     return absent_key(key, config, groups) or new
 
 
-def unknown_group(key: str, group: str, package: str, choices: Mapping[str, Any]) -> str:
+def with_typed_options(part: str | None) -> DictConfig:
+    """Return the config with those of the typed options that there are, and the paper of a part; with no typed option
+    where one of them is what does not compose."""
+    paper = [f"paper={part}"] if part else []
+    typed = {name: value for name, value in typed_keys().items() if not (part and name == "paper")}
+    words = [f"{name}={value.split(',')[0]}" for name, value in typed.items() if value in options_of(name)]
+    try:
+        return hydra_config([*words, *paper, *search_path()])
+    except HydraException:
+        return hydra_config([*paper, *search_path()])
+
+
+def unknown_group(key: str, group: str, package: str, choices: Mapping[str, Any], config: DictConfig) -> str:
     """Say how an option of a group is chosen or added that the defaults do not have under this key."""
     value = typed_keys().get(key, "OPTION")
+    if answer := absent_key(package.rpartition(".")[0] or package, config) if package else "":
+        return f"{key}: {answer}"
     if group == "model":
         name = package.removeprefix("models.") or "NAME"
         return f"{key} is not a config key: +model@models.{name}={value} adds a model, arch and trainer are target's"

@@ -1,8 +1,8 @@
 """Words of the command line that change nothing, as a trainer's fields where all models of a paper have their own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
 
@@ -11,39 +11,59 @@ from epsball.cli.words import key_of
 
 REFERRED = {"trainer": "models.NAME.{}", "arch": "models.NAME.{}", "eps": "suite.NAME.eps"}
 """keys that act only where others refer to them, and what sets the same of one model or attack"""
+OPTIONS = ("trainer", "arch")
+"""those of them that choose an option, a file of their group"""
 
 
-def idle_words(configs: Iterable[DictConfig], words: Sequence[str]) -> list[str]:
+class Composed(NamedTuple):
+    """What Hydra composed."""
+
+    config: DictConfig
+    choices: Mapping[str, Any]
+    """the option of each group"""
+
+
+def idle_words(configs: Iterable[Composed], words: Sequence[str]) -> list[str]:
     """Say which words change nothing, because they set what acts by references alone and nothing else in any of the
     configs, one of each part, refers to it, and what would change something. No more configs are taken than needed."""
     idle = {word: key_of(word) for word in words if acts_by_reference(key_of(word))}
     each = iter(configs)
-    while idle and (config := next(each, None)) is not None:
-        met = references(config, list(idle.values()))
-        idle = {word: key for word, key in idle.items() if key not in met}
-    own = {word: REFERRED[key.split(".")[0]].format(key) for word, key in idle.items()}
+    while idle and (composed := next(each, None)) is not None:
+        acting = [key for key in idle.values() if is_chosen_again(key, composed.choices) or acts(composed.config, key)]
+        idle = {word: key for word, key in idle.items() if key not in acting}
+    own = {word: place_of_one(key) for word, key in idle.items()}
     return [f"{word} changes nothing: what is run has its own, one at a time set by {key}" for word, key in own.items()]
 
 
 def acts_by_reference(key: str) -> bool:
-    """Whether a key is a field of a group that acts by references alone; the choice of an option, `trainer=madry`, is
-    none."""
-    group, *fields = key.split(".")
-    return group in REFERRED and "@" not in key and (bool(fields) or group == "eps")
+    """Whether a key is of a group that acts by references alone: a field of it, or the choice of its option."""
+    return key.split(".")[0] in REFERRED and "@" not in key
 
 
-def references(config: DictConfig, keys: Sequence[str]) -> set[str]:
-    """Return those of the keys that something refers to from outside of REFERRED's groups, directly or not."""
-    met, watched = set[str](), deepcopy(config)
+def place_of_one(key: str) -> str:
+    """Return the key that sets of one model or attack what a key acts on by references."""
+    place = REFERRED[key.split(".")[0]].format(key)
+    return f"{key}@{place}" if key in OPTIONS else place
 
-    def meet(number: int) -> Any:
-        met.add(keys[number])
-        return OmegaConf.select(config, keys[number])
+
+def is_chosen_again(key: str, choices: Mapping[str, Any]) -> bool:
+    """Whether a key is a group whose option stands in a second place, as where a list of defaults says
+    `/arch@models.A.arch: ${arch}`, which leaves no other trace."""
+    return key in OPTIONS and any(place.startswith(f"{key}@") and choices[place] == choices[key] for place in choices)
+
+
+def acts(config: DictConfig, key: str) -> bool:
+    """Whether something refers to a key from outside of REFERRED's groups, directly or not."""
+    met, watched = False, deepcopy(config)
+
+    def meet() -> Any:
+        nonlocal met
+        met = True
+        return OmegaConf.select(config, key)
 
     register_resolver("meet", meet)
     with read_write(watched), open_dict(watched):
-        for number, key in enumerate(keys):
-            OmegaConf.update(watched, key, f"${{meet:{number}}}", merge=False)
+        OmegaConf.update(watched, key, "${meet:}", merge=False)
         for name in watched:
             node = None if name in (*REFERRED, "hydra") else watched[name]
             if isinstance(node, Container):

@@ -9,7 +9,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
 
 import hydra
 import yaml
@@ -27,15 +26,14 @@ from epsball.cli.compose import (
     as_plain,
     as_typed_words,
     hydra_config,
-    parts_of,
     register_with_hydra,
-    words_of_parts,
     write_hydra,
 )
 from epsball.cli.explain import as_typed, explain, one_line, refuse_old_keys, refuse_several_options
 from epsball.cli.help import asks_for_help, print_help
-from epsball.cli.idle import idle_words
+from epsball.cli.idle import Composed, idle_words
 from epsball.cli.local import check_local
+from epsball.cli.parts import parts_of, words_of_parts
 from epsball.cli.words import in_order, refuse_absent_folders, typed_keys
 from epsball.experiment.settings import settings_of
 from epsball.runtime.distributed import PeerLost, agreed, gather, is_first, joined, processes, rank
@@ -151,15 +149,16 @@ def run(
             check_local(runtime.runtime)
             plain = as_plain(config, dict(runtime.runtime.choices))
             refuse_old_keys(plain)
-            configs = composed_parts(plain, overrides)
+            configs = parts_of(plain, overrides)
             for each in (one for part in configs for one in part):
                 settings_of(each)
 
             from epsball.experiment.prepare import prepare_parts  # imports torch: what needs none is answered by now
 
             parts, joint = prepare_parts(configs, plain)
-            own = map(hydra_config, words_of_parts(plain, overrides)) if plain["parts"] else [config]
-            for told in idle_words(own, overrides):
+            whole = map(hydra_config, words_of_parts(plain, overrides) if plain["parts"] else [])
+            own = (Composed(each, each.hydra.runtime.choices) for each in whole)
+            for told in idle_words(own if plain["parts"] else [Composed(config, runtime.runtime.choices)], overrides):
                 log.info("%s", told)
         experiments = [experiment for part in parts for experiment in part]
         agree_on([one.config_hash for one in experiments], [one.execution.device.type for one in experiments])
@@ -208,14 +207,6 @@ def agree_on(hashes: list[str], devices: list[str]) -> None:
         if own_devices != first[1]:
             other = f"process {number} would compute on another kind of device than process 0"
             raise ConfigError(f"{other}: start no more processes on a machine than it has GPUs, or all with device=cpu")
-
-
-def composed_parts(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str, Any]]]:
-    """Compose each part and seed; Hydra's complaints are ConfigErrors."""
-    try:
-        return parts_of(plain, overrides)
-    except HydraException as error:
-        raise ConfigError(explain(error)) from None
 
 
 def tell_failure(error: Exception, overrides: list[str], folder: Path | None) -> None:

@@ -110,8 +110,12 @@ def how_to_write(word: str, parser: OverridesParser) -> str:
     """Say how a word that Hydra cannot read is written."""
     key, equals, value = word.partition("=")
     if not equals:
-        return "a setting is key=value, as in seed=3; a text with spaces is quoted, as in 'experiment=\"a b\"'"
+        return "a setting is key=value, as in seed=3; a text with spaces is quoted, as in 'outputs=\"my runs\"'"
     quoted = f'{key}="{value}"'
+    try:
+        parser.parse_override(f"{key}=1")
+    except HydraException:
+        return "a key is words of letters from a to z, digits and _ with dots between, as in +attack@suite.pgd=pgd"
     try:
         parser.parse_override(quoted)
     except HydraException:
