@@ -142,8 +142,11 @@ def mapping(value: object, where: str) -> Mapping[str, Any]:
     return value
 
 
-def check_name(name: str, where: str) -> None:
-    """ConfigError unless a name that a config gives may stand in the names of files and columns."""
+def check_name(name: object, where: str) -> None:
+    """ConfigError unless a name that a config gives may stand in the names of files and columns. YAML reads one of
+    digits alone as a number."""
+    if not isinstance(name, str):
+        raise ConfigError(f"{where} should have a text for a name, is {name!r}: quoted, '{name}' is one")
     if not re.fullmatch(r"[\w-]+", name) or len(name.encode()) > LONGEST_NAME:
         letters = f"letters, digits, _ and -, of at most {LONGEST_NAME} bytes"
         raise ConfigError(f"{where} should have a name of {letters}: it names files and columns")

@@ -29,6 +29,14 @@ def with_paper(tmp_path: Path) -> str:
     return f"hydra.searchpath=[file://{tmp_path}]"
 
 
+def test_an_attack_of_a_folder_below_has_its_own_name(compose: Compose, tmp_path: Path) -> None:
+    (tmp_path / "attack" / "mine").mkdir(parents=True)
+    (tmp_path / "attack" / "mine" / "weak.yaml").write_text("defaults: [/attack/fgsm@_here_]\neps: 0.1\n")
+    config = compose(f"hydra.searchpath=[file://{tmp_path}]", "attack=mine/weak", "suite=none")
+    assert config["attack"]["weak"]["eps"] == 0.1
+    assert [(each.name, each.attack.eps) for each in prepare_experiment(config).attacks] == [("weak", 0.1)]
+
+
 def test_a_group_file_gives_way_to_a_paper_file_that_to_the_scale_and_all_to_the_command_line(
     compose: Compose, with_paper: str
 ) -> None:

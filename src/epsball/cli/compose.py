@@ -98,7 +98,8 @@ def as_typed_words(overrides: Any) -> list[str]:
 
 
 def as_plain(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
-    """Return the composed config as a plain dict, in which the attack of `attack=` has a name, as a suite's have."""
+    """Return the composed config as a plain dict, in which the attack of `attack=` has a name, its option's, as a
+    suite's have."""
     check_package(config, choices)
     try:
         for key, kind in (("eps", float), ("seed", int)):  # others refer to these: a wrong one is named itself
@@ -115,7 +116,7 @@ def as_plain(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
     assert isinstance(plain, dict)
     attack = plain.pop("attack", None)
     if attack:
-        plain["attack"] = {choices["attack"]: attack}
+        plain["attack"] = {choices["attack"].rpartition("/")[2]: attack}
     return {str(key): value for key, value in plain.items() if key != "hydra"}
 
 

@@ -16,6 +16,9 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str,
 
     Raises ConfigError, which names the part that does not compose.
     """
+    for key in ("seeds", "parts"):
+        if key not in plain:
+            raise ConfigError(f"{key} is missing: leave ~{key} out")
     seeds, parts = convert(plain["seeds"], int, "seeds"), convert(plain["parts"], list[str], "parts")
     if seeds < 1:
         raise ConfigError(f"seeds should be at least 1, is {seeds}")
