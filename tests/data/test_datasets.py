@@ -325,6 +325,26 @@ def test_a_download_is_read(tmp_path, monkeypatch):
     assert len(mnist(tmp_path, download=True).test) == 10000  # there already: not asked again
 
 
+def test_what_another_process_unpacks_is_waited_for_not_called_damaged(tmp_path, monkeypatch):
+    """Its folder is there as soon as it begins."""
+    import torchvision
+
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    asked = []
+
+    def download(self):
+        asked.append(self.train)
+        raise RuntimeError("as far as this")
+
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", download)
+    with pytest.raises(ConfigError, match="CIFAR10 could not be downloaded to .*: as far as this"):
+        CIFAR10(str(tmp_path), True, None, None).load()
+    assert asked == [True]
+    with pytest.raises(ConfigError, match="incomplete or damaged; delete this folder and set dataset.download=true"):
+        CIFAR10(str(tmp_path), False, None, None).load()
+    assert asked == [True]
+
+
 def test_a_broken_torchvision_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ConfigError, match="torchvision builds do not match") as caught:

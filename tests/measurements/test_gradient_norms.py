@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from epsball.attacks.losses import input_gradient
 from epsball.data.images import Split
-from epsball.measurements.gradient_norms import GradientNorms, gradient_norms, gradient_rows
+from epsball.measurements.gradient_norms import GradientNorms, gradient_norms, gradient_rows, lengths
 from epsball.measurements.measurement import Measurement, Rows, Setup
 from epsball.results.distributions import Bins
 from epsball.runtime.progress import Interrupted, Stop
@@ -41,6 +41,15 @@ def test_they_are_those_of_each_images_own_loss(known: tuple[Tensor, Split], bat
     norms = gradient_norms(model, test, batch_size, Stop())
     assert norms.shape == (11,) and torch.allclose(norms, expected.flatten(1).norm(dim=1), rtol=1e-5)
     assert not x.requires_grad and not norms.requires_grad
+
+
+def test_only_a_gradient_of_zeros_has_length_zero() -> None:
+    """Of a confident model all components are so small that float32 has no number for their squares."""
+    gradients = torch.tensor([[0.0, 0.0], [3.0, -4.0], [3e-25, 4e-25], [0.0, -1e-36], [1e-13, 0.0]])
+    found = lengths(gradients)
+    assert gradients.norm(dim=1)[2:4].tolist() == [0.0, 0.0]
+    assert found.tolist() == pytest.approx([0.0, 5.0, 5e-25, 1e-36, 1e-13], rel=1e-5)
+    assert found[1] == gradients[1].norm()  # as it was
 
 
 def test_a_row_is_mean_sd_and_share_of_zeros() -> None:

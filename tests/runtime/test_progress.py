@@ -36,6 +36,22 @@ def test_a_stop_is_obeyed_at_once_where_nothing_is_to_be_saved() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def test_a_worker_finishes_its_step_however_often_it_is_asked() -> None:
+    """A terminal, or a scheduler, asks the workers, too, and then their parent does: that is one request."""
+    stop, before = Stop(), signal.getsignal(signal.SIGTERM)
+    try:
+        stop.obey_parent()
+        os.kill(os.getpid(), signal.SIGINT)
+        stop.check()
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match="signal 15"):
+            stop.check()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_a_stop_asked_for_before_is_obeyed_before_anything_begins() -> None:
     stop = Stop()
     stop.on_signal(signal.SIGTERM, None)

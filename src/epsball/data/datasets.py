@@ -135,8 +135,7 @@ class CIFAR10:
         raise ConfigError(f"dataset.root: no CIFAR-10 under {batches} or {folder}; {HOW_TO_GET}")
 
     def load_batches(self, root: Path, batches: Path) -> Data:
-        download = self.download and not batches.is_dir()
-        parts = [torchvision_dataset("CIFAR10", root, batches, train=t, download=download) for t in (True, False)]
+        parts = [torchvision_dataset("CIFAR10", root, batches, train=t, download=self.download) for t in (True, False)]
         train, test = ((p.data.transpose(0, 3, 1, 2), np.asarray(p.targets)) for p in parts)
         return assemble(self, "cifar10", f"CIFAR-10, {batches}", tuple(parts[0].classes), train, test)
 

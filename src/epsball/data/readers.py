@@ -235,8 +235,11 @@ def torchvision_dataset(name: str, root: Path, folder: Path, *, train: bool, dow
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"dtype\(\): align")  # CIFAR-10's old pickles under numpy 2.4
-            if not download:
+            try:
                 return getattr(datasets, name)(root, train=train)
+            except RuntimeError:  # not there, or not whole, as where another process unpacks it
+                if not download:
+                    raise
             root.mkdir(parents=True, exist_ok=True)
             with FileLock(root / ".epsball-download.lock"):
                 return getattr(datasets, name)(root, train=train, download=True)

@@ -14,6 +14,8 @@ from epsball.measurements.targets import OfEachTarget
 from epsball.results.distributions import Bins, distribution_rows
 from epsball.runtime.progress import Stop
 
+SMALL = 1e-12  # of a length in float32: below it the squares of its components are rounded, far below it away
+
 
 @dataclass(frozen=True)
 class GradientNorms(OfEachTarget):
@@ -52,8 +54,15 @@ def gradient_norms(model: nn.Module, test: Images, batch_size: int, stop: Stop) 
     parts = []
     for x, y in test.batches(batch_size):
         stop.check()
-        parts.append(input_gradient(model, x, y).flatten(1).norm(dim=1))
+        parts.append(lengths(input_gradient(model, x, y).flatten(1)))
     return torch.cat(parts)
+
+
+def lengths(gradients: Tensor) -> Tensor:
+    """Return (N,) L2 norms of (N, D) gradients. Those of a confident model are small, 1e-23, and float32 has no number
+    for their squares: they are divided by their largest component first, so that only one of zeros has length 0."""
+    whole, largest = gradients.norm(dim=1), gradients.abs().amax(1).clamp(min=torch.finfo(gradients.dtype).tiny)
+    return torch.where(whole < SMALL, (gradients / largest[:, None]).norm(dim=1) * largest, whole)
 
 
 def gradient_rows(norms: Tensor, bins: Bins | None) -> list[Row]:

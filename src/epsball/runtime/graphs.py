@@ -121,7 +121,8 @@ class GraphCache:
         graph, inputs, first = torch.cuda.CUDAGraph(), [t.clone() for t in tensors], None
         here, side = torch.cuda.current_stream(self.device), side_stream(self.device)
         try:
-            with torch.cuda.graph(graph, pool=self.pool, stream=side):
+            mode = "thread_local"  # a streamed data set's thread pins memory, which would end a global capture
+            with torch.cuda.graph(graph, pool=self.pool, stream=side, capture_error_mode=mode):
                 try:
                     output = function(*inputs)
                 except Exception as error:

@@ -42,6 +42,15 @@ class Stop:
             if signal.getsignal(signum) in (signal.default_int_handler, signal.SIG_DFL):
                 signal.signal(signum, self.on_signal)
 
+    def obey_parent(self) -> None:
+        """Let SIGTERM set the flag, however often it comes, and leave Ctrl-C, which a terminal sends to workers too, to
+        the main process, which then ends them: a step that is under way is finished and saved."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self.on_parents)
+
+    def on_parents(self, signum: int, _frame: object) -> None:
+        self.signum = signum
+
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Let a stop that is asked for inside the block end it there: it computes nothing that is to be saved."""

@@ -139,7 +139,7 @@ def this_worker() -> Worker:
 def begin_worker(threads: int) -> None:
     """Set a worker process up: its log, its signals, its share of the cores."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    this_worker().stop.listen()
+    this_worker().stop.obey_parent()
     torch.set_num_threads(threads)
 
 
