@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from math import isnan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from conftest import ROOT
 
 from epsball.build import ConfigError
 from epsball.experiment import record as experiment_record
-from epsball.experiment.prepare import Experiment, prepare_experiment
+from epsball.experiment.prepare import Experiment, prepare_experiment, prepare_parts
 from epsball.experiment.record import claim_directory, config_hash, git_commit
 from epsball.experiment.run import run_experiments
 from epsball.experiment.setup import set_up
@@ -26,7 +27,7 @@ from epsball.models import predictions
 from epsball.models.forest import RandomForest
 from epsball.paper.claims import natural
 from epsball.paper.expressions import Quantity
-from epsball.results.rows import COLUMNS, PAPER
+from epsball.results.rows import COLUMNS, PAPER, as_dicts
 from epsball.runtime.progress import Interrupted, Stop
 from epsball.runtime.store import CheckpointFolder, Store
 from epsball.training import trained
@@ -99,6 +100,58 @@ def run_parts(parts: list[list[Config]], outputs: Path, stop: Stop | None = None
 
 def prepare(parts: list[list[Config]], outputs: Path) -> list[list[Experiment]]:
     return [[prepare_experiment({**config, "outputs": str(outputs)}) for config in seeds] for seeds in parts]
+
+
+def test_models_that_are_equal_in_one_seed_alone_are_told_apart_in_all(tiny: Compose, tmp_path: Path) -> None:
+    """`copy` is of seed 0 in every seed, so `target` itself in the first: its statements are about it in both."""
+    configs = []
+    for seed in (0, 1):
+        config = {**tiny(f"seed={seed}", "suite=none", "trainer.epochs=1"), "outputs": str(tmp_path)}
+        target = config["models"]["target"]
+        claim = {"says": "x", "paper": "-", "checks": ["error(copy) <= error(target)"]}
+        table = {"title": "T", "unit": "percent", "best": "none", "paper": None}
+        table |= {"rows": {"copy": "copy"}, "columns": {"e": "error({row})"}}
+        models = {"target": target, "copy": {**target, "seed": 0}}
+        configs.append({**config, "models": models, "claims": {"c": claim}, "tables": {"t": table}})
+    alone = prepare_experiment(configs[0])
+    assert alone.aliases == {"target": "target", "copy": "target"}
+    parts, _ = prepare_parts([configs], configs[0])
+    assert [one.aliases for one in parts[0]] == [{"target": "target", "copy": "copy"}] * 2
+    run_experiments("mine", parts, tmp_path / "run", [], Stop())
+    rows = read(tmp_path / "run" / "results.csv").set_index(["seed", "target"])["error_top1"]
+    assert rows[0, "copy"] == rows[0, "target"] == rows[1, "copy"] and len(rows) == 4
+    (cell,) = as_dicts(read(tmp_path / "run" / "comparison.csv"))
+    assert cell["ours"] == pytest.approx(100 * rows[0, "copy"]) and cell["seeds"] == 2
+    (check,) = as_dicts(read(tmp_path / "run" / "claims.csv"))
+    assert check["gap"] == pytest.approx((rows[1, "copy"] - rows[1, "target"]) / 2) and check["seeds"] == 2
+    assert len(list((tmp_path / "models").glob("[!.]*"))) == 2  # equal ones are trained once
+
+
+def test_a_statement_that_names_several_rows_stays_open_and_nothing_is_lost(
+    tiny: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`training_loss(target)` is of every epoch: which one is meant nobody can know."""
+    words = ("measurement=training_curves", "trainer.epochs=2", "suite=none")
+    table = {"title": "T", "rows": {"a": "target"}, "unit": "value", "best": "none", "paper": None}
+    claim = {"says": "x", "paper": "-", "images": "all"}
+    config = {
+        **tiny(*words),
+        "claims": {
+            "open": {**claim, "checks": ["training_loss(target) < 9"]},
+            "known": {**claim, "checks": ["training_loss(target, epoch=2) < 99"]},
+        },
+        "tables": {
+            "unclear": {**table, "columns": {"loss": "training_loss({row})"}},
+            "clear": {**table, "columns": {"loss": "training_loss({row}, epoch=2)"}},
+        },
+    }
+    top = run_parts([[config]], tmp_path)
+    assert read(top / "claims.csv").set_index("claim")["verdict"].to_dict() == {"open": "open", "known": "confirmed"}
+    compared = read(top / "comparison.csv").set_index("table")["ours"]
+    assert isnan(compared["unclear"]) and compared["clear"] > 0
+    told = "names several rows of a seed: say which, such as epoch=1.0"
+    assert [f"{key} stays open" in caplog.text for key in ("claims.open", "tables.unclear")] == [True, True]
+    assert caplog.text.count(told) == 2 and (top / "report.html").is_file()
 
 
 def models_of(experiment: Experiment) -> TrainedModels:

@@ -1,4 +1,4 @@
-"""Numbers as they are printed: nothing is rounded up to 100, and every ± is in the unit of its value."""
+"""Numbers as they are printed: nothing is rounded up to 100, and every interval is in the unit of its value."""
 
 from math import sqrt
 from pathlib import Path
@@ -114,7 +114,7 @@ def test_an_interval_is_in_per_cent_as_its_value_is() -> None:
     low, high = (100 * end for end in wilson(400, 1000))
     assert list(best_in_bold(rows)["A"])[1:] == [f"40.0 [{low:.1f}, {high:.1f}]"] * 2
     summary = claims_summary(claims_table({"c": Claim("s", "p", ["error(A | A, fgsm) < 0.5"])}, as_dicts(rows)))
-    assert list(summary["ours"]) == [f"40 ± {(high - low) / 2:.2g} < 50"]
+    assert list(summary["ours"]) == [f"40 [{low:.3g}, {high:.3g}] < 50"]
     assert list(summary["left - right"]) == [f"-10 ± {(high - low) / 2:.2g}"]
     compared = compare({"t": TABLE}, as_dicts(rows))
     assert list(comparison_text(compared)["interval"]) == [f"[{low:.1f}, {high:.1f}]"]

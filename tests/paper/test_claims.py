@@ -351,7 +351,7 @@ def test_a_ratio_is_judged_by_its_own_interval() -> None:
     ):
         assert judged(f"{text} > {bound + 1e-9}", *rows).verdict == verdict
     line = claims_table({"c": Claim("says", "paper", [f"{text} > 0.5"])}, rows).iloc[0]
-    assert not line["percent"] and side_text(line, "left").startswith("0.667 ± ") and side_text(line, "right") == "0.5"
+    assert not line["percent"] and side_text(line, "left").startswith("0.667 [") and side_text(line, "right") == "0.5"
     whole = Claim("says", "paper", [f"{text} > 0.66"], images="all")
     (certain,) = judge_claim(whole, by_seed(rows))
     assert certain.left.low == certain.left.high == certain.left.value and certain.verdict == "confirmed"
@@ -450,11 +450,12 @@ def test_claims_summary_says_our_numbers_in_the_order_of_the_papers() -> None:
     assert list(summary["claim"]) == ["one", "two", "three"]
     assert list(summary["verdict"]) == ["refuted", "open", "confirmed"]
     low, high = wilson(20, 1000)
-    half = f"{100 * (high - low) / 2:.2g}"
-    assert summary["ours"][2] == f"2 ± {half} <= 10"
-    assert summary["ours"][1].endswith(" >= not measured") and summary["ours"][1].startswith("52 ± ")
-    assert summary["ours"][0].endswith(f"; 2 ± {half} > 50")
-    assert summary["left - right"][1] == "not measured" and summary["left - right"][2] == f"-8 ± {half}"
+    ends = f"[{100 * low:.3g}, {100 * high:.3g}]"  # not around the middle
+    assert summary["ours"][2] == f"2 {ends} <= 10"
+    assert summary["ours"][1].endswith(" >= not measured") and summary["ours"][1].startswith("52 [")
+    assert summary["ours"][0].endswith(f"; 2 {ends} > 50")
+    gap = f"-8 [{100 * low - 10:.3g}, {100 * high - 10:.3g}]"
+    assert summary["left - right"][1] == "not measured" and summary["left - right"][2] == gap
 
 
 def test_values_that_are_no_rates_are_not_in_per_cent() -> None:
@@ -462,7 +463,7 @@ def test_values_that_are_no_rates_are_not_in_per_cent() -> None:
     found = {"norm": Claim("says", "paper", ["gradient_l2_mean(A) < 3"])}
     found["zeros"] = Claim("says", "paper", ["gradient_zero_share(A) > 0.2"])
     summary = claims_summary(claims_table(found, rows))
-    assert list(summary["ours"]) == ["0.12 ± 0.078 < 3", "50 ± 4.9 > 20"]
+    assert list(summary["ours"]) == ["0.12 [0.0416, 0.198] < 3", "50 [45.1, 54.9] > 20"]
 
 
 def test_a_line_per_claim_on_a_terminal() -> None:

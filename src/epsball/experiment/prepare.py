@@ -4,7 +4,7 @@ Whatever is misspelt or out of range raises ConfigError here, before anything is
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -101,10 +101,14 @@ class Experiment:
 
 
 def prepare_experiment(
-    config: Mapping[str, Any], cache: BuildCache | None = None, given: GivenRows | None = None
+    config: Mapping[str, Any],
+    cache: BuildCache | None = None,
+    given: GivenRows | None = None,
+    apart: Collection[str] = (),
 ) -> Experiment:
     """Check everything that `config` names; what is in `cache` or `given` already is not built or read again. What is
     quick to check comes first: settings, attacks and measurements before models, and these before their data are read.
+    The models `apart` are listed under their own names, whatever they are equal to.
 
     Raises ConfigError: one line, what, where, and what would be right.
     """
@@ -120,7 +124,7 @@ def prepare_experiment(
     specs = specs_of(config, settings, cache)
     data = load_data(config.get("dataset"), "dataset", cache)
     check_shapes(specs, data)
-    aliases = aliases_of(specs)
+    aliases = aliases_of(specs, apart)
     crafted_on, shown_to = roles(specs, settings, aliases)
     members = {name: specs[name].members for name in shown_to if specs[name].differentiable}
     check_measurements(measurements, config, crafted_on, shown_to, attacks, members)
@@ -159,19 +163,29 @@ def prepare_parts(
     """
     cache, given, parts = BuildCache(), None, list[list[Experiment]]()
     for seeds in configs:
-        parts.append([])
-        for config in seeds:
-            parts[-1].append(prepare_experiment(config, cache, given))
-            given = parts[-1][-1].given
+        parts.append(prepare_seeds(seeds, cache, given))
+        given = parts[-1][-1].given
     for part in parts:
         tell_other_data(part[0])
         tell_uncrafted(part[0])
+        tell_equal(part[0])
     if len(parts) == 1:
         return parts, Statements()
     joint = joint_names([part[0] for part in parts]).statements_of(whole)
     if joint.objective:
         check_measured(joint.objective, [part[0] for part in parts])
     return [[replace(one, asked=one.asked + joint.quantities) for one in part] for part in parts], joint
+
+
+def prepare_seeds(configs: Sequence[Mapping[str, Any]], cache: BuildCache, given: GivenRows | None) -> list[Experiment]:
+    """Check the configs of all seeds of a part. Models that are equal in some of the seeds alone have their own names
+    in all: what is stated of them is of each seed's own."""
+    found: list[Experiment] = []
+    for config in configs:
+        found.append(prepare_experiment(config, cache, found[-1].given if found else given))
+    every = dict.fromkeys(name for one in found for name in one.aliases)
+    apart = [name for name in every if len({one.aliases.get(name) for one in found}) > 1]
+    return [prepare_experiment(config, cache, found[-1].given, apart) for config in configs] if apart else found
 
 
 def tell_other_data(experiment: Experiment) -> None:
@@ -187,6 +201,13 @@ def tell_uncrafted(experiment: Experiment) -> None:
     """Log which attacks are crafted on no model, because none has gradients."""
     if experiment.attacks and not experiment.sources:
         log.info("no model has gradients: %s crafted on none", listed([named.name for named in experiment.attacks]))
+
+
+def tell_equal(experiment: Experiment) -> None:
+    """Log which models are equal to another."""
+    for name, listed_under in experiment.aliases.items():
+        if listed_under != name:
+            log.info("model %s is the same as %s and is listed once", name, listed_under)
 
 
 def joint_names(experiments: Sequence[Experiment]) -> KnownNames:
@@ -281,14 +302,11 @@ def check_shapes(specs: Mapping[str, ModelSpec], data: Data) -> None:
             raise ConfigError(f"models.{name}.dataset has other image shapes or classes than dataset")
 
 
-def aliases_of(specs: Mapping[str, ModelSpec]) -> dict[str, str]:
-    """Return the name under which each model is listed: equal ones are one model, under its first name."""
-    first = {spec.key: name for name, spec in reversed(list(specs.items()))}
-    aliases = {name: first[spec.key] for name, spec in specs.items()}
-    for name in specs:
-        if aliases[name] != name:
-            log.info("model %s is the same as %s and is listed once", name, aliases[name])
-    return aliases
+def aliases_of(specs: Mapping[str, ModelSpec], apart: Collection[str]) -> dict[str, str]:
+    """Return the name under which each model is listed: equal ones are one model, under its first name; but for those
+    that are to be `apart`."""
+    first = {spec.key: name for name, spec in reversed(list(specs.items())) if name not in apart}
+    return {name: name if name in apart else first[spec.key] for name, spec in specs.items()}
 
 
 def roles(

@@ -1,11 +1,11 @@
 """A run, in the order in which things happen: train, set up, measure, judge, write; part by part and seed by seed."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from epsball.data.streamed import stopped_if_lost
 from epsball.experiment.forecast import tell_workload
@@ -16,11 +16,18 @@ from epsball.experiment.statements import Statements
 from epsball.measurements.measurement import Row, Rows, Setup, clean_rows
 from epsball.output.pages import Section, html_page, markdown_page
 from epsball.output.tables import write_csv, write_results
-from epsball.paper.claims import claims_sections, claims_summary, claims_table, conclusion_sections, console_claims
-from epsball.paper.figures import figure_sections
+from epsball.paper.claims import (
+    Claim,
+    claims_sections,
+    claims_summary,
+    claims_table,
+    conclusion_sections,
+    console_claims,
+)
+from epsball.paper.figures import Figure, figure_sections
 from epsball.paper.objective import Objective
 from epsball.paper.points import figure_points
-from epsball.paper.tables import compare, comparison_sections, table_sections, with_paper_values
+from epsball.paper.tables import Table, compare, comparison_sections, table_sections, with_paper_values
 from epsball.results.intervals import with_intervals
 from epsball.results.rows import COLUMNS, MISTAKES, PAPER, SECONDS, as_dicts
 from epsball.runtime.device import executing
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOTHING_STATED = Statements()
+Stated = TypeVar("Stated", Table, Claim, Figure)
 
 log = logging.getLogger(__name__)
 
@@ -158,10 +166,33 @@ def judge(statements: Statements, results: "pd.DataFrame") -> Judged:
     """Set our numbers beside those of the paper's tables, judge its claims, check by check, and measure its figures."""
     rows = as_dicts(results)
     return Judged(
-        compared=compare(statements.tables, rows),
-        claims=claims_table(statements.claims, rows),
-        points=figure_points(statements.figures, rows),
+        compared=answered("tables", compare, statements.tables, rows),
+        claims=answered("claims", claims_table, statements.claims, rows),
+        points=answered("figures", figure_points, statements.figures, rows),
     )
+
+
+def answered(
+    key: str,
+    answer: Callable[[Mapping[str, Stated], Sequence[Row]], "pd.DataFrame"],
+    stated: Mapping[str, Stated],
+    rows: Sequence[Row],
+) -> "pd.DataFrame":
+    """Answer statements from rows. One that names several rows where it means one stays open and is told: what has been
+    measured is not lost for it."""
+    import pandas as pd
+
+    try:
+        return answer(stated, rows)
+    except ValueError:
+        single = []
+        for name, each in stated.items():
+            try:
+                single.append(answer({name: each}, rows))
+            except ValueError as error:
+                log.error("%s.%s stays open: %s", key, name, error)
+                single.append(answer({name: each}, []))
+        return pd.concat([frame for frame in single if len(frame)], ignore_index=True)
 
 
 def write(

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 Verdict = Literal["confirmed", "refuted", "open"]
 JUDGED = (
-    "± is the 95 % interval. Within a seed, rates of the same test images are compared image by image, where it is "
-    "known which were mistaken; over seeds, Student's t of the seeds' gaps is added. Confirmed: in every check (or "
-    "the share of them that the claim needs) the interval of left - right lies on the claim's side of 0. Refuted: in "
-    "one (or too many) it lies on the other. Else open."
+    "In brackets the 95 % interval. Within a seed, rates of the same test images are compared image by image, where "
+    "it is known which were mistaken; over seeds, Student's t of the seeds' gaps is added. Confirmed: in every check "
+    "(or the share of them that the claim needs) the interval of left - right lies on the claim's side of 0. Refuted: "
+    "in one (or too many) it lies on the other. Else open."
 )
 
 
@@ -299,13 +299,12 @@ def claims_sections(summary: "pd.DataFrame") -> list[Section]:
 
 
 def side_text(check: Mapping[str, Any], side: str) -> str:
-    """Write a side's value and half interval as the papers do."""
+    """Write a side's value and its interval."""
     scale = 100 if check["percent"] else 1
     value, low, high = (float(check[f"{side}{end}"]) * scale for end in ("", "_low", "_high"))
     if isnan(value):
         return "not measured"
-    half = (high - low) / 2
-    return f"{value:.3g}" + (f" ± {half:.2g}" if half > 0 else "")
+    return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if high > low else "")
 
 
 def console_claims(summary: "pd.DataFrame") -> str:

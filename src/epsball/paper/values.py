@@ -11,10 +11,11 @@ from epsball.paper.expressions import Quantity, Ratio, Sum
 from epsball.results.intervals import Estimate, Interval, Term, estimate_row, estimate_sum, mean_estimate
 from epsball.results.metrics import METRICS, Metric
 from epsball.results.paired import Mistaken, unpacked_bits
-from epsball.results.rows import Row
+from epsball.results.rows import COLUMNS, FURTHER, MISTAKES, SECONDS, Row
 
 Cell = tuple[str, str, str]  # target, source, attack
 
+TRIALS = tuple(metric.trials for metric in METRICS.values())
 UNKNOWN = Estimate(nan, nan, nan, seeds=0)
 
 
@@ -138,9 +139,18 @@ def same_images(parts: Sequence[Mistaken | None]) -> bool:
 
 
 def distinguishing(rows: Sequence[Row]) -> dict[str, object]:
-    """Return a column in which these rows differ, with the first one's value."""
-    names = ("dataset", "measurement", "eps", *rows[0])
-    return next(({name: rows[0].get(name)} for name in names if len({str(r.get(name)) for r in rows}) > 1), {})
+    """Return a column that a statement may name, in which these rows differ, with the first one's value."""
+    own = [name for name in rows[0] if name not in (*COLUMNS, *METRICS, *MISTAKES, *TRIALS, SECONDS)]  # a grid's
+    for name in ("dataset", "measurement", "eps", *FURTHER, *own):
+        known = [row.get(name) for row in rows if not is_missing(row.get(name))]
+        if len({str(row.get(name)) for row in rows}) > 1 and known:
+            return {name: known[0]}
+    return {}
+
+
+def is_missing(value: object) -> bool:
+    """Whether a row has nothing in a column."""
+    return value is None or (isinstance(value, float) and isnan(value))
 
 
 def worst(quantity: Quantity, rows: SeedRows, interval: Interval | None) -> tuple[Estimate, Mistaken | None]:
