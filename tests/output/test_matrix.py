@@ -106,7 +106,9 @@ def test_the_spread_over_seeds_is_in_per_cent_as_its_mean_is(tmp_path: Path) -> 
     compared = compare({"t": TABLE}, as_dicts(rows))
     assert list(paper_table("t", TABLE, compared)["FGSM"]) == [f"50.0 ± {sd} (99.5)"]
     assert list(comparison_text(compared)["sd"]) == [sd]
-    assert "mean ± sd over the seeds" in table_sections({"t": TABLE}, compared)[0].text
+    assert "mean ± sd over 2 seeds" in table_sections({"t": TABLE}, compared)[0].text
+    more = pd.concat([rows, rows[rows["seed"] == 0][lambda own: own["attack"] == "clean"].assign(seed=7)])
+    assert console_matrix(more).splitlines()[-1] == "error in per cent; * white-box; mean ± sd of 2 to 3 seeds"
 
 
 def test_an_interval_is_in_per_cent_as_its_value_is() -> None:
@@ -115,7 +117,7 @@ def test_an_interval_is_in_per_cent_as_its_value_is() -> None:
     assert list(best_in_bold(rows)["A"])[1:] == [f"40.0 [{low:.1f}, {high:.1f}]"] * 2
     summary = claims_summary(claims_table({"c": Claim("s", "p", ["error(A | A, fgsm) < 0.5"])}, as_dicts(rows)))
     assert list(summary["ours"]) == [f"40 [{low:.3g}, {high:.3g}] < 50"]
-    assert list(summary["left - right"]) == [f"-10 ± {(high - low) / 2:.2g}"]
+    assert list(summary["left - right"]) == [f"-10 [{low - 50:.3g}, {high - 50:.3g}]"]
     compared = compare({"t": TABLE}, as_dicts(rows))
     assert list(comparison_text(compared)["interval"]) == [f"[{low:.1f}, {high:.1f}]"]
 

@@ -10,7 +10,7 @@ from epsball.build import ConfigError
 from epsball.collect.equals import Job, Names, names_of_jobs, under_all_names
 from epsball.collect.jobs import current, join, name_jobs, newest
 from epsball.collect.runs import Cell, Run, find_runs
-from epsball.results.rows import KEY, LINE
+from epsball.results.rows import KEY, MATRIX_LINE
 from epsball.runtime.files import make_folder
 
 if TYPE_CHECKING:
@@ -101,10 +101,10 @@ def wide(table: "pd.DataFrame", equal: Mapping[Job, Names]) -> "pd.DataFrame":
     for row in table.to_dict(orient="records"):
         source = "-" if row["attack"] == "clean" else row["source"]
         key = (*(row[name] for name in front), source, row["attack"], row["eps"])
-        line = lines.setdefault(key, dict(zip([*front, *LINE], key, strict=True)))
+        line = lines.setdefault(key, dict(zip([*front, *MATRIX_LINE], key, strict=True)))
         line |= {name: f"= {listed}" for name, listed in equal.get((row["experiment"], row["job"]), {}).items()}
         line[row["target"]] = cell_text(row)
-    columns = [*front, *LINE, *dict.fromkeys(table["target"])]
+    columns = [*front, *MATRIX_LINE, *dict.fromkeys(table["target"])]
     return pd.DataFrame(list(lines.values()), columns=columns)
 
 

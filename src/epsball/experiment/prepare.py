@@ -23,13 +23,13 @@ from epsball.paper.objective import Objective
 from epsball.paper.tables import Table
 from epsball.results.given import GivenRows, read_given
 from epsball.results.metrics import ERROR_METRICS
-from epsball.results.rows import KEY, LINE
+from epsball.results.rows import KEY, MATRIX_LINE
 from epsball.runtime.device import Execution
 from epsball.runtime.distributed import processes
 from epsball.runtime.store import fingerprint
 from epsball.training.spec import BuildCache, ModelSpec, build_spec, load_data
 
-COLUMNS_BESIDE = ("experiment", "job", "dataset", "measurement", *LINE)
+COLUMNS_BESIDE = ("experiment", "job", "dataset", "measurement", *MATRIX_LINE)
 """columns that tables have beside one per model"""
 ExpectedCell = tuple[str, str, str, str, str, float]  # as results.rows.KEY
 

@@ -13,6 +13,7 @@ from epsball.output.pages import Section
 from epsball.paper.expressions import ANY, Quantity, Ratio, Sum, check_unit, naming_field, parse_expression
 from epsball.paper.placeholders import check_loops, expanded, fill, fill_known, options
 from epsball.results.metrics import METRICS, Unit
+from epsball.results.rows import seeds_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -243,8 +244,7 @@ def figure_sections(figures: Mapping[str, Figure], points: "pd.DataFrame", folde
 
 def caption(figure: Figure, mine: "pd.DataFrame") -> str:
     """Say what is drawn: intervals, of how many seeds, and whose the hollow markers are."""
-    fewest, most = mine["seeds"].min(), mine["seeds"].max()
-    seeds = "one seed" if most == 1 else f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
+    most, seeds = mine["seeds"].max(), seeds_text(mine["seeds"])
     if figure.each is not None:
         return f"One seed: a curve for each {figure.each.replace('_', ' ')}, {mine['each'].nunique()} of them."
     intervals = figure.kind != "histogram" and mine["low"].notna().any()

@@ -13,7 +13,7 @@ from epsball.paper.placeholders import check_loops, expanded, fill
 from epsball.paper.values import by_seed, estimate
 from epsball.results.intervals import normal_interval, ties_for_best, wilson
 from epsball.results.metrics import METRICS, Better, Unit
-from epsball.results.rows import Row, as_dicts
+from epsball.results.rows import Row, as_dicts, seeds_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,7 +222,7 @@ def table_sections(tables: Mapping[str, Table], compared: "pd.DataFrame") -> lis
         elsewhere = f" on {table.published_on}" if "published_on" in mine and mine["published_on"].notna().any() else ""
         text = "Ours" + (f" (the paper's{elsewhere})" if table.paper else "")
         text += "; per cent" if table.unit == "percent" else ""
-        text += "; mean ± sd over the seeds" if compared["seeds"].max() > 1 else ""
+        text += f"; mean ± sd over {seeds_text(mine['seeds'])}" if mine["seeds"].max() > 1 else ""
         ends = {str(table.better(group)) for group in table.groups}
         end = "best" if len(ends) > 1 else {"low": "lowest", "high": "highest"}.get("".join(ends), "")
         text += f"; bold: the {end}, and those whose interval overlaps its interval" if table.groups else ""

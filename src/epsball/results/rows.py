@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 KEY = ("dataset", "measurement", "source", "target", "attack", "eps")  # a cell; with its seed, a row
-LINE = ("source", "attack", "eps")
+MATRIX_LINE = ("source", "attack", "eps")
 """columns of a transfer matrix beside its targets"""
 PAPER = ("paper_value", "paper_metric", "difference")
 FINGERPRINTS = ("source_model", "target_model", "identity")
@@ -33,6 +33,13 @@ COLUMNS = (
 )  # fmt: skip
 SECONDS = "seconds"
 """column of what a row took, in a file of its own: equal results are equal files"""
+
+
+def seeds_text(numbers: "pd.Series[int]") -> str:
+    """Say of how many seeds values are that have so many: `3 seeds`, `2 to 3 seeds`. Those of none do not count."""
+    known = numbers[numbers > 0]
+    fewest, most = (int(known.min()), int(known.max())) if len(known) else (0, 0)
+    return "one seed" if most == 1 else f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
 
 
 def in_order(rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -129,13 +136,13 @@ def wide_matrix(rows: "pd.DataFrame", column: str = ERROR.name, how: Literal["me
 
     rows = with_dataset_names(error_rows(rows))
     clean = rows["attack"] == "clean"
-    ranks = [list(dict.fromkeys(rows[name])) for name in LINE]
+    ranks = [list(dict.fromkeys(rows[name])) for name in MATRIX_LINE]
     ranks[0].insert(0, "-")
     rows = rows.assign(source=rows["source"].mask(clean, "-")).astype({column: float})
-    wide = rows.groupby([*LINE, "target"])[column].agg(how).unstack("target")
+    wide = rows.groupby([*MATRIX_LINE, "target"])[column].agg(how).unstack("target")
     keys = dict.fromkeys(zip(rows["source"], rows["attack"], rows["eps"], strict=True))
     order = sorted(keys, key=lambda key: [rank.index(part) for rank, part in zip(ranks, key, strict=True)])
-    index = pd.MultiIndex.from_tuples(order, names=LINE)
+    index = pd.MultiIndex.from_tuples(order, names=MATRIX_LINE)
     return wide.reindex(index=index, columns=list(dict.fromkeys(rows["target"])))
 
 
