@@ -154,6 +154,33 @@ def test_a_statement_that_names_several_rows_stays_open_and_nothing_is_lost(
     assert caplog.text.count(told) == 2 and (top / "report.html").is_file()
 
 
+def test_published_weights_are_measured_as_they_are(tiny: Compose, tmp_path: Path) -> None:
+    """Without a trainer; a file of the same name with other weights is another model."""
+    timm = pytest.importorskip("timm")
+    config = {**tiny("suite=none", "dataset.test_size=20"), "outputs": str(tmp_path)}
+    arch = {"name": "timm", "model": "resnet18", "pretrained": False, "checkpoint": str(tmp_path / "weights.pth")}
+    config["models"]["target"] |= {"arch": arch, "trainer": None}
+    keys = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        published = timm.create_model("resnet18", num_classes=10, in_chans=1).eval()
+        torch.save(published.state_dict(), arch["checkpoint"])
+        experiment = prepare_experiment(config)
+        keys.append(experiment.specs["target"].key)
+        models = models_of(experiment)
+        network = models.get("target", experiment.specs["target"], experiment.execution)
+        ours, theirs = network[1].state_dict(), published.state_dict()
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        (folder,) = (tmp_path / "models").glob(f"timm-published-{keys[-1]}")
+        assert "clean_error" in json.loads((folder / "spec.json").read_text())
+    assert keys[0] != keys[1]
+    config["models"]["target"]["arch"] = {**arch, "checkpoint": None}
+    with pytest.raises(
+        ConfigError, match=r"models\.target\.trainer is missing: .* only a network with published weights"
+    ):
+        prepare_experiment(config)
+
+
 def models_of(experiment: Experiment) -> TrainedModels:
     return TrainedModels(Store(Path(experiment.settings.outputs), lambda: None), Stop(), [experiment.specs])
 

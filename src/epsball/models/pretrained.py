@@ -1,6 +1,7 @@
 """Any network of timm, as ImageNet targets and sources; needs `pip install epsball[imagenet]`."""
 
 import difflib
+import warnings
 from pathlib import Path
 from statistics import fmean
 from types import ModuleType
@@ -14,7 +15,8 @@ from epsball.models.layers import MeanStd, Shape, check_input
 
 
 def timm(shape: Shape, classes: int, *, model: str, pretrained: bool, checkpoint: str | None) -> nn.Module:
-    """timm's `model` behind its own mean and deviation, with its published weights or those of a file.
+    """timm's `model` behind its own mean and deviation, with its published weights or those of a file: `has_weights`,
+    so that it can be measured as it is, without a trainer.
 
     Refuses a name that timm lacks and an image that the network does not take.
     """
@@ -28,6 +30,7 @@ def timm(shape: Shape, classes: int, *, model: str, pretrained: bool, checkpoint
     if len(mean) != shape[0]:
         mean, std = [fmean(mean)], [fmean(std)]
     net = nn.Sequential(MeanStd(mean, std), network)
+    net.has_weights = pretrained or checkpoint is not None  # type: ignore[assignment]
     _try_one_image(net, shape, f"{model} takes images of {config['input_size']} (C, H, W), these are {shape}")
     return net
 
@@ -55,7 +58,9 @@ def _create(
     if described is not None and described.fixed_input_size and described.input_size[1:] != shape[1:]:
         settings["img_size"] = shape[1:]
     try:
-        network = library.create_model(model, pretrained=pretrained, checkpoint_path=checkpoint or "", **settings)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="for .*: copying from a non-meta parameter")  # a network on meta
+            network = library.create_model(model, pretrained=pretrained, checkpoint_path=checkpoint or "", **settings)
     except (OSError, RuntimeError, TypeError, AssertionError) as error:  # OSError: no network
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"model {model!r} cannot be made so by timm: {reason[0]}") from error

@@ -1,9 +1,11 @@
 """A model's spec, checked: what {dataset, arch, trainer, seed} names, its identity and its random numbers."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,7 +128,8 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         network = check_network(fields["arch"], data, at["arch"])
         check_trainer(trainer, network, len(sources), where, at.get("trainer", under(where, "trainer")))
         check_streamed(trainer, network, data, at)
-        label = f"{fields['arch']['name']}-{trainer.name if trainer else 'fitted'}"
+        untrained = "fitted" if hasattr(network, "fit_to") else "published"
+        label = f"{fields['arch']['name']}-{trainer.name if trainer else untrained}"
         differentiable = getattr(network, "differentiable", True)
         number = len(members(network))
         cache.specs[key] = ModelSpec(fields, identity, label, trainer, data, sources, seed, differentiable, number)
@@ -177,8 +180,9 @@ def fits_itself(arch: Mapping[str, Any]) -> bool:
 def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, where: str, at: str) -> None:
     """ConfigError unless the trainer can train the network; one that fits itself has none."""
     fitted = hasattr(network, "fit_to")
-    if trainer is None and not fitted:
-        raise ConfigError(f"{where}.trainer is missing: a model is {{dataset, arch, trainer, seed}}")
+    if trainer is None and not (fitted or getattr(network, "has_weights", False)):
+        untrained = "only a network with published weights, or those of a file, may have none"
+        raise ConfigError(f"{where}.trainer is missing: a model is {{dataset, arch, trainer, seed}}; {untrained}")
     if trainer is not None and fitted:
         raise UnfitError(f"{at} should be null: {type(network).__name__} fits itself to the data, without gradients")
     if trainer is not None:
@@ -202,6 +206,8 @@ def check_streamed(trainer: Trainer | None, network: nn.Module, data: Data, at: 
     if not isinstance(data.train, StreamedSplit):
         return
     if trainer is None:
+        if not hasattr(network, "fit_to"):
+            return
         name = type(network).__name__
         raise ConfigError(f"{at['dataset']} is streamed, but {name} fits itself to all images at once, in memory")
     if trainer.objective.takes_originals:
@@ -216,7 +222,7 @@ def identity_of(config: Mapping[str, Any], data: Data, sources: Mapping[str, Mod
     trainer = config.get("trainer")
     return {
         "data": {"checksum": data.checksum, "classes": len(data.classes)},
-        "arch": without_labels(config["arch"]),
+        "arch": with_contents(without_labels(config["arch"])),
         "trainer": trainer
         and {
             **{key: without_labels(value) for key, value in trainer.items() if key not in NO_PART},
@@ -236,6 +242,20 @@ def without_labels(spec: Any) -> Any:
     if named and all(isinstance(part, Mapping) and "name" in part for part in named):
         return [part for part in parts.values() if part is not None]
     return parts
+
+
+def with_contents(spec: Any) -> Any:
+    """Return an arch's spec with the sha256 of a file of weights in place of its name."""
+    if isinstance(spec, list):
+        return [with_contents(part) for part in spec]
+    if not isinstance(spec, Mapping):
+        return spec
+    file = spec.get("checkpoint")
+    found = {key: with_contents(value) for key, value in spec.items()}
+    if isinstance(file, str) and Path(file).is_file():
+        with Path(file).open("rb") as content:
+            found["checkpoint"] = hashlib.file_digest(content, "sha256").hexdigest()
+    return found
 
 
 def fingerprint_without(identity: Mapping[str, Any], *fields: str) -> str:

@@ -102,7 +102,8 @@ class TrainedModels:
         log.info("training %s (%s-%s)%s", name, spec.label, spec.key, self.counted(spec))
         network = place_network(spec, execution)
         if spec.trainer is None:
-            network.fit_to(*data.train.take(torch.arange(len(data.train))), spec.model_seed)  # type: ignore[operator]
+            if hasattr(network, "fit_to"):
+                network.fit_to(*data.train.take(torch.arange(len(data.train))), spec.model_seed)  # type: ignore[operator]
             seconds, curve = time.perf_counter() - began, []
         else:
             sources = [self.get(f"{name}'s source {n}", source, execution) for n, source in spec.sources.items()]
