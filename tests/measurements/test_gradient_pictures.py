@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from linear import batch_sizes
 from squares import CLASSES, EPS, FGSM, cells, example, frames, images, logits, make_setup, signs
 
 from epsball.attacks import NamedAttack
@@ -35,6 +36,17 @@ def test_they_are_the_first_of_each_class_with_gradient_and_example(measured: Me
         assert [row["predicted_adv"] for row in own] == adversarial
         assert {(row["attack"], row["eps"]) for row in own} == {("fgsm", EPS)}
     assert cells(rows["results"]) == [("clean", "A", "A"), ("clean", "B", "B")]
+
+
+def test_no_more_images_are_shown_to_a_model_at_once_than_a_batch_has(tmp_path: Path) -> None:
+    """A thousand classes of large images are more than memory holds."""
+    setup = make_setup(tmp_path, batch_size=2)
+    whole = GradientPictures(images=2).measure(replace(setup, batch_size=50))["pictures"]
+    seen = batch_sizes(setup.models["A"])
+    pictures = GradientPictures(images=2).measure(setup)["pictures"]
+    assert set(seen) <= {1, 2} and len(pictures) == len(whole) > 4
+    for one, other in zip(pictures, whole, strict=True):
+        np.testing.assert_array_equal(one["perturbed"], other["perturbed"])
 
 
 def test_random_attacks_draw_as_their_attack_and_source_say(tmp_path: Path) -> None:

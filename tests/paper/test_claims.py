@@ -196,6 +196,25 @@ def test_a_share_is_a_fraction(share: float) -> None:
         Claim("says", "paper", ["error(A) < 1"], share=share)
 
 
+def test_a_ratio_over_zero_in_one_seed_leaves_its_claim_open() -> None:
+    """There it is above all bounds: leaving the seed out would confirm what it contradicts."""
+    pairs = [(0.10, 0.5), (0.11, 0.5), (0.10, 0.5)]
+    rows = [
+        row
+        for seed, (a, c) in enumerate(pairs)
+        for row in (clean("A", a, 1000, seed=seed), clean("C", c, 1000, seed=seed))
+    ]
+    claim = Claim("says", "paper", ["error(A) / error(C) <= 0.5"])
+    (check,) = judge_claim(claim, by_seed(rows))
+    assert check.verdict == "confirmed"
+    more = [*rows, clean("A", 0.2, 1000, seed=3), clean("C", 0.0, 1000, seed=3)]
+    (check,) = judge_claim(claim, by_seed(more))
+    assert check.verdict == "open" and (check.gap.low, check.gap.high) == (-inf, inf)
+    assert check.gap.value == pytest.approx(0.62 / 3 - 0.5) and len(check.in_seeds) == 3
+    (check,) = judge_claim(claim, by_seed(more[-2:]))
+    assert check.verdict == "open" and isnan(check.gap.value) and check.gap.seeds == 0
+
+
 @pytest.mark.parametrize(
     ("check", "told"),
     [

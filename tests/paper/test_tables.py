@@ -257,6 +257,12 @@ def test_a_published_number_that_its_cell_cannot_have_is_refused(
     assert Table("T", {"A": "A"}, {"X": column}, {"A": [1.0]}, unit, "none").published("A", "X") == 1.0
 
 
+def test_a_column_is_not_called_as_anothers_spread() -> None:
+    columns = {"loss": "loss_mean({row})", "loss sd": "loss_sd({row})"}
+    with pytest.raises(ValueError, match=r"^columns\.loss sd should have another name: it means loss's ±"):
+        Table("T", {"A": "A"}, columns, None, "value", "none")
+
+
 # ---- cells of several quantities
 
 

@@ -55,7 +55,11 @@ class GradientPictures(Measurement):
             for source in setup.sources:
                 setup.stop.check()
                 generator = setup.generator(named, source)
-                drawn = picture_gradients(setup.models[source], named.attack, x, y, generator)
+                drawn = [
+                    picture
+                    for part in zip(torch.split(x, setup.batch_size), torch.split(y, setup.batch_size), strict=True)
+                    for picture in picture_gradients(setup.models[source], named.attack, *part, generator)
+                ]
                 key = {"model": source, "attack": named.name, "eps": named.attack.eps}
                 places = zip(index.tolist(), y.tolist(), drawn, strict=True)
                 found += [{**key, "image": i, "label": label, **picture} for i, label, picture in places]

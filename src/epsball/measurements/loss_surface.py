@@ -211,7 +211,8 @@ def losses_on_grid(
     stop: Stop,
 ) -> Tensor:
     """Return (N, S, S) losses on x + steps[i] sign(g1) + steps[j] sign(g2), g1 and g2 the gradients of `along`."""
-    first, second = (input_gradient(one, x, y).sign() for one in along)
+    parts = list(zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True))
+    first, second = (torch.cat([input_gradient(one, *part).sign() for part in parts]) for one in along)
     losses = x.new_empty(len(x), len(steps), len(steps))
     for i, e1 in enumerate(steps.tolist()):
         for j, e2 in enumerate(steps.tolist()):

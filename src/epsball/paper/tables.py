@@ -44,6 +44,9 @@ class Table:
     def __post_init__(self) -> None:
         require(bool(self.rows), "rows should be at least one row, is empty")
         require(bool(self.columns), "columns should be at least one column, is empty")
+        for column in self.columns:
+            spread = f"{column} sd"
+            require(spread not in self.columns, f"columns.{spread} should have another name: it means {column}'s ±")
         check_loops(self.for_ or {})
         with naming_field("rows"):
             known = self.row_fields

@@ -8,7 +8,7 @@ from operator import itemgetter
 import numpy as np
 
 from epsball.paper.expressions import Quantity, Ratio, Sum
-from epsball.results.intervals import Estimate, Interval, Term, estimate_row, estimate_sum, mean_estimate
+from epsball.results.intervals import UNBOUNDED, Estimate, Interval, Term, estimate_row, estimate_sum, mean_estimate
 from epsball.results.metrics import METRICS, Metric
 from epsball.results.paired import Mistaken, unpacked_bits
 from epsball.results.rows import COLUMNS, FURTHER, MISTAKES, SECONDS, Row
@@ -170,8 +170,10 @@ def estimate_ratio(ratio: Ratio, rows: SeedRows, interval: Interval | None) -> E
     just leaves 0 out (E. C. Fieller; A. Donner and G. Y. Zou, Statistical Methods in Medical Research 21 (2012)
     347-359); infinite where the denominator's interval holds 0, and with it ratios of either sign without end."""
     above, below = (estimate_in_seed(side, rows, interval) for side in (ratio.numerator, ratio.denominator))
-    if isnan(above.value) or isnan(below.value) or below.value == 0:
+    if isnan(above.value) or isnan(below.value):
         return UNKNOWN
+    if below.value == 0:
+        return UNBOUNDED
     value = above.value / below.value
     if interval is None:
         return Estimate(value, value, value)

@@ -7,9 +7,9 @@ once.
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from math import hypot, isnan, nan, sqrt
+from math import hypot, inf, isnan, nan, sqrt
 from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -113,6 +113,14 @@ class Estimate:
         return Estimate(self.value * factor, ends[0], ends[1], self.sd * abs(factor), self.seeds)
 
 
+UNBOUNDED = Estimate(nan, -inf, inf)
+"""measured, but no number: a ratio over 0"""
+
+
+def is_unbounded(estimate: Estimate) -> bool:
+    return isnan(estimate.value) and estimate.low == -inf
+
+
 @dataclass(frozen=True)
 class Term:
     """A multiple of an estimated value, and the images that it counts where it is a rate of which they are known."""
@@ -131,6 +139,8 @@ def estimate_sum(constant: float, terms: Sequence[Term]) -> Estimate:
     Medicine 17 (1998) 873-890, method 10; paired, ibid. 2635-2650, method 10. Of several, G. Y. Zou and A. Donner,
     Statistics in Medicine 27 (2008) 1693-1702.
     """
+    if any(is_unbounded(term.value) for term in terms):
+        return UNBOUNDED
     value = constant + sum(term.weight * term.value.value for term in terms)
     below, above = (distance(terms, upward) for upward in (False, True))
     return Estimate(value, value - below, value + above)
@@ -182,8 +192,11 @@ def estimate_row(row: Row, metric: str, interval: Interval | None) -> Estimate:
 
 
 def mean_estimate(single: Sequence[Estimate]) -> Estimate:
-    """Return the mean of several seeds' estimates of one thing, of those that have it; NaN when none has."""
+    """Return the mean of several seeds' estimates of one thing, of those that have it; NaN when none has. Where it is
+    no number in one of them, a ratio over 0, nothing bounds the mean."""
     known = [estimate for estimate in single if not isnan(estimate.value)]
+    if known and len(known) < len(single) and any(map(is_unbounded, single)):
+        return replace(mean_estimate(known), low=-inf, high=inf)
     if len(known) <= 1:
         return known[0] if known else Estimate(nan, nan, nan, seeds=0)
     values = [estimate.value for estimate in known]
