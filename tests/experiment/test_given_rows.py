@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -145,6 +146,26 @@ def test_one_claim_draws_on_several_parts(tiny: Compose, tmp_path: Path) -> None
     rates = [read(whole / part / "results.csv")["error_top1"].tolist()[1] for part in ("one", "two")]
     assert (line["left"], line["right"]) == pytest.approx((rates[0] + 1, rates[1])) and line["verdict"] == "confirmed"
     assert line["paired"] == "no"  # the images are others
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_images_of_two_roots_are_not_paired_though_they_are_as_many(tiny: Compose, tmp_path: Path, alike: bool) -> None:
+    generator, parts = np.random.default_rng(0), []
+    x = {name: generator.integers(0, 256, (12, 8, 8), dtype=np.uint8) for name in ("train", "test")}
+    for part, target in (("one", "A"), ("two", "target")):
+        (tmp_path / part).mkdir()
+        if part == "two" and not alike:
+            x["test"] = x["test"][::-1]
+        for name, images in x.items():
+            np.savez(tmp_path / part / f"{name}.npz", x=images, y=np.arange(12) % 3)
+        words = ("dataset=npz", f"dataset.root={tmp_path / part}", "suite=none", "trainer.epochs=1")
+        config = tiny(*words, "dataset.train_size=12", "dataset.test_size=12")
+        parts.append([{**config, "experiment": f"mine/{part}", "models": {target: config["models"]["target"]}}])
+    said = {**CLAIM, "checks": ["error(A) <= error(target)"]}
+    whole = run(parts, tmp_path / "runs", whole={"claims": {"c": said}})
+    (line,) = read(whole / "claims.csv").to_dict(orient="records")
+    assert line["paired"] == ("yes" if alike else "no")
+    assert "test_images" not in read(whole / "rows.csv")
 
 
 def test_what_is_stated_of_all_parts_is_checked_before_anything_runs(seeds: list[Config], tmp_path: Path) -> None:

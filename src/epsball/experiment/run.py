@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from epsball.data.datasets import OWN_IMAGES
 from epsball.data.streamed import stopped_if_lost
 from epsball.experiment.forecast import tell_workload
 from epsball.experiment.prepare import Experiment
@@ -29,7 +30,7 @@ from epsball.paper.objective import Objective
 from epsball.paper.points import figure_points
 from epsball.paper.tables import Table, compare, comparison_sections, table_sections, with_paper_values
 from epsball.results.intervals import with_intervals
-from epsball.results.rows import COLUMNS, MISTAKES, PAPER, SECONDS, as_dicts
+from epsball.results.rows import COLUMNS, IMAGES, MISTAKES, PAPER, SECONDS, as_dicts
 from epsball.runtime.device import executing
 from epsball.runtime.distributed import is_first
 from epsball.runtime.files import write_whole
@@ -68,6 +69,8 @@ class PartResult:
     results: "pd.DataFrame"
     """its rows"""
     judged: Judged
+    images: str
+    """what the test images are called that they are of: of own data sets, which share a name, by their checksum"""
 
 
 class Finished(NamedTuple):
@@ -210,7 +213,8 @@ def write(
         print(section.text)
     files = [*write_judged(judged, record.directory), *kept]
     files = [*write_pages(record, sections), *images_of(sections), *files]
-    return PartResult(files, sections, frames["results"], judged)
+    images = experiment.data.test_checksum if experiment.dataset in OWN_IMAGES else experiment.dataset
+    return PartResult(files, sections, frames["results"], judged, images)
 
 
 def images_of(sections: Iterable[Section]) -> list[Path]:
@@ -280,15 +284,16 @@ def join_parts(
 ) -> list[Path]:
     """Write the rows, the report, the claims, the comparison and the figures' points of all parts together."""
     kept = write_results(rows, record.directory / "rows.csv")
-    own = judge(joint, rows)
+    images = {identity: result.images for result in results.values() for identity in result.results["identity"]}
+    own = judge(joint, rows.assign(**{IMAGES: rows["identity"].map(images)}))
     every = {"": own, **{name: result.judged for name, result in results.items()}}
     judged = Judged(*(together({name: one[i] for name, one in every.items()}) for i in range(len(own))))
     stated = judged_sections(joint, own._replace(claims=own.claims[:0]), record.directory)
-    images, sections = images_of(stated), [*claims_sections(claims_summary(judged.claims)), *stated]
+    drawn, sections = images_of(stated), [*claims_sections(claims_summary(judged.claims)), *stated]
     for name, result in results.items():
         sections += [Section(name), *(replace(section, level=section.level + 1) for section in result.sections)]
     print(console_claims(claims_summary(judged.claims)))
-    return [*write_pages(record, sections), *images, *write_judged(judged, record.directory), *kept]
+    return [*write_pages(record, sections), *drawn, *write_judged(judged, record.directory), *kept]
 
 
 def together(frames: Mapping[str, "pd.DataFrame"]) -> "pd.DataFrame":

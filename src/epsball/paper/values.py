@@ -11,7 +11,7 @@ from epsball.paper.expressions import Quantity, Ratio, Sum
 from epsball.results.intervals import UNBOUNDED, Estimate, Interval, Term, estimate_row, estimate_sum, mean_estimate
 from epsball.results.metrics import METRICS, Metric
 from epsball.results.paired import Mistaken, unpacked_bits
-from epsball.results.rows import COLUMNS, FURTHER, MISTAKES, SECONDS, Row
+from epsball.results.rows import COLUMNS, FURTHER, IMAGES, MISTAKES, SECONDS, Row
 
 Cell = tuple[str, str, str]  # target, source, attack
 
@@ -65,7 +65,7 @@ class SeedRows:
         place = id(row), str(metric.mistakes)
         if place not in self.known:
             bits = unpacked_bits(text, int(row[metric.trials]))
-            self.known[place] = Mistaken(str(row.get("dataset")), bits)
+            self.known[place] = Mistaken(str(row.get(IMAGES) or row.get("dataset")), bits)
         return self.known[place]
 
 
@@ -140,7 +140,8 @@ def same_images(parts: Sequence[Mistaken | None]) -> bool:
 
 def distinguishing(rows: Sequence[Row]) -> dict[str, object]:
     """Return a column that a statement may name, in which these rows differ, with the first one's value."""
-    own = [name for name in rows[0] if name not in (*COLUMNS, *METRICS, *MISTAKES, *TRIALS, SECONDS)]  # a grid's
+    others = *COLUMNS, *METRICS, *MISTAKES, *TRIALS, SECONDS, IMAGES
+    own = [name for name in rows[0] if name not in others]  # a grid's
     for name in ("dataset", "measurement", "eps", *FURTHER, *own):
         known = [row.get(name) for row in rows if not is_missing(row.get(name))]
         if len({str(row.get(name)) for row in rows}) > 1 and known:

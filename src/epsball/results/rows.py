@@ -31,6 +31,8 @@ COLUMNS = (
     "error_top1_high", "error_top5", "transfer_rate_top1", "transfer_rate_top5", "transfer_n", "clean_error_top1",
     "loss_mean", "loss_sd", "max_perturbation", *PAPER, *FINGERPRINTS,
 )  # fmt: skip
+IMAGES = "test_images"
+"""column, in no file, that tells the images of data sets of one name apart: npz files below two roots"""
 SECONDS = "seconds"
 """column of what a row took, in a file of its own: equal results are equal files"""
 
