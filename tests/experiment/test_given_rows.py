@@ -148,6 +148,22 @@ def test_one_claim_draws_on_several_parts(tiny: Compose, tmp_path: Path) -> None
     assert line["paired"] == "no"  # the images are others
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_joint_claim_is_of_each_parts_own_model(tiny: Compose, tmp_path: Path, order: int) -> None:
+    """`A2` is a model of its own in one part, and `A` again in the other: it is `A2` in both."""
+    parts = []
+    for name, seed, eps in (("one", 1, 0.1), ("two", 0, 0.2)):
+        config = tiny(f"suite.fgsm.eps={eps}", "trainer.epochs=1")
+        target = config["models"]["target"]
+        models = {"A": target, "A2": {**target, "seed": seed}}
+        parts.append([{**config, "experiment": f"mine/{name}", "models": models}])
+    said = {**CLAIM, "checks": ["error(A2 | A2, fgsm, eps=0.1) >= error(A2 | A2, fgsm, eps=0.2)"]}
+    whole = run(parts[::order], tmp_path, whole={"claims": {"c": said}})
+    (line,) = read(whole / "claims.csv").to_dict(orient="records")
+    rows = read(whole / "rows.csv").query("attack == 'fgsm' and target == 'A2' and source == 'A2'").set_index("eps")
+    assert (line["left"], line["right"]) == pytest.approx((rows["error_top1"][0.1], rows["error_top1"][0.2]))
+
+
 @pytest.mark.parametrize("alike", [True, False])
 def test_images_of_two_roots_are_not_paired_though_they_are_as_many(tiny: Compose, tmp_path: Path, alike: bool) -> None:
     generator, parts = np.random.default_rng(0), []

@@ -165,6 +165,8 @@ def prepare_parts(
     for seeds in configs:
         parts.append(prepare_seeds(seeds, cache, given))
         given = parts[-1][-1].given
+    if len(parts) > 1 and (apart := equal_in_some(parts, whole)):
+        parts = [prepare_seeds(seeds, cache, given, apart) for seeds in configs]
     for part in parts:
         tell_other_data(part[0])
         tell_uncrafted(part[0])
@@ -177,15 +179,32 @@ def prepare_parts(
     return [[replace(one, asked=one.asked + joint.quantities) for one in part] for part in parts], joint
 
 
-def prepare_seeds(configs: Sequence[Mapping[str, Any]], cache: BuildCache, given: GivenRows | None) -> list[Experiment]:
+def equal_in_some(parts: Sequence[Sequence[Experiment]], whole: Mapping[str, Any]) -> set[str]:
+    """Return the models that what is stated of all parts together asks about, and that are equal to another in some of
+    the parts alone."""
+    experiments = [part[0] for part in parts]
+    names = replace(joint_names(experiments), aliases={})
+    asked = [one for quantity in names.statements_of(whole).quantities for one in quantity.single]
+    listed_under = {
+        name: {one.aliases[name] for one in experiments if name in one.aliases}
+        for name in {name for one in asked for name in (one.target, one.source)}
+    }
+    return {name for name, found in listed_under.items() if len(found) > 1}
+
+
+def prepare_seeds(
+    configs: Sequence[Mapping[str, Any]], cache: BuildCache, given: GivenRows | None, apart: Collection[str] = ()
+) -> list[Experiment]:
     """Check the configs of all seeds of a part. Models that are equal in some of the seeds alone have their own names
-    in all: what is stated of them is of each seed's own."""
+    in all: what is stated of them is of each seed's own. So do those `apart`."""
     found: list[Experiment] = []
     for config in configs:
-        found.append(prepare_experiment(config, cache, found[-1].given if found else given))
+        found.append(prepare_experiment(config, cache, found[-1].given if found else given, apart))
     every = dict.fromkeys(name for one in found for name in one.aliases)
-    apart = [name for name in every if len({one.aliases.get(name) for one in found}) > 1]
-    return [prepare_experiment(config, cache, found[-1].given, apart) for config in configs] if apart else found
+    unlike = [name for name in every if len({one.aliases.get(name) for one in found}) > 1]
+    if not unlike:
+        return found
+    return [prepare_experiment(config, cache, found[-1].given, [*apart, *unlike]) for config in configs]
 
 
 def tell_other_data(experiment: Experiment) -> None:
