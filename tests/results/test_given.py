@@ -73,6 +73,27 @@ def test_a_model_of_a_grid_is_the_same_model_where_it_stands_in_none(tmp_path: P
         assert "width" not in found and found["error_top1"] == 0.5
 
 
+def curve(attack: str, *losses: float) -> list[Row]:
+    """Rows of one identity without an error, as loss_paths has them."""
+    row = {"source": "A", "target": "A", "attack": attack, "eps": 0.3, "dataset": "digits", "seed": 0, "n": 100}
+    return [known({**row, "step": i, "path_loss": loss}, "ccc", "loss_paths") for i, loss in enumerate(losses)]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_rows_of_one_identity_under_two_names_of_its_attack_count_once(tmp_path: Path, mixed: bool) -> None:
+    """rows.csv of two parts that call it differently. Those that differ in more are all meant: windows of a surface."""
+    one, other = curve("pgd", 1.0, 2.0, 2.5), curve("madry_pgd", 1.0, 2.0, 2.5)
+    rows = [row for pair in zip(one, other, strict=True) for row in pair] if mixed else [*one, *other]
+    found = read_given([written(tmp_path, *rows)]).find("ccc") or []
+    assert [row["path_loss"] for row in found] == [1.0, 2.0, 2.5] and {row["attack"] for row in found} == {"pgd"}
+    windows = [*curve("whole", 1.0, 2.0), *curve("zoom", 1.0, 1.1)]
+    found = read_given([written(tmp_path, *windows)]).find("ccc") or []
+    assert [(row["attack"], row["path_loss"]) for row in found] == [
+        *(("whole", 1.0), ("whole", 2.0)),
+        *(("zoom", 1.0), ("zoom", 1.1)),
+    ]
+
+
 def test_without_files_there_are_no_rows() -> None:
     given = read_given([])
     assert given.find("aaa") is None and not given.rows

@@ -81,8 +81,18 @@ def read_given(paths: Sequence[str]) -> GivenRows:
             if content not in seen:
                 group.append(numbers)
             seen.add(content)
-        given.rows = {**own, **given.rows}
+        given.rows = {**{identity: counted_once(group) for identity, group in own.items()}, **given.rows}
     return given
+
+
+def counted_once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of one identity, once where several parts of a run call their attack differently."""
+    named: dict[object, list[dict[str, Any]]] = {}
+    for row in rows:
+        others = {name: value for name, value in row.items() if name != "attack"}
+        named.setdefault(row.get("attack"), []).append(others)
+    (attack, first), *more = named.items()
+    return [row for row in rows if row.get("attack") == attack] if all(own == first for _, own in more) else rows
 
 
 def lines_of(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
