@@ -11,6 +11,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -550,6 +551,30 @@ def test_a_capture_that_fails_ends_the_run_with_what_to_do(what: str, first_erro
 
 
 @cuda_alone
+@cuda_alone
+def test_a_thread_that_pins_memory_ends_no_capture() -> None:
+    """As a streamed data set's does, for the next batches: it asks CUDA for memory at any time."""
+    graph_cache, ended, kept = GraphCache(DEVICE, True), threading.Event(), list[Tensor]()
+
+    def pin() -> None:
+        while not ended.is_set() and len(kept) < 5000:
+            kept.append(torch.empty(2**14, pin_memory=True))
+
+    thread = threading.Thread(target=pin)
+    thread.start()
+    try:
+        x = torch.ones(1000, device=DEVICE)
+        for key in range(GRAPHS_KEPT // 2):
+            for _ in range(EAGER_CALLS + 2):
+                found = graph_cache(key, lambda t, times=key: sum((t * i for i in range(1, 50)), t * times), x)
+                assert torch.equal(found, x * (key + 1225))
+    finally:
+        ended.set()
+        thread.join()
+    assert_replayed(graph_cache, GRAPHS_KEPT // 2)
+    assert len(kept) > 1
+
+
 def test_a_function_that_waits_for_the_card_is_never_captured(caplog: pytest.LogCaptureFixture) -> None:
     graph_cache, captured, x = GraphCache(DEVICE), [], torch.arange(3.0, device=DEVICE)
     caplog.set_level(logging.INFO)
