@@ -121,6 +121,10 @@ class KnownNames:
                 meant = did_you_mean(name, [*self.models, *(place.grid for place in self.grids.values())])
                 raise ConfigError(f"{where} asks about {name!r}{meant}: the models are {listed(self.models)}")
         self.check_metric(METRICS[quantity.metric], where)
+        eps = conditions.get("eps", ANY)
+        if quantity.attack == "clean" and quantity.metric in ERROR_METRICS and eps not in (0, ANY):
+            asked = f"{quantity.target} on clean images at eps={eps}"
+            raise ConfigError(f"{where} asks about {asked}: name an attack, as in error(A | A, fgsm, eps={eps})")
         if not any(quantity.attack in measurement.makes for measurement in self.measurements.values()):
             self.check_attack(quantity.attack, conditions.get("eps"), where)
 
