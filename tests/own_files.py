@@ -55,6 +55,26 @@ def write_own_files(folder: Path) -> None:
     (folder / "damaged" / "train" / "cat" / "0.png").write_text("no image")
 
 
+def write_npz(folder: Path, **images: np.ndarray) -> None:
+    """Write train.npz and test.npz of 12 images of 8 x 8 in three classes: random ones, but for those given."""
+    folder.mkdir(parents=True)
+    for name, x in (random_images() | images).items():
+        np.savez(folder / f"{name}.npz", x=x, y=np.arange(12) % 3)
+
+
+def random_images() -> dict[str, np.ndarray]:
+    """Return 12 training and 12 test images, the same ones every time."""
+    generator = np.random.default_rng(0)
+    return {name: generator.integers(0, 256, (12, 8, 8), dtype=np.uint8) for name in ("train", "test")}
+
+
+def changed(x: np.ndarray) -> np.ndarray:
+    """Return images of which one differs in one bit."""
+    other = x.copy()
+    other[0, 0, 0] ^= 1
+    return other
+
+
 def write_images(root: Path, classes: dict[str, int]) -> None:
     """Write so many images of 16 x 16 of each class, for training and for test."""
     for part in ("train", "test"):

@@ -5,19 +5,13 @@ from collections.abc import Callable
 import pytest
 from commands import Ended, tiny_line
 
-from epsball.cli.compose import hydra_config
-from epsball.cli.idle import Composed, idle_words
+from epsball.cli.idle import Composed, compose, idle_words
 
 OWN = "what is run has its own, one at a time set by"
 
 
-def composed(*words: str) -> Composed:
-    config = hydra_config(words)
-    return Composed(config, config.hydra.runtime.choices)
-
-
 def idle(*words: str) -> list[str]:
-    return idle_words([composed(*words)], words)
+    return idle_words([compose(words)], words)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +59,7 @@ def test_of_several_parts_one_that_a_word_acts_on_is_enough() -> None:
 
     def part(paper: str) -> Composed:
         taken.append(paper)
-        return composed(*words, f"paper={paper}")
+        return compose([*words, f"paper={paper}"])
 
     told = f"trainer.epochs=3 changes nothing: {OWN} models.NAME.trainer.epochs"
     assert idle_words(map(part, ["tramer/table7", "tramer/table2"]), words) == [told]  # eps acts on the second

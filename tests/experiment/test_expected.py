@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from own_files import changed, random_images, write_npz
 
 from epsball.experiment.expected import flat_settings
 from epsball.experiment.prepare import prepare_experiment
@@ -36,21 +36,15 @@ def test_settings_of_other_seeds_paths_and_machines_are_the_same(tiny: Tiny) -> 
 
 
 def test_settings_tell_own_images_apart_wherever_they_lie(tiny: Tiny, tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    images = {name: generator.integers(0, 256, (12, 8, 8), dtype=np.uint8) for name in ("train", "test")}
     settings = []
-    for root in ("here", "there", "changed"):
-        (tmp_path / root).mkdir()
-        if root == "changed":
-            images["test"][0, 0, 0] ^= 1
-        for name, x in images.items():
-            np.savez(tmp_path / root / f"{name}.npz", x=x, y=np.arange(12) % 3)
+    for root, images in (("here", {}), ("there", {}), ("changed", {"test": changed(random_images()["test"])})):
+        write_npz(tmp_path / root, **images)
         sizes = ("dataset.train_size=12", "dataset.test_size=9")
         part = [prepare_experiment(tiny("dataset=npz", f"dataset.root={tmp_path / root}", *sizes))]
         settings.append(for_collectors(part)["settings"])
-    here, there, changed = settings
+    here, there, other = settings
     assert here == there
-    assert {key for key in here if here[key] != changed[key]} == {
+    assert {key for key in here if here[key] != other[key]} == {
         "dataset.checksum",
         "models.target.dataset.checksum",
     }

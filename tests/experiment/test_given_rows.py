@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
+from own_files import random_images, write_npz
 
 from epsball.build import ConfigError
 from epsball.experiment.prepare import prepare_experiment, prepare_parts
@@ -166,14 +166,9 @@ def test_a_joint_claim_is_of_each_parts_own_model(tiny: Compose, tmp_path: Path,
 
 @pytest.mark.parametrize("alike", [True, False])
 def test_images_of_two_roots_are_not_paired_though_they_are_as_many(tiny: Compose, tmp_path: Path, alike: bool) -> None:
-    generator, parts = np.random.default_rng(0), []
-    x = {name: generator.integers(0, 256, (12, 8, 8), dtype=np.uint8) for name in ("train", "test")}
+    parts = []
     for part, target in (("one", "A"), ("two", "target")):
-        (tmp_path / part).mkdir()
-        if part == "two" and not alike:
-            x["test"] = x["test"][::-1]
-        for name, images in x.items():
-            np.savez(tmp_path / part / f"{name}.npz", x=images, y=np.arange(12) % 3)
+        write_npz(tmp_path / part, **({} if alike or part == "one" else {"test": random_images()["test"][::-1]}))
         words = ("dataset=npz", f"dataset.root={tmp_path / part}", "suite=none", "trainer.epochs=1")
         config = tiny(*words, "dataset.train_size=12", "dataset.test_size=12")
         parts.append([{**config, "experiment": f"mine/{part}", "models": {target: config["models"]["target"]}}])

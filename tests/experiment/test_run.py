@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
+from own_files import changed, random_images, write_npz
 
 from epsball.build import ConfigError
 from epsball.experiment import record as experiment_record
@@ -908,15 +909,9 @@ def test_what_cannot_change_a_training_does_not(tiny: Compose, override: str) ->
 
 
 def test_the_same_images_elsewhere_train_the_same_model(tiny: Compose, tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    images = {name: generator.integers(0, 256, (12, 8, 8), dtype=np.uint8) for name in ("train", "test")}
     keys = []
-    for root in ("here", "there", "changed"):
-        (tmp_path / root).mkdir()
-        if root == "changed":
-            images["train"][0, 0, 0] ^= 1
-        for name, x in images.items():
-            np.savez(tmp_path / root / f"{name}.npz", x=x, y=np.arange(12) % 3)
+    for root, images in (("here", {}), ("there", {}), ("changed", {"train": changed(random_images()["train"])})):
+        write_npz(tmp_path / root, **images)
         config = tiny("dataset=npz", f"dataset.root={tmp_path / root}", "dataset.train_size=12", "dataset.test_size=9")
         keys.append(prepare_experiment(config).specs["target"].key)
     assert keys[0] == keys[1] != keys[2]

@@ -554,7 +554,7 @@ def test_a_capture_that_fails_ends_the_run_with_what_to_do(what: str, first_erro
 @cuda_alone
 def test_a_thread_that_pins_memory_ends_no_capture() -> None:
     """As a streamed data set's does, for the next batches: it asks CUDA for memory at any time."""
-    graph_cache, ended, kept = GraphCache(DEVICE, True), threading.Event(), list[Tensor]()
+    graph_cache, ended, kept = GraphCache(DEVICE), threading.Event(), list[Tensor]()
 
     def pin() -> None:
         while not ended.is_set() and len(kept) < 5000:

@@ -81,8 +81,8 @@ def added_twice(place: str) -> str:
     """Say which words add an option at a place, attack@suite.fgsm, that a chosen file adds, too."""
     group = place.partition("@")[2].split(".")[0]
     words = [f"{key}={value}" for key, value in typed_keys().items() if key in (place, group)]
-    from_line = f" by {listed(words)} and by a file beside it" if words else " by two files"
-    return f"{place} is added twice,{from_line}: leave one of them out"
+    who = f"{listed(words)} and by a file beside it" if words else "two files"
+    return f"{place} is added twice, by {who}: leave one of them out"
 
 
 def several_values(word: str) -> str:

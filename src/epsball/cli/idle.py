@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
 
-from epsball.cli.compose import register_resolver
+from epsball.cli.compose import hydra_config, register_resolver
 from epsball.cli.words import key_of
 
 REFERRED = {"trainer": "models.NAME.{}", "arch": "models.NAME.{}", "eps": "suite.NAME.eps"}
@@ -21,6 +21,12 @@ class Composed(NamedTuple):
     config: DictConfig
     choices: Mapping[str, Any]
     """the option of each group"""
+
+
+def compose(words: Sequence[str]) -> Composed:
+    """Return what these words of the command line compose."""
+    config = hydra_config(words)
+    return Composed(config, config.hydra.runtime.choices)
 
 
 def idle_words(configs: Iterable[Composed], words: Sequence[str]) -> list[str]:

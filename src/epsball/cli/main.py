@@ -25,13 +25,12 @@ from epsball.cli.compose import (
     VERSION,
     as_plain,
     as_typed_words,
-    hydra_config,
     register_with_hydra,
     write_hydra,
 )
 from epsball.cli.explain import as_typed, explain, one_line, refuse_old_keys, refuse_several_options
 from epsball.cli.help import asks_for_help, print_help
-from epsball.cli.idle import Composed, idle_words
+from epsball.cli.idle import Composed, compose, idle_words
 from epsball.cli.local import check_local
 from epsball.cli.parts import parts_of, words_of_parts
 from epsball.cli.words import in_order, refuse_absent_folders, typed_keys
@@ -156,9 +155,9 @@ def run(
             from epsball.experiment.prepare import prepare_parts  # imports torch: what needs none is answered by now
 
             parts, joint = prepare_parts(configs, plain)
-            whole = map(hydra_config, words_of_parts(plain, overrides) if plain["parts"] else [])
-            own = (Composed(each, each.hydra.runtime.choices) for each in whole)
-            for told in idle_words(own if plain["parts"] else [Composed(config, runtime.runtime.choices)], overrides):
+            one = [Composed(config, runtime.runtime.choices)]
+            own = map(compose, words_of_parts(plain, overrides)) if plain["parts"] else one
+            for told in idle_words(own, overrides):
                 log.info("%s", told)
         experiments = [experiment for part in parts for experiment in part]
         agree_on([one.config_hash for one in experiments], [one.execution.device.type for one in experiments])

@@ -297,10 +297,6 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 }
 
 
-OWN_IMAGES = ("npz", "image_folder", "streamed_folder", "imagenet_sample")
-"""names of data sets, as rows have them, that stand for any images"""
-
-
 def absolute(root: str) -> Path:
     return Path(root).expanduser().absolute()
 

@@ -200,3 +200,8 @@ def random_flip(x: Tensor, generator: torch.Generator | None) -> Tensor:
 def to_unit(x: Tensor) -> Tensor:
     """Return uint8 intensities as float32 in [0, 1]."""
     return x.to(torch.float32).div_(255)
+
+
+def in_batches(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield tensors of one length (N, ...) together, `size` images at a time, at last perhaps fewer."""
+    return zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from epsball.data.datasets import OWN_IMAGES
 from epsball.data.streamed import stopped_if_lost
 from epsball.experiment.forecast import tell_workload
 from epsball.experiment.prepare import Experiment
@@ -70,7 +69,7 @@ class PartResult:
     """its rows"""
     judged: Judged
     images: str
-    """what the test images are called that they are of: of own data sets, which share a name, by their checksum"""
+    """checksum of the test images that they are of"""
 
 
 class Finished(NamedTuple):
@@ -213,8 +212,7 @@ def write(
         print(section.text)
     files = [*write_judged(judged, record.directory), *kept]
     files = [*write_pages(record, sections), *images_of(sections), *files]
-    images = experiment.data.test_checksum if experiment.dataset in OWN_IMAGES else experiment.dataset
-    return PartResult(files, sections, frames["results"], judged, images)
+    return PartResult(files, sections, frames["results"], judged, experiment.data.test_checksum)
 
 
 def images_of(sections: Iterable[Section]) -> list[Path]:

@@ -13,7 +13,7 @@ from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.attacks.losses import input_gradient
 from epsball.build import require
-from epsball.data.images import Images
+from epsball.data.images import Images, in_batches
 from epsball.measurements.measurement import Measurement, Rows, Scope, Setup, one_seed
 from epsball.output.pages import Section
 from epsball.output.plot import DPI, WARNING, save
@@ -57,8 +57,8 @@ class GradientPictures(Measurement):
                 generator = setup.generator(named, source)
                 drawn = [
                     picture
-                    for part in zip(torch.split(x, setup.batch_size), torch.split(y, setup.batch_size), strict=True)
-                    for picture in picture_gradients(setup.models[source], named.attack, *part, generator)
+                    for some, labels in in_batches(setup.batch_size, x, y)
+                    for picture in picture_gradients(setup.models[source], named.attack, some, labels, generator)
                 ]
                 key = {"model": source, "attack": named.name, "eps": named.attack.eps}
                 places = zip(index.tolist(), y.tolist(), drawn, strict=True)

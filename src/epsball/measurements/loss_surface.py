@@ -15,7 +15,7 @@ from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.attacks.losses import input_gradient
 from epsball.build import require
-from epsball.data.images import Images
+from epsball.data.images import Images, in_batches
 from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup, one_seed
 from epsball.models.predictions import mistakes
 from epsball.output.pages import Section
@@ -211,8 +211,9 @@ def losses_on_grid(
     stop: Stop,
 ) -> Tensor:
     """Return (N, S, S) losses on x + steps[i] sign(g1) + steps[j] sign(g2), g1 and g2 the gradients of `along`."""
-    parts = list(zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True))
-    first, second = (torch.cat([input_gradient(one, *part).sign() for part in parts]) for one in along)
+    first, second = (
+        torch.cat([input_gradient(one, *part).sign() for part in in_batches(batch_size, x, y)]) for one in along
+    )
     losses = x.new_empty(len(x), len(steps), len(steps))
     for i, e1 in enumerate(steps.tolist()):
         for j, e2 in enumerate(steps.tolist()):
@@ -225,7 +226,7 @@ def losses_on_grid(
 @torch.no_grad()
 def losses_of(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
     """Return (N,) cross-entropies."""
-    parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
+    parts = in_batches(batch_size, x, y)
     return torch.cat([F.cross_entropy(model(part), labels, reduction="none") for part, labels in parts])
 
 

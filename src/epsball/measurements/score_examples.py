@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-import torch
 from torch import Tensor, nn
 
 from epsball.attacks import NamedAttack
 from epsball.build import bound, require
 from epsball.data.examples import Examples, read_examples
-from epsball.data.images import Data, Images
+from epsball.data.images import Data, Images, in_batches
 from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, error_rates
 from epsball.models.predictions import Mistakes, gathered, mistakes, rate
 from epsball.output.console import console_matrix
@@ -126,7 +125,7 @@ def score(model: nn.Module, x_adv: Tensor, test: Images, batch_size: int, stop: 
     began = seconds_at(test.device)
     parts: list[Mistakes] = []
     with Progress(title, len(test)) as progress:
-        for x, y in zip(torch.split(x_adv, batch_size), torch.split(test.y, batch_size), strict=True):
+        for x, y in in_batches(batch_size, x_adv, test.y):
             stop.check()
             parts.append(mistakes(model, x.to(test.device), y))
             progress.step(len(x))

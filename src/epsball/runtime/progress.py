@@ -46,9 +46,9 @@ class Stop:
         """Let SIGTERM set the flag, however often it comes, and leave Ctrl-C, which a terminal sends to workers too, to
         the main process, which then ends them: a step that is under way is finished and saved."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self.on_parents)
+        signal.signal(signal.SIGTERM, self.on_parents_signal)
 
-    def on_parents(self, signum: int, _frame: object) -> None:
+    def on_parents_signal(self, signum: int, _frame: object) -> None:
         self.signum = signum
 
     @contextmanager

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -253,9 +253,16 @@ def with_contents(spec: Any) -> Any:
     file = spec.get("checkpoint")
     found = {key: with_contents(value) for key, value in spec.items()}
     if isinstance(file, str) and Path(file).is_file():
-        with Path(file).open("rb") as content:
-            found["checkpoint"] = hashlib.file_digest(content, "sha256").hexdigest()
+        status = Path(file).stat()
+        found["checkpoint"] = sha256_of(file, status.st_size, status.st_mtime_ns)
     return found
+
+
+@cache
+def sha256_of(file: str, _size: int, _modified: int) -> str:
+    """Return the sha256 of a file, read once for as long as size and time of modification stay the same."""
+    with Path(file).open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def fingerprint_without(identity: Mapping[str, Any], *fields: str) -> str:
