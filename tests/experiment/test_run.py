@@ -131,26 +131,28 @@ def test_models_that_are_equal_in_one_seed_alone_are_told_apart_in_all(tiny: Com
 def test_a_statement_that_names_several_rows_stays_open_and_nothing_is_lost(
     tiny: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`training_loss(target)` is of every epoch: which one is meant nobody can know."""
-    words = ("measurement=training_curves", "trainer.epochs=2", "suite=none")
+    """Of two parts that each have a curve of `target` nobody can know which one is meant."""
     table = {"title": "T", "rows": {"a": "target"}, "unit": "value", "best": "none", "paper": None}
     claim = {"says": "x", "paper": "-", "images": "all"}
-    config = {
-        **tiny(*words),
+    whole = {
         "claims": {
-            "open": {**claim, "checks": ["training_loss(target) < 9"]},
+            "open": {**claim, "checks": ["training_loss(target, epoch=1) < 9"]},
             "known": {**claim, "checks": ["training_loss(target, epoch=2) < 99"]},
         },
         "tables": {
-            "unclear": {**table, "columns": {"loss": "training_loss({row})"}},
+            "unclear": {**table, "columns": {"loss": "training_loss({row}, epoch=1)"}},
             "clear": {**table, "columns": {"loss": "training_loss({row}, epoch=2)"}},
         },
     }
-    top = run_parts([[config]], tmp_path)
+    words = ("measurement=training_curves", "suite=none")
+    configs = [tiny(*words, f"trainer.epochs={epochs}", f"experiment=e{epochs}") for epochs in (1, 2)]
+    parts, joint = prepare_parts([[{**config, "outputs": str(tmp_path)}] for config in configs], whole)
+    top = tmp_path / "run"
+    run_experiments("paper/all", parts, top, [], Stop(), joint)
     assert read(top / "claims.csv").set_index("claim")["verdict"].to_dict() == {"open": "open", "known": "confirmed"}
     compared = read(top / "comparison.csv").set_index("table")["ours"]
     assert isnan(compared["unclear"]) and compared["clear"] > 0
-    told = "names several rows of a seed: say which, such as epoch=1.0"
+    told = "training_loss(target) names several rows of a seed, which no column tells apart"
     assert [f"{key} stays open" in caplog.text for key in ("claims.open", "tables.unclear")] == [True, True]
     assert caplog.text.count(told) == 2 and (top / "report.html").is_file()
 

@@ -3,7 +3,8 @@
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from math import isnan
+from itertools import product
+from math import isnan, prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from epsball.experiment.components import check_measurements
 from epsball.experiment.prepare import Experiment, prepare_experiment
 from epsball.experiment.run import as_frames, measure, of_measurement, run_experiments
 from epsball.experiment.setup import set_up
+from epsball.experiment.unambiguous import fits, rows_of
 from epsball.measurements import MEASUREMENTS
 from epsball.measurements.coherence import Coherence
 from epsball.measurements.gaas import Gaas
@@ -38,10 +40,12 @@ from epsball.measurements.worst_case import WorstCase
 from epsball.models.predictions import Mistakes
 from epsball.models.wrappers import Ensemble
 from epsball.output.pages import Section
+from epsball.paper.expressions import Quantity
 from epsball.results.distributions import Bins
 from epsball.results.given import GivenRows
 from epsball.results.metrics import ERROR_METRICS, METRICS
 from epsball.results.paired import packed_bits
+from epsball.results.rows import FURTHER
 from epsball.runtime.progress import Interrupted, Stop
 from epsball.runtime.store import Store
 from epsball.training.trained import TrainedModels
@@ -276,6 +280,29 @@ def test_each_row_is_kept_once(name: str, measured: Measure, monkeypatch: pytest
     monkeypatch.setattr(Store, "keep_rows", lambda store, key, rows: (kept.append(key), keep_rows(store, key, rows)))
     rows = measured(EVERY[name], setup_for(name, tmp_path))["results"]
     assert len(kept) == len(set(kept)) and {row["identity"] for row in rows} <= set(kept)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_rows_of_a_cell_differ_in_the_columns_that_it_names(name: str, measured: Measure, tmp_path: Path) -> None:
+    """A statement about a metric is checked by them before anything is measured (experiment/unambiguous.py)."""
+    measurement, setup = EVERY[name], setup_for(name, tmp_path)
+    if any(each.name == "bins" for each in fields(measurement)):
+        measurement = replace(measurement, bins=Bins(0, 4, 3, False))
+    rows = measured(measurement, setup)["results"]
+    cells = {(row["target"], row["source"], row["attack"]) for row in rows}
+    seen = set()
+    for metric, (target, source, attack) in product(METRICS.values(), cells):
+        quantity = Quantity(metric.name, target, (source,), (attack,))
+        further = list(rows_of(measurement, quantity, setup))
+        own = [row for row in rows if quantity.is_about(row) and not isnan(metric.value_in(row))]
+        if not further or not own:  # an attack of its own makes, and a metric that a model may lack
+            continue
+        seen.add(metric.name)
+        places = [{column: row[column] for column in (*FURTHER, "eps") if column in row} for row in own]
+        assert [sum(fits(each, place) for each in further) for place in places] == [1] * len(own), (quantity, places)
+        if not any(values is None for each in further for values in each.values()):
+            assert len(own) == sum(prod(len(values or ()) for values in each.values()) for each in further), quantity
+    assert seen or name in ("loss_surface", "gradient_pictures", "training_curves")  # whose models have no curves here
 
 
 # ---- clean images

@@ -247,9 +247,7 @@ def test_two_lines_of_one_label_are_refused() -> None:
 
 def test_several_rows_of_a_point_are_refused_and_the_figure_is_named() -> None:
     rows = [attacked("A", "B", 0.1, rate, measurement=name) for name, rate in (("one", 0.1), ("two", 0.2))]
-    with pytest.raises(
-        ValueError, match=r"^figures\.f\.y: error_top1\(A \| B, fgsm\) names several rows .*measurement="
-    ):
+    with pytest.raises(ValueError, match=r"^figures\.f\.y: error\(A \| B, fgsm\) names several rows .*measurement="):
         points(rows)
     found = points(rows, y="error({line} | B, fgsm, eps={x}, measurement=two)")
     assert list(found["y"]) == [20]

@@ -66,7 +66,7 @@ def test_what_was_not_measured_is_nan() -> None:
 
 def test_several_rows_of_a_seed_are_no_quantity() -> None:
     rows = [fgsm("A", "B", 0.1), {**fgsm("A", "B", 0.2), "eps": 0.1}]
-    with pytest.raises(ValueError, match=r"error_top1\(A \| B, fgsm\) names several rows of a seed: .* eps=0\.3"):
+    with pytest.raises(ValueError, match=r"error\(A \| B, fgsm\) names several rows of a seed: .* eps=0\.3"):
         measured("error(A | B, fgsm)", rows)
     assert measured("error(A | B, fgsm, eps=0.1)", rows).value == 0.2
 

@@ -16,6 +16,7 @@ from epsball.experiment.components import attacks_of, check_measurements, distin
 from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
 from epsball.experiment.settings import Settings, settings_of
 from epsball.experiment.statements import STATED, KnownNames, Statements
+from epsball.experiment.unambiguous import Expected
 from epsball.measurements.measurement import Measurement
 from epsball.paper.expressions import Quantity
 from epsball.paper.figures import Figure
@@ -148,7 +149,7 @@ def prepare_experiment(
         places=places,
         given=read_given(settings.rows) if given is None else given,
     )
-    check_unambiguous(experiment)
+    Expected(experiment, measurements).check(statements)
     if statements.objective:
         check_measured(statements.objective, [experiment])
     return experiment
@@ -240,23 +241,6 @@ def joint_names(experiments: Sequence[Experiment]) -> KnownNames:
     return KnownNames(list(models), aliases, list(attacks.values()), measurements, datasets, places)
 
 
-def check_unambiguous(experiment: Experiment) -> None:
-    """ConfigError where a statement asks about an error that two measurements have, and does not say whose."""
-    cells = {label: each.error_cells(experiment) for label, each in experiment.measurements.items()}
-    asked = [quantity for quantity in experiment.asked if quantity.metric in ERROR_METRICS]
-    for quantity in asked if len(cells) > 1 else ():
-        found = [
-            label
-            for label, own in cells.items()
-            if any(quantity.is_about(experiment.labels(label) | cell._asdict()) for cell in own)
-        ]
-        if len(found) > 1:
-            where = f"error({quantity.target} | {quantity.source}, {quantity.attack})"
-            raise ConfigError(
-                f"measurements: {listed(found)} all measure {where}: keep one of them, or say measurement={found[0]}"
-            )
-
-
 def check_measured(objective: Objective, experiments: Sequence[Experiment]) -> None:
     """ConfigError where the objective is of an error that no experiment has. Other metrics are known when measured."""
     named = ("dataset", "measurement", "eps")  # further columns are a measurement's or a grid's own
@@ -265,10 +249,8 @@ def check_measured(objective: Objective, experiments: Sequence[Experiment]) -> N
         known = replace(quantity, conditions=tuple(pair for pair in quantity.conditions if pair[0] in named))
         known = known.without("measurement") if quantity.attack == "clean" else known
         if quantity.metric in ERROR_METRICS and not any(known.is_about(cell) for cell in cells):
-            where = f"error({quantity.target} | {quantity.source}, {quantity.attack})"
-            raise ConfigError(
-                f"objective asks about {where}, which is not measured: see measurement, sources and targets"
-            )
+            measured = "which is not measured: see measurement, sources and targets"
+            raise ConfigError(f"objective asks about {quantity.text}, {measured}")
 
 
 def specs_of(config: Mapping[str, Any], settings: Settings, cache: BuildCache) -> dict[str, ModelSpec]:

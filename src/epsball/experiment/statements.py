@@ -1,7 +1,7 @@
 """What a config states of its results, checked: tables, claims, figures and an objective, over models and attacks that
 there are."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -36,13 +36,18 @@ class Statements:
     conclusion: Conclusion | None = None
     """of the claims"""
 
+    def named(self) -> Iterator[tuple[str, Table | Claim | Figure | Objective]]:
+        """Yield all of them, each with its place in the config."""
+        for key in STATED:
+            for name, statement in getattr(self, key).items():
+                yield under(key, name), statement
+        if self.objective:
+            yield "objective", self.objective
+
     @property
     def quantities(self) -> list[Quantity]:
         """Return all that they ask about."""
-        every: list[Table | Claim | Figure | Objective]
-        every = [*self.tables.values(), *self.claims.values(), *self.figures.values()]
-        every += [self.objective] if self.objective else []
-        return [quantity for statement in every for quantity in statement.quantities]
+        return [quantity for _, statement in self.named() for quantity in statement.quantities]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from epsball.attacks.losses import cross_entropy, log_cross_entropy
 from epsball.build import require
 from epsball.data.images import Data, Images
 from epsball.measurements.hadamard import factors, regular_hadamard
-from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
+from epsball.measurements.measurement import Further, Measurement, Row, Rows, Scope, Setup
 from epsball.measurements.targets import check_images, differentiable
 from epsball.models import heads
 from epsball.models.predictions import mistakes, rate
@@ -79,6 +79,9 @@ class Gaas(Measurement):
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.targets
+
+    def further(self, metric: str, white_box: bool) -> Sequence[Further]:
+        return [{"eps": self.eps, "directions": self.directions}]
 
     def unfinished(self, setup: Setup) -> Collection[str]:
         return [target for target in differentiable(setup) if None in self.find(setup, target).values()]

@@ -14,11 +14,11 @@ from epsball.attacks.gradient import GradientAttack
 from epsball.build import did_you_mean, listed, require
 from epsball.measurements.iterates import Followed, Plan, follow
 from epsball.measurements.maxima import ball_distance, outer_outliers
-from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, Workload, error_rates
+from epsball.measurements.measurement import Cell, Further, Measurement, Row, Rows, Scope, Setup, Workload, error_rates
 from epsball.models.predictions import rate
 from epsball.output.pages import Section
 from epsball.results.distributions import Bins, distribution_rows, mean_and_sd
-from epsball.results.metrics import METRICS
+from epsball.results.metrics import ERROR_METRICS, METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,6 +114,23 @@ class LossPaths(Measurement):
             if named.name == self.attack and isinstance(named.attack, GradientAttack):
                 found.append(NamedAttack(named.name, replace(named.attack, restarts=self.restarts)))
         return [(named, source) for named in found for source in chosen]
+
+    def further(self, metric: str, white_box: bool) -> Sequence[Further]:
+        """Return what tells its errors apart; of a source itself also the images drawn, and places on their paths."""
+        errors: list[Further] = [
+            {column: [value] for column, value in one.items()}
+            for steps in self.steps
+            for one in self.readings(steps, white_box)
+        ]
+        images: Further = {"image": range(self.drawn), "restarts": [self.restarts]}
+        of_source: dict[str, Further] = {
+            **dict.fromkeys(("loss_mean", "loss_sd", "loss_share"), images),
+            "path_loss": {"image": range(self.drawn), "restart": range(self.restarts), "step": None},
+            "path_loss_mean": {"step": None},
+            **{name: {"restarts": [self.restarts]} for name in SPREAD},
+        }
+        own = [of_source[metric]] if white_box and metric in of_source else []
+        return [*errors, *own] if metric in ERROR_METRICS else own
 
     def unfinished(self, setup: Setup) -> Collection[str]:
         names: set[str] = set()

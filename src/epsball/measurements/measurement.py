@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Rows = dict[str, list[Row]]
+Further = Mapping[str, Collection[float | str] | None]
+"""values of further columns (results/rows.py), None where they are known only when measured"""
 
 
 class Cell(NamedTuple):
@@ -209,6 +211,12 @@ class Measurement(Protocol):
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         """Return the cells of which its rows will have an error, clean ones left out."""
         return ()
+
+    def further(self, metric: str, white_box: bool) -> Sequence[Further]:
+        """Return in which further columns rows of one cell and metric differ, all but those of a histogram's bins: one
+        for each set of columns that rows have; there is a row for each combination of values. White-box: source and
+        target are one model."""
+        return [{}]
 
     def unfinished(self, setup: Setup) -> Collection[str]:
         """Name the models that it needs for the rows that `setup.find` does not have."""

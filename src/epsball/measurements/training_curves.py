@@ -10,7 +10,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup
+from epsball.measurements.measurement import Further, Measurement, Row, Rows, Scope, Setup
 from epsball.output.pages import Section
 from epsball.results.metrics import METRICS
 from epsball.training.fit import SCORED_IMAGES
@@ -40,6 +40,9 @@ class TrainingCurves(Measurement):
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return ()
+
+    def further(self, metric: str, white_box: bool) -> Sequence[Further]:
+        return [{"epoch": None, "step": None}]
 
     def unfinished(self, setup: Setup) -> Collection[str]:
         return [name for name in setup.targets if setup.find("training", name, name) is None]

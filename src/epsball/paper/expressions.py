@@ -52,6 +52,14 @@ class Quantity:
         return listed_worst(self.attacks)
 
     @property
+    def text(self) -> str:
+        """Return it as it is written, without conditions."""
+        metric = METRICS[self.metric].short or self.metric
+        if self.attack == "clean" and self.source == self.target:
+            return f"{metric}({self.target})"
+        return f"{metric}({self.target} | {self.source}, {self.attack})"
+
+    @property
     def single(self) -> list["Quantity"]:
         """Return the quantities of one source and one attack each whose images it counts."""
         return [replace(self, sources=(s,), attacks=(a,)) for s, a in product(self.sources, self.attacks)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from epsball.paper.expressions import ANY, Quantity, Sum, naming_field
 from epsball.paper.figures import Figure, with_value
-from epsball.paper.values import SeedRows, by_seed, distinguishing, estimate
+from epsball.paper.values import SeedRows, by_seed, estimate, how_to_choose
 from epsball.results.intervals import Estimate, estimate_row, mean_estimate, wilson
 from epsball.results.rows import Row, as_float
 
@@ -112,7 +112,5 @@ def one_histogram(quantity: Quantity, rows: SeedRows) -> list[Row]:
     bins = sorted(rows.find(quantity), key=lambda row: as_float(row["bin_low"]))
     for lower, upper in pairwise(bins):
         if as_float(lower["bin_high"]) > as_float(upper["bin_low"]):
-            named = ", ".join(f"{name}={value}" for name, value in distinguishing(bins).items())
-            about = f"{quantity.metric}({quantity.target} | {quantity.source}, {quantity.attack})"
-            raise ValueError(f"{about} names several histograms of a seed: say which, such as {named}")
+            raise ValueError(f"{quantity.text} names several histograms of a seed{how_to_choose(bins)}")
     return bins

@@ -116,9 +116,7 @@ def measured(quantity: Quantity, rows: SeedRows, interval: Interval | None) -> t
         return worst(quantity, rows, interval)
     found, metric = rows.find(quantity), METRICS[quantity.metric]
     if len(found) > 1:
-        named = ", ".join(f"{name}={value}" for name, value in distinguishing(found).items())
-        about = f"{metric.name}({quantity.target} | {quantity.source}, {quantity.attack})"
-        raise ValueError(f"{about} names several rows of a seed: say which, such as {named or 'eps=0.3'}")
+        raise ValueError(f"{quantity.text} names several rows of a seed{how_to_choose(found)}")
     if not found:
         return UNKNOWN, None
     return estimate_row(found[0], metric.name, interval), rows.mistakes(found[0], metric)
@@ -138,15 +136,15 @@ def same_images(parts: Sequence[Mistaken | None]) -> bool:
     return bool(known) and len(known) == len(parts) and all(part.is_beside(known[0]) for part in known)
 
 
-def distinguishing(rows: Sequence[Row]) -> dict[str, object]:
-    """Return a column that a statement may name, in which these rows differ, with the first one's value."""
+def how_to_choose(rows: Sequence[Row]) -> str:
+    """Say by which column a statement can tell these rows apart, with the first one's value as an example."""
     others = *COLUMNS, *METRICS, *MISTAKES, *TRIALS, SECONDS, IMAGES
     own = [name for name in rows[0] if name not in others]  # a grid's
     for name in ("dataset", "measurement", "eps", *FURTHER, *own):
         known = [row.get(name) for row in rows if not is_missing(row.get(name))]
         if len({str(row.get(name)) for row in rows}) > 1 and known:
-            return {name: known[0]}
-    return {}
+            return f": say which, such as {name}={known[0]}"
+    return ", which no column tells apart"
 
 
 def is_missing(value: object) -> bool:

@@ -1,0 +1,101 @@
+"""Whether what a config states is about one row of each seed: told before anything is trained."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from epsball.build import ConfigError, listed
+from epsball.experiment.grid import as_text
+from epsball.experiment.statements import Statements
+from epsball.measurements.measurement import Further, Measurement, Scope
+from epsball.paper.expressions import ANY, Quantity, is_equal
+from epsball.paper.figures import Figure
+from epsball.results.metrics import ERROR_METRICS, METRICS
+from epsball.results.rows import FURTHER
+
+BINS = ("bin_low", "bin_high")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The rows that an experiment's measurements will have."""
+
+    scope: Scope
+    measurements: Mapping[str, Measurement]
+    """by the name that their rows carry"""
+
+    def check(self, statements: Statements) -> None:
+        """ConfigError where a table, a claim, the objective or a point of a figure is about several rows of a seed, or
+        asks for a step, an epoch or the like that no row will have."""
+        for where, statement in statements.named():
+            drawn = (statement.x, statement.each or "", *BINS) if isinstance(statement, Figure) else ()
+            for quantity in dict.fromkeys(one for asked in statement.quantities for one in asked.single):
+                self.check_quantity(quantity, drawn, where)
+
+    def check_quantity(self, quantity: Quantity, drawn: Collection[str], where: str) -> None:
+        """The same of one quantity; in the columns `drawn` a figure has all that there is."""
+        said = {**dict(quantity.conditions), **dict.fromkeys(drawn, ANY)}
+        every = [
+            (label, further)
+            for label, measurement in self.measurements.items()
+            if is_equal(label, said.get("measurement", ANY))
+            for further in rows_of(measurement, quantity, self.scope)
+        ]
+        found = [(label, further) for label, further in every if fits(further, said)]
+        labels = list(dict.fromkeys(label for label, _ in found))
+        if len(labels) > 1:
+            said_whose = f"keep one of them, or say measurement={labels[0]}"
+            raise ConfigError(f"measurements: {listed(labels)} all measure {quantity.text}: {said_whose}")
+        if choice := open_choice([further for _, further in found], said):
+            raise ConfigError(f"{where} asks about {quantity.text}, which has several rows: say which, as in {choice}")
+        if every and not found:
+            wrong = unknown_values([further for _, further in every], said)
+            raise ConfigError(f"{where} asks about {quantity.text} at {wrong}")
+
+
+def rows_of(measurement: Measurement, quantity: Quantity, scope: Scope) -> Iterator[Further]:
+    """Yield the further columns of the rows that a measurement will have of a quantity's metric and cell."""
+    metric = METRICS[quantity.metric]
+    bins = dict.fromkeys(BINS) if metric.binned else {}
+    further = [{**own, **bins} for own in measurement.further(metric.name, quantity.target == quantity.source)]
+    if metric.name not in ERROR_METRICS:
+        yield from further if metric.name in measurement.metrics else ()
+    elif quantity.attack != "clean":
+        key = (quantity.source, quantity.target, quantity.attack)
+        for cell in measurement.error_cells(scope):
+            if cell[:3] == key:
+                yield from ({"eps": (cell.eps,), **own} for own in further)
+
+
+def fits(further: Further, said: Mapping[str, float | str]) -> bool:
+    """Whether rows with such columns can have what is said of them."""
+    for column, value in said.items():
+        values = further.get(column, () if column in FURTHER else None)
+        if values is not None and value != ANY and not any(is_equal(known, value) for known in values):
+            return False
+    return True
+
+
+def open_choice(found: Sequence[Further], said: Collection[str]) -> str | None:
+    """Return an example of what has to be said, too, so that one row is meant; None where one is. Of columns whose
+    values are not known one is enough: an epoch's row has its step, too."""
+    for further in found:
+        unknown = [column for column, values in further.items() if values is None]
+        if unknown and not any(column in said for column in unknown):
+            return f"{unknown[0]}=..."
+    columns = dict.fromkeys(column for further in found for column in further if column not in said)
+    for column in columns:
+        values = [value for further in found for value in further.get(column) or ()]
+        if len(set(values)) > 1 or 0 < len(values) < len(found):
+            return f"{column}={as_text(values[0])}"
+    return None
+
+
+def unknown_values(every: Sequence[Further], said: Mapping[str, float | str]) -> str:
+    """Say what no row will have, and what rows will have there."""
+    columns = [column for column in said if column in FURTHER or any(column in further for further in every)]
+    for column in columns:
+        known = dict.fromkeys(value for further in every for value in further.get(column) or ())
+        if not any(is_equal(value, said[column]) for value in known):
+            there = f"there are {listed(map(as_text, known))}" if known else f"its rows have no {column}"
+            return f"{column}={as_text(said[column])}: {there}"
+    return " and ".join(f"{column}={as_text(said[column])}" for column in columns) + ", which no row has"
