@@ -114,7 +114,8 @@ def test_another_component_takes_the_place_of_the_grids() -> None:
 
 def test_null_leaves_a_grids_model_out() -> None:
     config, places = expand_grids({"models": {"a_width_1": None}, "grid": {"a": grid(width=[1, 2])}})
-    assert config["models"]["a_width_1"] is None and list(places) == ["a_width_2"]
+    assert config["models"]["a_width_1"] is None and config["models"]["a_width_2"]["arch"]["width"] == 2
+    assert list(places) == ["a_width_1", "a_width_2"]  # statements about it stay open
 
 
 # ---- what is refused
@@ -143,6 +144,10 @@ def test_null_leaves_a_grids_model_out() -> None:
         ({"values": {"width": ["a b"]}}, "grid.a.values.width has 'a b', which cannot be part of a name: give"),
         ({"values": {"width": [0.1, "0_1"]}}, "grid.a.values.width has 0.1 and '0_1', both called 0_1: give"),
         ({"values": {"width": [1, 1.0]}}, "grid.a.values.width has 1 and 1.0, both called 1: give them labels"),
+        (
+            {"values": {"width": {1: 0.0625, 2: 1}}},
+            "grid.a.values.width: 1 is the label of 0.0625 and the value of 2: an expression could mean either",
+        ),
         ({"vals": {}}, "grid.a.vals is not a field (did you mean 'values'?): the fields are model, values, keys"),
         ({"model": "A_ad"}, "grid.a.model names 'A_ad' (did you mean 'A_adv'?): models has A_adv"),
         ({"model": 3}, "grid.a.model should be a text or a group of names, is 3"),
@@ -308,6 +313,15 @@ def test_sources_and_targets_may_be_grids(long: Config) -> None:
     assert experiment.targets == ["long_passes_1", "long_passes_2", "long_passes_6"]
     with pytest.raises(ConfigError, match=r"^targets names 'lon' \(did you mean 'long'\?\): the models are"):
         prepare_experiment({**long, "targets": ["lon"]})
+
+
+def test_statements_about_a_grid_stand_though_one_of_its_models_is_left_out(long: Config) -> None:
+    models = {**long["models"], "long_passes_1": None}
+    claim = said("error(long, passes=1) < error(long, passes=2)")
+    experiment = prepare_experiment({**long, "models": models, "sources": ["long"], "claims": {"c": claim}})
+    assert list(experiment.specs) == ["target", "long_passes_2"]
+    asked = [quantity.target for quantity in experiment.asked]
+    assert asked == ["long_passes_1", "long_passes_2"]
 
 
 def test_tables_and_claims_may_ask_about_grids(long: Config) -> None:

@@ -143,6 +143,13 @@ def test_a_statement_that_names_several_rows_stays_open_and_nothing_is_lost(
             "unclear": {**table, "columns": {"loss": "training_loss({row}, epoch=1)"}},
             "clear": {**table, "columns": {"loss": "training_loss({row}, epoch=2)"}},
         },
+        "figures": {
+            "unclear": {
+                **{"title": "F", "kind": "line", "x": "epoch", "lines": {"a": "target"}, "unit": "value"},
+                "y": "training_loss({line}, epoch={x})",
+            },
+        },
+        "conclusion": {"confirmed": "Fine", "refuted": "Not fine", "open": "Nobody knows"},
     }
     words = ("measurement=training_curves", "suite=none")
     configs = [tiny(*words, f"trainer.epochs={epochs}", f"experiment=e{epochs}") for epochs in (1, 2)]
@@ -153,8 +160,9 @@ def test_a_statement_that_names_several_rows_stays_open_and_nothing_is_lost(
     compared = read(top / "comparison.csv").set_index("table")["ours"]
     assert isnan(compared["unclear"]) and compared["clear"] > 0
     told = "training_loss(target) names several rows of a seed, which no column tells apart"
-    assert [f"{key} stays open" in caplog.text for key in ("claims.open", "tables.unclear")] == [True, True]
-    assert caplog.text.count(told) == 2 and (top / "report.html").is_file()
+    unclear = ("claims.open", "tables.unclear", "figures.unclear")
+    assert [f"{key} stays open" in caplog.text for key in unclear] == [True] * 3
+    assert caplog.text.count(told) == 3 and "Nobody knows" in (top / "report.html").read_text()
 
 
 def test_published_weights_are_measured_as_they_are(tiny: Compose, tmp_path: Path) -> None:

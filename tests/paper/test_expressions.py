@@ -121,6 +121,11 @@ def test_a_row_of_the_cell_that_lacks_the_number_is_another_measurements() -> No
     assert found_in(A_ON_B, row(measurement="transfer_matrix", error_top1=0.0))
 
 
+@pytest.mark.parametrize(("text", "value"), [("eps=8/255", 8 / 255), ("e1=-0.1", -0.1), ("eps=2 * 0.1", 0.2)])
+def test_a_condition_may_be_written_as_a_fraction(text: str, value: float) -> None:
+    assert dict(quantity(f"error(A | B, fgsm, {text})").conditions) == {text.partition("=")[0]: value}
+
+
 def test_conditions_hold_but_for_rounding() -> None:
     at = quantity("error(A | B, fgsm, eps=0.3)")
     assert found_in(at, row(eps=0.3)) and found_in(at, row(eps=0.1 + 0.2))  # 0.30000000000000004
@@ -358,6 +363,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("error(A, eps='1') < 1", ["'1'", "should be a number"]),
     ("error(A, eps=True) < 1", ["True", "should be a number"]),
     ("error(A, eps=eps()) < 1", ["eps()", "should be a number"]),
+    ("error(A, eps=8/error(A)) < 1", ["8 / error(A)", "should be a number"]),
     ("error(A, seed=1) < 1", ["seed=1", "should be column=value"]),
     ("error(A, paper_metric=error) < 1", ["paper_metric=error", "should be column=value"]),
     ("error(A, target=1) < 1", ["target=1", "should be column=value"]),
@@ -545,6 +551,11 @@ REFUSED_CLAIMS: list[tuple[KnownNames, list[Any], list[str]]] = [
     (ASKED, ["error(A) / error(C) < 1"], ["claims.c", "'C'"]),
     (ASKED, ["error(A | B, fgms) < 1"], ["claims.c asks about attack fgms (did you mean 'fgsm'?)", "has fgsm"]),
     (TWO_EPS, ["error(A | B, fgsm, eps=0.5) < 1"], ["claims.c asks about fgsm at eps=0.5", "eps=0.25, eps=0.3"]),
+    (
+        replace(ASKED, attacks=fgsm(8 / 255)),
+        ["error(A | B, fgsm, eps=0.0313725) < 1"],
+        ["claims.c asks about fgsm at eps=0.0313725: this run has fgsm at eps=0.0313725490196"],
+    ),
     (ASKED, ["error(A | B, fgsm, epsilon=0.3) < 1"], ["claims.c asks about epsilon=0.3 (did you mean 'eps'?)"]),
     (ASKED, ["error(A, dataset=cifar10) < 1"], ["claims.c asks about dataset=cifar10", "there are mnist"]),
     (ASKED, ["error(A | B"], ["claims.c.checks[0]", "YAML splits a list at commas, so each is quoted"]),

@@ -95,8 +95,8 @@ def read_yaml(directory: Path, name: str) -> Any:
 
 
 def directory_again(earlier: EarlierRun, config: DictConfig, parts: Sequence[list["Experiment"]]) -> str | None:
-    """Say what differs from an earlier run. Return its directory where the run goes on in it: it is the same, and did
-    not finish; None for a new one. Raises ConfigError where it still runs."""
+    """Say what differs from an earlier run. Return its directory where the run goes on in it: it is the same, did not
+    finish, and is not only looked at by `missing=skip`; None for a new one. Raises ConfigError where it still runs."""
     from epsball.experiment.record import config_hash, git_commit
     from epsball.runtime.device import environment
 
@@ -105,6 +105,8 @@ def directory_again(earlier: EarlierRun, config: DictConfig, parts: Sequence[lis
     if record.get("status") == "running" and isinstance(process, dict) and state_of(process) == "runs":
         raise ConfigError(f"again={earlier.directory} is still running, as process {process.get('id')}")
     log.info("again: %s, %s, begun %s", earlier.directory, earlier.ended, record.get("started"))
+    if record.get("status") == "running" and isinstance(process, dict) and state_of(process) == "elsewhere":
+        log.info("again: its process is on %s: if it still runs there, stop it or this one", process.get("host"))
     now = {"commit": git_commit(), **environment(execution.device, execution.threads)}
     before = {"commit": record.get("git_commit"), **{key: record.get(key) for key in now if key != "commit"}}
     composed = OmegaConf.to_container(config)
@@ -114,7 +116,7 @@ def directory_again(earlier: EarlierRun, config: DictConfig, parts: Sequence[lis
         *changes(before, now),
     ):
         log.info("since then: %s", change)
-    if record.get("status") == "done":
+    if record.get("status") == "done" or config.missing == "skip":
         return None
     if record.get("config_hash") != config_hash(parts):
         log.info("another experiment than that one: it gets a directory of its own")

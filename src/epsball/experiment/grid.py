@@ -59,7 +59,8 @@ class GridModel:
 def expand_grids(config: Config) -> tuple[dict[str, Any], dict[str, GridModel]]:
     """Return the config with its grids' models behind those that it lists, and where each of these stands in its grid.
 
-    What `models` says of a grid's model already is laid over its spec; null leaves the model out. Raises ConfigError.
+    What `models` says of a grid's model already is laid over its spec; null leaves the model out, but not its place:
+    statements about it stay open. Raises ConfigError.
     """
     grids = {name: fields for name, fields in mapping(config.get("grid") or {}, "grid").items() if fields is not None}
     if not grids:
@@ -74,7 +75,7 @@ def expand_grids(config: Config) -> tuple[dict[str, Any], dict[str, GridModel]]:
             places[model], made[model] = place, laid_over(spec, said.get(model, {}))
     others = {name: spec for name, spec in said.items() if name not in made}
     refuse_strays(others, made)
-    return {**config, "models": {**others, **made}}, {name: places[name] for name in made if made[name] is not None}
+    return {**config, "models": {**others, **made}}, places
 
 
 def is_whole(spec: object) -> bool:
@@ -164,6 +165,11 @@ def labelled(values: object, where: str) -> dict[str, Value]:
             both = f"{found[label]!r} and {value!r}"
             raise ConfigError(f"{where} has {both}, both called {label}: give them labels, {{label: value}}")
         found[label] = value
+    for label, value in found.items():
+        other = found.get(label_of(value), value)
+        if not equal(other, value):
+            meant = f"{label_of(value)} is the label of {other!r} and the value of {label}"
+            raise ConfigError(f"{where}: {meant}: an expression could mean either, call one something else")
     return found
 
 

@@ -12,11 +12,11 @@ from typing import Any
 from epsball.attacks import NamedAttack
 from epsball.build import ConfigError, UnfitError, check_name, convert, did_you_mean, listed, mapping
 from epsball.data.images import Data
+from epsball.experiment.answerable import Expected
 from epsball.experiment.components import attacks_of, check_measurements, distinct, measurements_of, with_files
 from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
-from epsball.experiment.settings import Settings, settings_of
+from epsball.experiment.settings import Settings, folder_of_part, settings_of
 from epsball.experiment.statements import STATED, KnownNames, Statements
-from epsball.experiment.unambiguous import Expected
 from epsball.measurements.measurement import Measurement
 from epsball.paper.expressions import Quantity
 from epsball.paper.figures import Figure
@@ -117,7 +117,8 @@ def prepare_experiment(
     check_workers(settings.workers)
     execution = settings.execution
     composed, (config, places) = dict(config), expand_grids(config)
-    sources, targets = (with_members(names, places) for names in (settings.sources, settings.targets))
+    made = {name: place for name, place in places.items() if config["models"][name] is not None}
+    sources, targets = (with_members(names, made) for names in (settings.sources, settings.targets))
     settings = replace(settings, sources=sources, targets=targets)
     attacks = distinct([*attacks_of(config.get("suite"), "suite"), *attacks_of(config.get("attack"), "attack")])
     measurements = measurements_of(config)
@@ -166,18 +167,31 @@ def prepare_parts(
     for seeds in configs:
         parts.append(prepare_seeds(seeds, cache, given))
         given = parts[-1][-1].given
+    if len(parts) > 1:
+        check_folders([part[0] for part in parts], str(whole.get("experiment")))
     if len(parts) > 1 and (apart := equal_in_some(parts, whole)):
         parts = [prepare_seeds(seeds, cache, given, apart) for seeds in configs]
     for part in parts:
         tell_other_data(part[0])
         tell_uncrafted(part[0])
+        tell_holes(part[0])
         tell_equal(part[0])
+        tell_same(part)
     if len(parts) == 1:
         return parts, Statements()
     joint = joint_names([part[0] for part in parts]).statements_of(whole)
     if joint.objective:
         check_measured(joint.objective, [part[0] for part in parts])
     return [[replace(one, asked=one.asked + joint.quantities) for one in part] for part in parts], joint
+
+
+def check_folders(experiments: Sequence[Experiment], run: str) -> None:
+    """ConfigError where two parts of a run would have one folder."""
+    taken: dict[str, str] = {}
+    for part in (one.settings.experiment for one in experiments):
+        if other := taken.get(folder_of_part(part, run)):
+            raise ConfigError(f"parts: experiment is {other} in one and {part} in another: each needs its own folder")
+        taken[folder_of_part(part, run)] = part
 
 
 def equal_in_some(parts: Sequence[Sequence[Experiment]], whole: Mapping[str, Any]) -> set[str]:
@@ -221,6 +235,21 @@ def tell_uncrafted(experiment: Experiment) -> None:
     """Log which attacks are crafted on no model, because none has gradients."""
     if experiment.attacks and not experiment.sources:
         log.info("no model has gradients: %s crafted on none", listed([named.name for named in experiment.attacks]))
+
+
+def tell_same(seeds: Sequence[Experiment]) -> None:
+    """Log which trained models are one and the same in several seeds of a part."""
+    for name, spec in seeds[0].specs.items():
+        same = [one for one in seeds if name in one.specs and one.specs[name].key == spec.key]
+        if len(same) > 1 and spec.trainer is not None:
+            why = f"its seed is {spec.seed} in each"
+            log.info("model %s is one training in %d seeds (%s): means are not over trainings", name, len(same), why)
+
+
+def tell_holes(experiment: Experiment) -> None:
+    """Log what the experiment's statements ask about and its measurements will not have."""
+    for told in Expected(experiment, experiment.measurements).holes(experiment.statements):
+        log.info("%s", told)
 
 
 def tell_equal(experiment: Experiment) -> None:

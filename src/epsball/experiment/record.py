@@ -16,6 +16,7 @@ from typing import Any, Literal
 from epsball.build import ConfigError
 from epsball.experiment.expected import flat_settings
 from epsball.experiment.prepare import Experiment
+from epsball.experiment.settings import folder_of_part
 from epsball.runtime.device import Execution, environment
 from epsball.runtime.distributed import is_first
 from epsball.runtime.files import make_folder, remove_abandoned, write_whole
@@ -116,7 +117,7 @@ class Record:
         records = []
         for part in self.parts:
             name = part[0].settings.experiment
-            folder = self.directory / name.removeprefix(f"{Path(self.name).parent}/")
+            folder = self.directory / folder_of_part(name, self.name)
             records.append(Record(name, [part], folder, self.overrides, self.models))
         return records
 

@@ -194,7 +194,7 @@ def answered(
             except ValueError as error:
                 log.error("%s.%s stays open: %s", key, name, error)
                 single.append(answer({name: each}, []))
-        return pd.concat([frame for frame in single if len(frame)], ignore_index=True)
+        return pd.concat([frame for frame in single if len(frame)] or single[:1], ignore_index=True)
 
 
 def write(
@@ -247,7 +247,7 @@ def of_measurement(frame: "pd.DataFrame", label: str) -> "pd.DataFrame":
     if frame.empty:
         return frame
     own = frame[frame["measurement"].isin(["clean", label])]
-    return own.dropna(axis=1, how="all")
+    return own.dropna(axis=1, how="all") if len(own) else own
 
 
 def as_frames(rows: Rows) -> dict[str, "pd.DataFrame"]:
@@ -287,10 +287,13 @@ def join_parts(
     every = {"": own, **{name: result.judged for name, result in results.items()}}
     judged = Judged(*(together({name: one[i] for name, one in every.items()}) for i in range(len(own))))
     stated = judged_sections(joint, own._replace(claims=own.claims[:0]), record.directory)
-    drawn, sections = images_of(stated), [*claims_sections(claims_summary(judged.claims)), *stated]
+    concluded = conclusion_sections(joint.conclusion, own.claims)
+    drawn, sections = images_of(stated), [*concluded, *claims_sections(claims_summary(judged.claims)), *stated]
     for name, result in results.items():
         sections += [Section(name), *(replace(section, level=section.level + 1) for section in result.sections)]
     print(console_claims(claims_summary(judged.claims)))
+    for section in concluded:
+        print(section.text)
     return [*write_pages(record, sections), *drawn, *write_judged(judged, record.directory), *kept]
 
 

@@ -100,6 +100,11 @@ class Settings:
         )
 
 
+def folder_of_part(part: str, run: str) -> str:
+    """Return the folder of a part below its run's, by their experiments: tramer/table1 of tramer/all has table1."""
+    return part.removeprefix(f"{run.rpartition('/')[0]}/")
+
+
 def settings_of(config: Mapping[str, Any]) -> Settings:
     """Return a config's own values. ConfigError where one is wrong, or where a key is none of a config's."""
     known = [*Settings.__dataclass_fields__, *COMPONENTS, *REFERRED, *ABOVE]

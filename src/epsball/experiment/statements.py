@@ -161,7 +161,7 @@ class KnownNames:
         if isinstance(eps, str) and eps != ANY:
             raise ConfigError(f"{where} asks about eps={eps}: it should be a number")
         values = [named.attack.eps for named in self.attacks if named.name == attack]
-        known = ", ".join(f"eps={value:g}" for value in values)
+        known = ", ".join(f"eps={value:.12g}" for value in values)
         if len(values) > 1 and eps is None:
             raise ConfigError(f"{where} asks about {attack} without saying which eps: one of {known}")
         if values and (eps is None or any(is_equal(value, eps) for value in values)):

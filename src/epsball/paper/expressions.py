@@ -315,12 +315,14 @@ def one_or_worst(node: ast.expr, text: str) -> tuple[str, ...]:
 
 
 def condition(keyword: ast.keyword, text: str) -> tuple[str, float | str]:
-    """Read column=number or column=word."""
+    """Read column=number, which may be written as 8/255, or column=word."""
     if keyword.arg is None or keyword.arg in KEYED:
         raise ValueError(f"{ast.unparse(keyword)} in {text!r} should be column=value, such as eps=0.3")
     if isinstance(keyword.value, ast.Name):
         return keyword.arg, keyword.value.id
-    return keyword.arg, constant(keyword.value, text)
+    calls = any(isinstance(part, ast.Call) for part in ast.walk(keyword.value))
+    require(not calls, f"{ast.unparse(keyword.value)} in {text!r} should be a number")
+    return keyword.arg, summed(keyword.value, text).constant
 
 
 def constant(node: ast.expr, text: str) -> float:

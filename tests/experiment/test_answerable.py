@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from epsball.build import ConfigError
+from epsball.experiment.answerable import Expected
 from epsball.experiment.prepare import Experiment, prepare_experiment
+from epsball.measurements.transfer_matrix import TransferMatrix
 
 Config = dict[str, Any]
 Prepare = Callable[[Config], Experiment]
@@ -98,3 +100,16 @@ def test_every_statement_is_named(stated: Prepare) -> None:
 def test_what_is_about_one_row_of_a_seed_is_accepted(statements: Config, stated: Prepare) -> None:
     """Or, of a figure, about one for each value of its axis, for each of its curves or for each bin."""
     assert stated(statements).statements.quantities
+
+
+def test_errors_that_no_row_will_have_are_told(stated: Prepare) -> None:
+    """Not refused: a model that was left out makes holes, too, which are wanted."""
+    experiment = stated(claim("error(target | target, fgsm) < 0.5", "error(target) < 0.5"))
+    worst_alone = Expected(experiment, {"worst": experiment.measurements["worst"]})
+    (told,) = worst_alone.holes(experiment.statements)
+    assert told == (
+        "claims.c: 1 of 2 numbers will not be measured, such as error(target | target, fgsm): measurement, sources and "
+        "targets say what is"
+    )
+    matrix = {"transfer_matrix": TransferMatrix(cells="all")}
+    assert not list(Expected(experiment, matrix).holes(experiment.statements))

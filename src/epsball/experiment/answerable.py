@@ -1,4 +1,4 @@
-"""Whether what a config states is about one row of each seed: told before anything is trained."""
+"""Whether the rows that an experiment will have answer what its config states: told before anything is trained."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,11 @@ from epsball.build import ConfigError, listed
 from epsball.experiment.grid import as_text
 from epsball.experiment.statements import Statements
 from epsball.measurements.measurement import Further, Measurement, Scope
+from epsball.paper.claims import Claim
 from epsball.paper.expressions import ANY, Quantity, is_equal
 from epsball.paper.figures import Figure
+from epsball.paper.objective import Objective
+from epsball.paper.tables import Table
 from epsball.results.metrics import ERROR_METRICS, METRICS
 from epsball.results.rows import FURTHER
 
@@ -28,11 +31,30 @@ class Expected:
         asks for a step, an epoch or the like that no row will have."""
         for where, statement in statements.named():
             drawn = (statement.x, statement.each or "", *BINS) if isinstance(statement, Figure) else ()
-            for quantity in dict.fromkeys(one for asked in statement.quantities for one in asked.single):
+            for quantity in single_of(statement):
                 self.check_quantity(quantity, drawn, where)
 
+    def holes(self, statements: Statements) -> Iterator[str]:
+        """Say of which errors that are stated no row will tell, though their models are there."""
+        clean = {name for each in self.measurements.values() for name in each.clean_models(self.scope)}
+        for where, statement in statements.named():
+            stated = [one for one in single_of(statement) if one.metric in ERROR_METRICS]
+            known = [one for one in stated if {one.target, one.source} <= {*self.scope.sources, *self.scope.targets}]
+            open_ones = [one for one in known if not self.has(one, clean)]
+            if open_ones:
+                few = f"{where}: {len(open_ones)} of {len(stated)} numbers will not be measured, such as"
+                yield f"{few} {open_ones[0].text}: measurement, sources and targets say what is"
+
+    def has(self, quantity: Quantity, clean: Collection[str]) -> bool:
+        """Whether a row will have an error; those of the `clean` models on clean images are there."""
+        if quantity.attack == "clean":
+            return quantity.target == quantity.source and quantity.target in clean
+        every = self.measurements.values()
+        own = any(quantity.attack in each.makes for each in every)  # of no attack of the config
+        return own or any(True for each in every for _ in rows_of(each, quantity, self.scope))
+
     def check_quantity(self, quantity: Quantity, drawn: Collection[str], where: str) -> None:
-        """The same of one quantity; in the columns `drawn` a figure has all that there is."""
+        """Check one quantity as `check` does; in the columns `drawn` a figure has all that there is."""
         said = {**dict(quantity.conditions), **dict.fromkeys(drawn, ANY)}
         every = [
             (label, further)
@@ -50,6 +72,11 @@ class Expected:
         if every and not found:
             wrong = unknown_values([further for _, further in every], said)
             raise ConfigError(f"{where} asks about {quantity.text} at {wrong}")
+
+
+def single_of(statement: Table | Claim | Figure | Objective) -> list[Quantity]:
+    """Return the quantities of one source and one attack each that a statement is about, each once."""
+    return list(dict.fromkeys(one for asked in statement.quantities for one in asked.single))
 
 
 def rows_of(measurement: Measurement, quantity: Quantity, scope: Scope) -> Iterator[Further]:
