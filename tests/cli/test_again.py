@@ -78,6 +78,18 @@ def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
     pd.testing.assert_frame_equal(results(stopped), results(tmp_path / "straight" / "run"), check_exact=True)
 
 
+def test_a_look_at_what_a_stopped_run_has_leaves_it_as_it_is(main: Main, done: Path, tmp_path: Path) -> None:
+    said = {**json.loads((done / "run.json").read_text()), "status": "interrupted"}
+    said["process"] = {**this_process(), "host": "node-7"}
+    (done / "run.json").write_text(json.dumps(said))
+    assert main(f"again={done}", "missing=skip").code == 0
+    assert json.loads((done / "run.json").read_text()) == said
+    (done / "run.json").write_text(json.dumps({**said, "status": "running"}))
+    ended = main(f"again={done}")
+    assert ended.code == 0 and "again: its process is on node-7: if it still runs there, stop it" in ended.err
+    assert json.loads((done / "run.json").read_text())["status"] == "done"
+
+
 def test_a_job_of_a_sweep(main: Main, tmp_path: Path) -> None:
     """The one that did not finish goes on where it lies."""
     assert main("-m", *tiny_line("seed=0,1")).code == 0

@@ -462,6 +462,50 @@ def test_parts_train_side_by_side_when_their_paper_says_so(main: Callable[..., E
     assert ended.code == 0 and "training A_adv" in ended.err and "in the store" not in ended.err, ended.err
 
 
+def own_papers(folder: Path, **texts: str) -> str:
+    """Write files of papers; the word that names their folder."""
+    (folder / "conf" / "paper").mkdir(parents=True)
+    for name, text in texts.items():
+        (folder / "conf" / "paper" / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+    return f"hydra.searchpath=[file://{folder / 'conf'}]"
+
+
+def test_a_file_of_parts_says_how_all_of_them_are_run(main: Callable[..., Ended], tmp_path: Path) -> None:
+    """Here that nothing is trained; the user's own word comes before it."""
+    said = "experiment: own/all\nmissing: skip\nparts: [one, two]"
+    folder = own_papers(tmp_path, all=said, one="experiment: own/one", two="experiment: own/two")
+    ended = main("paper=all", folder, *tiny_line())
+    assert ended.code == 0 and "training" not in ended.err, ended.err
+    assert not list(tmp_path.rglob("model.safetensors"))
+    assert main("paper=all", folder, *tiny_line("missing=measure")).code == 0
+    assert len(list(tmp_path.rglob("model.safetensors"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("whole", "second", "told"),
+    [
+        ("suite: {fgsm: null}", "experiment: own/two", "suite is set beside parts, which have their own"),
+        ("", "experiment: own/two\nseed: 7", "part two has seed=7: that is the run's, for all parts"),
+        ("", "experiment: own/two\nseeds: 2", "part two has seeds=2: that is the run's, for all parts"),
+        ("", "experiment: own/one", "parts: experiment is own/one in one and own/one in another: each needs its own"),
+        ("", "experiment: [", "part two: "),
+    ],
+)
+def test_what_a_file_of_parts_or_a_part_cannot_say_is_refused(
+    main: Callable[..., Ended], tmp_path: Path, whole: str, second: str, told: str
+) -> None:
+    said = f"experiment: own/all\nparts: [one, two]\n{whole}"
+    ended = main("paper=all", own_papers(tmp_path, all=said, one="experiment: own/one", two=second), *tiny_line())
+    (line,) = ended.err.splitlines()
+    assert ended.code == 2 and line.startswith(f"error: {told}"), line
+
+
+def test_a_training_that_several_seeds_share_is_told(main: Callable[..., Ended]) -> None:
+    ended = main(*tiny_line("seeds=2", "models.target.seed=3"))
+    assert ended.code == 0
+    assert "model target is one training in 2 seeds (its seed is 3 in each): means are not over trainings" in ended.err
+
+
 def test_several_seeds_in_a_sweep(main: Callable[..., Ended], tmp_path: Path) -> None:
     assert main("-m", *tiny_line("seeds=2", "trainer.epochs=1,2")).code == 0
     found = [rows_of(path.parent) for path in sorted((tmp_path / "outputs").rglob("results.csv"))]

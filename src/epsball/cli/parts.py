@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -131,5 +132,5 @@ def as_value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(as_value, value))}]"
     if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return QuotedString(text=value, quote=Quote.single).with_quotes()
     return json.dumps(value)
