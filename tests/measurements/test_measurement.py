@@ -290,10 +290,10 @@ def test_rows_of_a_cell_differ_in_the_columns_that_it_names(name: str, measured:
         measurement = replace(measurement, bins=Bins(0, 4, 3, False))
     rows = measured(measurement, setup)["results"]
     cells = {(row["target"], row["source"], row["attack"]) for row in rows}
-    seen = set()
+    seen, error_cells = set(), list(measurement.error_cells(setup))
     for metric, (target, source, attack) in product(METRICS.values(), cells):
         quantity = Quantity(metric.name, target, (source,), (attack,))
-        further = list(rows_of(measurement, quantity, setup))
+        further = list(rows_of(measurement, quantity, error_cells))
         own = [row for row in rows if quantity.is_about(row) and not isnan(metric.value_in(row))]
         if not further or not own:  # an attack of its own makes, and a metric that a model may lack
             continue

@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from epsball.build import ConfigError, listed
 from epsball.experiment.grid import as_text
 from epsball.experiment.statements import Statements
-from epsball.measurements.measurement import Further, Measurement, Scope
+from epsball.measurements.measurement import Cell, Further, Measurement, Scope
 from epsball.paper.claims import Claim
 from epsball.paper.expressions import ANY, Quantity, is_equal
 from epsball.paper.figures import Figure
@@ -25,6 +26,11 @@ class Expected:
     scope: Scope
     measurements: Mapping[str, Measurement]
     """by the name that their rows carry"""
+
+    @cached_property
+    def cells(self) -> dict[str, list[Cell]]:
+        """Return the cells with an error that each measurement will have."""
+        return {label: list(each.error_cells(self.scope)) for label, each in self.measurements.items()}
 
     def check(self, statements: Statements) -> None:
         """ConfigError where a table, a claim, the objective or a point of a figure is about several rows of a seed, or
@@ -51,7 +57,7 @@ class Expected:
             return quantity.target == quantity.source and quantity.target in clean
         every = self.measurements.values()
         own = any(quantity.attack in each.makes for each in every)  # of no attack of the config
-        return own or any(True for each in every for _ in rows_of(each, quantity, self.scope))
+        return own or any(is_of(cell, quantity) for cells in self.cells.values() for cell in cells)
 
     def check_quantity(self, quantity: Quantity, drawn: Collection[str], where: str) -> None:
         """Check one quantity as `check` does; in the columns `drawn` a figure has all that there is."""
@@ -60,7 +66,7 @@ class Expected:
             (label, further)
             for label, measurement in self.measurements.items()
             if is_equal(label, said.get("measurement", ANY))
-            for further in rows_of(measurement, quantity, self.scope)
+            for further in rows_of(measurement, quantity, self.cells[label])
         ]
         found = [(label, further) for label, further in every if fits(further, said)]
         labels = list(dict.fromkeys(label for label, _ in found))
@@ -79,18 +85,23 @@ def single_of(statement: Table | Claim | Figure | Objective) -> list[Quantity]:
     return list(dict.fromkeys(one for asked in statement.quantities for one in asked.single))
 
 
-def rows_of(measurement: Measurement, quantity: Quantity, scope: Scope) -> Iterator[Further]:
-    """Yield the further columns of the rows that a measurement will have of a quantity's metric and cell."""
+def rows_of(measurement: Measurement, quantity: Quantity, cells: Sequence[Cell]) -> Iterator[Further]:
+    """Yield the further columns of the rows that a measurement, of which these `cells` have an error, will have of a
+    quantity's metric and cell."""
     metric = METRICS[quantity.metric]
     bins = dict.fromkeys(BINS) if metric.binned else {}
     further = [{**own, **bins} for own in measurement.further(metric.name, quantity.target == quantity.source)]
     if metric.name not in ERROR_METRICS:
         yield from further if metric.name in measurement.metrics else ()
     elif quantity.attack != "clean":
-        key = (quantity.source, quantity.target, quantity.attack)
-        for cell in measurement.error_cells(scope):
-            if cell[:3] == key:
+        for cell in cells:
+            if is_of(cell, quantity):
                 yield from ({"eps": (cell.eps,), **own} for own in further)
+
+
+def is_of(cell: Cell, quantity: Quantity) -> bool:
+    """Whether a quantity asks about a cell, at this or another eps."""
+    return cell[:3] == (quantity.source, quantity.target, quantity.attack)
 
 
 def fits(further: Further, said: Mapping[str, float | str]) -> bool:
