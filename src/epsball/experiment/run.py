@@ -313,8 +313,8 @@ def write_pages(record: Record, sections: list[Section]) -> list[Path]:
 
 
 def write_judged(judged: Judged, folder: Path) -> list[Path]:
-    """Write `claims.csv`, `comparison.csv` and `figures.csv`, each where it has something to say; else none is left of an
-    earlier run that goes on here."""
+    """Write `claims.csv`, `comparison.csv` and `figures.csv`, each where it has something to say; else none is left of
+    an earlier run that goes on here."""
     names = {"claims.csv": judged.claims, "comparison.csv": judged.compared, "figures.csv": judged.points}
     files = {folder / name: frame for name, frame in names.items()}
     for path, frame in files.items():
