@@ -14,6 +14,7 @@ from epsball.attacks import NamedAttack
 from epsball.attacks.noise import NoiseAttack
 from epsball.measurements.gradient_pictures import GradientPictures
 from epsball.measurements.measurement import Measurement, Rows, Setup
+from epsball.measurements.violations import Violation
 
 Measure = Callable[[Measurement, Setup], Rows]
 
@@ -60,6 +61,12 @@ def test_random_attacks_draw_as_their_attack_and_source_say(tmp_path: Path) -> N
             own = [row["perturbed"] for row in pictures if (row["attack"], row["model"]) == (named.name, source)]
             drawn = named.attack(setup.models[source], x, y, setup.generator(named, source))
             np.testing.assert_array_equal(np.stack(own), drawn)
+
+
+def test_an_attack_that_leaves_the_ball_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NoiseAttack, "__call__", lambda _attack, _model, x, *_: 1 - x)
+    with pytest.raises(Violation, match=r"noise eps 0\.1 on A: eps is 0\.100000, an example lies"):
+        GradientPictures(images=1).measure(make_setup(tmp_path, NamedAttack("noise", NoiseAttack(0.1, "sign"))))
 
 
 def test_they_become_a_png_for_each_attack_and_eps(measured: Measure, tmp_path: Path) -> None:

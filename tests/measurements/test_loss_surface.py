@@ -18,6 +18,7 @@ from epsball.attacks.noise import NoiseAttack
 from epsball.data.images import Split
 from epsball.measurements.loss_surface import LossSurface, find_transferring, losses_on_grid
 from epsball.measurements.measurement import Measurement, Rows, Setup
+from epsball.measurements.violations import Violation
 from epsball.runtime.progress import Stop
 
 Measure = Callable[[Measurement, Setup], Rows]
@@ -33,7 +34,7 @@ def chosen(test: Split, source: str = "B", target: str = "A") -> list[int]:
 
 def transferring(setup: Setup, most: int) -> list[int]:
     own = (setup.models["B"], setup.models["A"], FGSM, setup.test, setup.batch_size, seeded(), setup.stop, most)
-    found: list[int] = find_transferring(*own).tolist()
+    found: list[int] = find_transferring(*own, "fgsm").tolist()
     return found
 
 
@@ -67,6 +68,12 @@ def test_a_random_attack_draws_as_its_settings_and_source_say(tmp_path: Path) ->
     points = [row["point"] for row in replace(SURFACE, averaged=100).measure(setup)["surface"]]
     drawn = [f"image {i} (a {int(y[i])})" for i in places[: SURFACE.points]]
     assert list(dict.fromkeys(points)) == [*drawn, f"mean of {len(places)}"]
+
+
+def test_an_attack_that_leaves_the_ball_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NoiseAttack, "__call__", lambda _attack, _model, x, *_: 1 - x)
+    with pytest.raises(Violation, match=r"noise eps 0\.1 on B: eps is 0\.100000, an example lies"):
+        SURFACE.measure(make_setup(tmp_path, NamedAttack("noise", NoiseAttack(0.1, "sign"))))
 
 
 # ---- losses

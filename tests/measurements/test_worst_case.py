@@ -1,21 +1,22 @@
 """Error rates that stop early: the same rates as running every restart on every image, for less."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from linear import CountingModel, Function, NoFloat64, batch_sizes, linear, seeded
 from squares import CLASSES, EPS, FGSM, cells, errors, example, make_setup, whole
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
-from epsball.attacks.gradient import GradientAttack
+from epsball.attacks.gradient import AttackState, GradientAttack
 from epsball.attacks.noise import NoiseAttack
 from epsball.data.images import Split
 from epsball.measurements.measurement import Measurement, Rows, Setup
+from epsball.measurements.violations import Reach, Violation
 from epsball.measurements.worst_case import Search, WorstCase, doublings, find_fooled, packed, worst_case_rates
 from epsball.models.predictions import find_mistakes
 from epsball.results.paired import packed_bits
@@ -60,6 +61,10 @@ def fooled_by(
     named = attacks if isinstance(attacks, Mapping) else {"one": attacks}
     generators = {name: seeded(seed) for name in named}
     return find_fooled(model, named, test, batch_size, generators, Stop(), "worst case")[0]
+
+
+def reach_of(attack: Attack) -> Reach:
+    return Reach("worst case", attack.eps)
 
 
 def clean_errors(model: nn.Module, test: Split) -> Tensor:
@@ -201,7 +206,7 @@ def test_batches_of_one_size_fool_the_same_images(label: str, momentum: float) -
     fooled, expected = clean_errors(model, test), fooled_by(attack, model, test)
     seen = batch_sizes(model)
     with Progress("worst case", len(test) * attack.restarts) as progress:
-        Search(model, test, 25, True, fooled, Stop(), progress).ascend(attack, seeded(5))
+        Search(model, test, 25, True, fooled, reach_of(attack), Stop(), progress).ascend(attack, seeded(5))
         assert progress.done == progress.total
     assert torch.equal(fooled, expected) and set(seen) == {25}
 
@@ -235,14 +240,69 @@ def test_packing_keeps_the_order_and_every_image() -> None:
     attack, sizes = replace(PGD, momentum=1.0), [3, 0, 5, 1, 5, 0, 2, 1]
     x = torch.rand(sum(sizes), 1, 4, 4, generator=seeded(0))
     places = torch.arange(len(x)).split(sizes)
-    parts = ((index, attack.begin(x[index], x[index], x.new_ones(()), index)) for index in places)
+    parts = ((index, x[index], attack.begin(x[index], x[index], x.new_ones(()), index)) for index in places)
     batches = list(packed(parts, 5))
-    assert [len(index) for index, _ in batches] == [5, 5, 5, 2]
-    assert torch.cat([index for index, _ in batches]).tolist() == list(range(len(x)))
-    for index, state in batches:
-        assert torch.equal(state.x_adv, x[index]) and torch.equal(state.high, (x[index] + PGD.eps).clamp(max=1))
+    assert [len(index) for index, _, _ in batches] == [5, 5, 5, 2]
+    assert torch.cat([index for index, _, _ in batches]).tolist() == list(range(len(x)))
+    for index, images, state in batches:
+        assert torch.equal(images, x[index]) and torch.equal(state.x_adv, x[index])
+        assert torch.equal(state.high, (x[index] + PGD.eps).clamp(max=1))
         assert state.label is not None and torch.equal(state.label, index) and state.velocity.dim() == 0
     assert list(packed(iter([]), 5)) == []
+
+
+# ---- attacks that break their promise
+
+
+@dataclass(frozen=True)
+class Push:
+    """An attack that makes every pixel so much brighter, whatever its eps."""
+
+    eps: float
+    by: float
+    deterministic: bool = True
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        generator: Generator | None = None,
+        shrink: Tensor | None = None,
+    ) -> Tensor:
+        return x + self.by
+
+
+@pytest.mark.parametrize("by", [0.11, float("nan")])
+def test_an_attack_that_leaves_its_ball_or_gives_no_numbers_is_refused(by: float) -> None:
+    model, grey = some_net(), Split(torch.full((9, 1, 4, 4), 128, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64))
+    fooled_by(Push(0.1, 0.1), model, grey)
+    with pytest.raises(Violation, match=r"^one, worst case: eps is 0\.100000, an example lies (0\.11|nan)"):
+        fooled_by(Push(0.1, by), model, grey)
+
+
+def test_an_iterate_outside_the_ball_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_far(attack: GradientAttack, x: Tensor, *rest: Tensor) -> AttackState:
+        return begin(replace(attack, eps=0.3), x, *rest)
+
+    test, model = some_images()
+    begin = GradientAttack.begin
+    monkeypatch.setattr(GradientAttack, "begin", too_far)
+    with pytest.raises(Violation, match=r"one, worst case: eps is 0\.100000, an example lies 0\."):
+        fooled_by(replace(PGD, eps=0.1, momentum=1.0), model, test, 7)
+
+
+def test_a_gradient_that_is_no_number_fools_nobody() -> None:
+    """The argmax of logits that are no numbers is 0: nearly all labels would count as fooled."""
+
+    def two_logits(x: Tensor) -> Tensor:
+        u = x.flatten(1)[:, 0]
+        value = torch.where(u >= 0, u, (u - 2).sqrt())  # the gradient of the branch not taken is 0 times NaN
+        return torch.stack([torch.zeros_like(u), value + 1], 1)
+
+    test = Split(torch.full((3, 1, 1, 1), 128, dtype=torch.uint8), torch.ones(3, dtype=torch.int64))
+    with pytest.raises(Violation):
+        fooled_by(replace(PGD, step="linf"), Function(two_logits), test)  # the sign of NaN is 0
 
 
 # ---- momentum, on a valley that only momentum crosses
@@ -286,7 +346,7 @@ def test_momentum_outlives_looks_packing_and_images_that_drop_out(batch_size: in
     assert any(expected) and not all(expected) and sum(without) < sum(expected) - 5
     fooled = clean_errors(Function(two_logits), test)
     with Progress("worst case", len(test)) as progress:
-        search = Search(Function(two_logits), test, batch_size, one_size, fooled, Stop(), progress)
+        search = Search(Function(two_logits), test, batch_size, one_size, fooled, reach_of(CLIMB), Stop(), progress)
         search.ascend(CLIMB, seeded())
     assert fooled.tolist() == expected
 
@@ -302,7 +362,7 @@ def test_packing_takes_each_images_momentum_along() -> None:
     velocity = torch.cat([state.velocity for state in states])
     assert len(velocity) == len(x) and velocity.abs().flatten(1).sum(1).min() > 0
     parts = zip(torch.arange(len(x)).split(sizes), states, strict=True)
-    for index, state in packed(((index, state) for index, state in parts), 4):
+    for index, _, state in packed(((index, x[index], state) for index, state in parts), 4):
         assert torch.equal(state.velocity, velocity[index])
 
 

@@ -15,6 +15,7 @@ from epsball.attacks.losses import input_gradient
 from epsball.build import require
 from epsball.data.images import Images, in_batches
 from epsball.measurements.measurement import Measurement, Rows, Scope, Setup, one_seed
+from epsball.measurements.violations import Reach
 from epsball.output.pages import Section
 from epsball.output.plot import DPI, WARNING, save
 from epsball.results.rows import as_dicts, eps_label
@@ -55,11 +56,13 @@ class GradientPictures(Measurement):
             for source in setup.sources:
                 setup.stop.check()
                 generator = setup.generator(named, source)
+                reach = Reach(f"{named.name} eps {named.attack.eps:g} on {source}", named.attack.eps)
                 drawn = [
                     picture
                     for some, labels in in_batches(setup.batch_size, x, y)
-                    for picture in picture_gradients(setup.models[source], named.attack, some, labels, generator)
+                    for picture in picture_gradients(setup.models[source], named.attack, some, labels, generator, reach)
                 ]
+                reach.checked()
                 key = {"model": source, "attack": named.name, "eps": named.attack.eps}
                 places = zip(index.tolist(), y.tolist(), drawn, strict=True)
                 found += [{**key, "image": i, "label": label, **picture} for i, label, picture in places]
@@ -87,10 +90,12 @@ def first_of_each_class(test: Images, number: int) -> tuple[Tensor, Tensor, Tens
 
 
 def picture_gradients(
-    model: nn.Module, attack: Attack, x: Tensor, y: Tensor, generator: Generator
+    model: nn.Module, attack: Attack, x: Tensor, y: Tensor, generator: Generator, reach: Reach
 ) -> list[dict[str, Any]]:
-    """Return images, signed gradients and examples, as arrays (C, H, W), and what the model takes them for."""
+    """Return images, signed gradients and examples, as arrays (C, H, W), and what the model takes them for; `reach` is
+    told how far the examples lie from the images."""
     x_adv, sign = attack(model, x, y, generator), input_gradient(model, x, y).sign()
+    reach.add(x_adv, x)
     with torch.no_grad():
         predicted, predicted_adv = model(x).argmax(1), model(x_adv).argmax(1)
     return [

@@ -17,6 +17,7 @@ from epsball.attacks.losses import input_gradient
 from epsball.build import require
 from epsball.data.images import Images, in_batches
 from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup, one_seed
+from epsball.measurements.violations import Reach
 from epsball.models.predictions import mistakes
 from epsball.output.pages import Section
 from epsball.output.plot import WARNING, save
@@ -107,6 +108,7 @@ class LossSurface(Measurement):
             setup.generator(named, self.other),
             setup.stop,
             self.averaged,
+            f"{named.name} eps {named.attack.eps:g} on {self.other}",
         )
         if len(index) == 0:
             message = "no example of %s crafted on %s fools %s: there is no surface"
@@ -186,17 +188,22 @@ def find_transferring(
     generator: Generator,
     stop: Stop,
     most: int,
+    title: str,
 ) -> Tensor:
     """Return the places of the first test images, `most` at most, that the target gets right and whose example crafted
-    on the source fools it."""
+    on the source fools it. Raises Violation when an example is outside the pixel range or the eps-ball."""
     found: list[Tensor] = []
+    reach = Reach(title, attack.eps)
     for number, (x, y) in enumerate(test.batches(batch_size)):
         stop.check()
         right = ~mistakes(target, x, y)[0]
-        fooled = mistakes(target, attack(source, x, y, generator), y)[0]
+        x_adv = attack(source, x, y, generator)
+        reach.add(x_adv, x)
+        fooled = mistakes(target, x_adv, y)[0]
         found.append((right & fooled).nonzero().flatten() + number * batch_size)
         if sum(map(len, found)) >= most:
             break
+    reach.checked()
     return torch.cat(found)[:most]
 
 

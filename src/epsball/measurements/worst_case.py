@@ -15,6 +15,7 @@ from epsball.attacks.gradient import AttackState, GradientAttack
 from epsball.build import require
 from epsball.data.images import Images
 from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, Workload
+from epsball.measurements.violations import Reach
 from epsball.models.predictions import Mistakes, mistakes, rate
 from epsball.output.console import console_matrix
 from epsball.output.matrix import matrix_sections
@@ -27,7 +28,8 @@ from epsball.runtime.progress import Progress, Stop
 if TYPE_CHECKING:
     import pandas as pd
 
-Attacked = tuple[Tensor, AttackState]  # (N,) places in the test set, and how far the attack on these images has come
+Attacked = tuple[Tensor, Tensor, AttackState]
+"""(N,) places in the test set, the images there, and how far the attack on them has come"""
 
 
 @dataclass(frozen=True)
@@ -114,37 +116,43 @@ def find_fooled(
 
     The iterates of a gradient attack are looked at after 1, 2, 4, 8, ... steps and the last. An attack's generator
     gives the labels of all images in order, then for each restart the starts of all images in order, `batch_size` at a
-    time: no image's random numbers depend on which others are fooled.
+    time: no image's random numbers depend on which others are fooled. Raises Violation when an example that it
+    looks at is outside the pixel range or further than the attack's eps from its image.
     """
     began = seconds_at(test.device)
     fooled = torch.cat([mistakes(model, x, y)[0] for x, y in test.batches(batch_size)])
     passes = sum(attack.restarts if isinstance(attack, GradientAttack) else 1 for attack in attacks.values())
     with Progress(title, len(test) * passes) as progress:
-        search = Search(model, test, batch_size, test.device.type == "cuda", fooled, stop, progress)
         for name, attack in attacks.items():
+            reach = Reach(f"{name}, {title}", attack.eps)
+            search = Search(model, test, batch_size, test.device.type == "cuda", fooled, reach, stop, progress)
             if isinstance(attack, GradientAttack):
                 search.ascend(replace(attack, keep="last"), generators[name])
             else:
                 search.craft(attack, generators[name])
+            reach.checked()
     return fooled, seconds_at(test.device) - began
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search for images that an attack fools; it marks them in `fooled`."""
+    """A search for images that one attack fools; it marks them in `fooled`."""
 
     model: nn.Module
     test: Images
     batch_size: int
     one_size: bool  # whether every batch has this size: CUDA tunes and captures kernels anew for each
     fooled: Tensor  # (N,) booleans
+    reach: Reach  # of all examples that were looked at
     stop: Stop
     progress: Progress  # counts every image once per pass over the test set
 
     def craft(self, attack: Attack, generator: Generator) -> None:
         """Mark the images whose one example fools the model."""
         for index, x, y in self.batches():
-            self.fooled[index] |= mistakes(self.model, attack(self.model, x, y, generator), y)[0]
+            x_adv = attack(self.model, x, y, generator)
+            self.reach.add(x_adv, x)
+            self.fooled[index] |= mistakes(self.model, x_adv, y)[0]
 
     def ascend(self, attack: GradientAttack, generator: Generator) -> None:
         """Mark the images of which any restart has an iterate that fools the model."""
@@ -165,21 +173,22 @@ class Search:
             start = attack.draw_start(x, x.new_ones(()), generator)
             left = (~self.fooled[index]).nonzero().squeeze(1)
             label = None if labels is None else labels[index][left]
-            yield index[left], attack.begin(x[left], start[left], x.new_ones(()), label)
+            yield index[left], x[left], attack.begin(x[left], start[left], x.new_ones(()), label)
 
     def advance(self, attack: GradientAttack, batches: Iterator[Attacked], steps: int) -> Iterator[Attacked]:
         """Take `steps` steps on each batch, mark the images that fool the model now, hand on the others."""
-        for index, state in batches:
+        for index, x, state in batches:
             self.stop.check()
             rows = torch.arange(len(index), device=index.device)
             if self.one_size:  # filled up with its own images, whose copies are dropped below
                 rows = torch.arange(self.batch_size, device=index.device) % len(index)
                 state = state.only(rows)
             attack.advance_captured(self.model, state, steps)
+            self.reach.add(state.x_adv[: len(index)], x)
             wrong = mistakes(self.model, state.x_adv, self.test.y[index[rows]])[0][: len(index)]
             self.fooled[index] |= wrong
             left = (~wrong).nonzero().squeeze(1)
-            yield index[left], state.only(left)
+            yield index[left], x[left], state.only(left)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield all test images in order: places, images, labels."""
@@ -197,15 +206,16 @@ def packed(parts: Iterator[Attacked], size: int) -> Iterator[Attacked]:
     for part in parts:
         waiting, number = [*waiting, part], number + len(part[0])
         if number >= size:
-            index, state = joined(waiting)
-            yield index[:size], state.only(slice(size))
-            waiting, number = [(index[size:], state.only(slice(size, None)))], number - size
+            index, x, state = joined(waiting)
+            yield index[:size], x[:size], state.only(slice(size))
+            waiting, number = [(index[size:], x[size:], state.only(slice(size, None)))], number - size
     if number:
         yield joined(waiting)
 
 
 def joined(parts: list[Attacked]) -> Attacked:
-    return torch.cat([index for index, _ in parts]), AttackState.joined([state for _, state in parts])
+    index, x, states = zip(*parts, strict=True)
+    return torch.cat(index), torch.cat(x), AttackState.joined(states)
 
 
 def doublings(steps: int) -> list[int]:
