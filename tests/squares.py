@@ -13,6 +13,7 @@ from epsball.attacks import NamedAttack
 from epsball.attacks.gradient import GradientAttack
 from epsball.data.images import Split
 from epsball.measurements.measurement import Row, Rows, Setup
+from epsball.models.wrappers import Ensemble
 from epsball.results.given import GivenRows
 from epsball.runtime.progress import Stop
 from epsball.runtime.store import Store
@@ -53,6 +54,7 @@ def make_setup(folder: Path, *attacks: NamedAttack, **changes: Any) -> Setup:
         **{"dataset": "squares", "models": models, "keys": {name: name[0].lower() * 12 for name in models}},
         **{"sources": list(models), "targets": list(models), "attacks": list(attacks) or [NamedAttack("fgsm", FGSM)]},
         **{"differentiable": [name for name, model in models.items() if getattr(model, "differentiable", True)]},
+        **{"ensembles": [name for name, model in models.items() if isinstance(model, Ensemble)]},
         **{"asked": [], "test": images(), "test_checksum": "50 squares", "batch_size": BATCH, "tf32": False},
         **{"cuda_graphs": False, "seed": 0, "store": Store(folder, lambda: None), "reuse": True},
         **{"given": GivenRows(), "skips": False, "stop": Stop(), "clean": {}, "grid_values": {}},

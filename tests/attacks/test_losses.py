@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from linear import linear, seeded, softmax_gradient
+from torch import nn
 
 from epsball.attacks.losses import (
     Heads,
@@ -15,6 +16,7 @@ from epsball.attacks.losses import (
     log_odds,
     margin,
 )
+from epsball.models.wrappers import Ensemble, Rule
 
 
 def test_margin_and_entropy_by_hand() -> None:
@@ -105,3 +107,25 @@ def test_the_input_gradient_is_each_images_own() -> None:
     found = input_gradient(linear(weight), x, y)
     torch.testing.assert_close(found, softmax_gradient(weight, x, y))
     assert not found.requires_grad and not x.requires_grad
+
+
+def test_a_single_models_gradient_is_bit_for_bit_that_of_its_cross_entropy() -> None:
+    torch.manual_seed(0)
+    model, y = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ELU(), nn.Linear(32, 10)), torch.arange(20) % 10
+    x = torch.rand(20, 1, 8, 8).requires_grad_()
+    (expected,) = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)
+    assert torch.equal(input_gradient(model, x, y), expected)
+
+
+@pytest.mark.parametrize("rule", ["mean_probability", "mean_logit", "vote"])
+def test_an_ensembles_gradient_is_of_its_members_mean_loss(rule: Rule) -> None:
+    """Whatever its rule; the second member, sure of its label, would decide the mean logit's sign."""
+    weights = [torch.tensor([[0.0] * 4, [2, -1, 1, 1]]), torch.tensor([[0.0] * 4, [-90, 3, -3, -3]])]
+    x, y = torch.full((3, 1, 1, 4), 0.2), torch.zeros(3, dtype=torch.int64)
+    model = Ensemble([linear(weight) for weight in weights], rule).eval()
+    found = input_gradient(model, x, y)
+    expected = torch.stack([softmax_gradient(weight, x, y) for weight in weights]).mean(0)
+    assert torch.allclose(found, expected) and not found.requires_grad
+    assert found.flatten(1).sign().tolist() == [[1, -1, 1, 1]] * 3
+    along = input_gradient(model, x, y, of="log_cross_entropy")
+    assert F.cosine_similarity(along.flatten(1), found.flatten(1)).tolist() == pytest.approx([1] * 3)

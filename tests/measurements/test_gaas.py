@@ -8,18 +8,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
 from linear import Curve, NoFloat64, batch_sizes, linear, seeded, softmax_gradient, two_class
 from squares import CLASSES, EPS, PIXELS, WEIGHTS, errors, frames, make_setup, whole
 from torch import Tensor, nn
 
+from epsball.attacks.losses import GradientsOf
 from epsball.build import ConfigError, construct
 from epsball.data.images import Split
 from epsball.experiment.prepare import prepare_experiment
-from epsball.measurements.gaas import Gaas, GradientsOf, Subspace, aligned, count_adversarial, gaas_row, loss_gradient
+from epsball.measurements.gaas import Gaas, Subspace, aligned, count_adversarial, gaas_row
 from epsball.measurements.hadamard import regular_hadamard
 from epsball.measurements.measurement import Measurement, Row, Rows, Setup
-from epsball.models.wrappers import Ensemble, Rule
 from epsball.paper.claims import Claim, judge_claim
 from epsball.paper.figures import Figure
 from epsball.paper.points import figure_points
@@ -152,20 +151,6 @@ def test_examples_stay_in_the_image_box() -> None:
 
 def test_an_image_without_a_gradient_has_no_adversarial_direction() -> None:
     assert counted(linear(torch.zeros(2, 4)), grey(2, 4), [1.0], [1, 4]) == {(1.0, 1): [0, 0], (1.0, 4): [0, 0]}
-
-
-@pytest.mark.parametrize("rule", ["mean_probability", "mean_logit", "vote"])
-def test_an_ensembles_gradient_is_of_its_members_mean_loss(rule: Rule) -> None:
-    """Whatever its rule; the second member, sure of its label, would decide the mean logit's sign."""
-    weights = [torch.tensor([[0.0] * 4, [2, -1, 1, 1]]), torch.tensor([[0.0] * 4, [-90, 3, -3, -3]])]
-    x, y = whole(grey(3, 4))
-    model = Ensemble([linear(weight) for weight in weights], rule).eval()
-    found = loss_gradient(model, x, y, "cross_entropy")
-    expected = torch.stack([softmax_gradient(weight, x, y) for weight in weights]).mean(0)
-    assert torch.allclose(found, expected) and not found.requires_grad
-    assert found.flatten(1).sign().tolist() == [[1, -1, 1, 1]] * 3
-    along = loss_gradient(model, x, y, "log_cross_entropy")
-    assert F.cosine_similarity(along.flatten(1), found.flatten(1)).tolist() == pytest.approx([1] * 3)
 
 
 @pytest.mark.parametrize("scale", [1, 300])

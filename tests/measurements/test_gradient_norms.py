@@ -14,6 +14,7 @@ from epsball.attacks.losses import input_gradient
 from epsball.data.images import Split
 from epsball.measurements.gradient_norms import GradientNorms, gradient_norms, gradient_rows, lengths
 from epsball.measurements.measurement import Measurement, Rows, Setup
+from epsball.models.wrappers import Ensemble
 from epsball.results.distributions import Bins
 from epsball.runtime.progress import Interrupted, Stop
 
@@ -99,6 +100,20 @@ def test_a_gradient_that_is_zero_is_counted(tmp_path: Path) -> None:
     setup = make_setup(tmp_path, models={"A": linear(torch.zeros(CLASSES, PIXELS))})
     (row,) = NORMS.measure(setup)["results"]
     assert (row["gradient_l2_mean"], row["gradient_l2_sd"], row["gradient_zero_share"]) == (0, 0, 1)
+
+
+def test_an_ensembles_gradient_is_that_which_attacks_follow_and_rows_of_another_do_not_count(tmp_path: Path) -> None:
+    """Votes have no gradient; what an earlier version kept of an ensemble is of the loss of its votes."""
+    models = {"A": linear(WEIGHTS["A"]), "E": Ensemble([linear(weight) for weight in WEIGHTS.values()], "vote")}
+    setup = make_setup(tmp_path, models=models)
+    for name in models:
+        setup.keep("gradients", name, name, [{"n": 50, "gradient_l2_mean": -1.0}])
+    assert NORMS.unfinished(setup) == ["E"]
+    old, new = NORMS.measure(setup)["results"]
+    x, y = whole(setup.test)
+    mean = torch.stack([softmax_gradient(weight, x, y) for weight in WEIGHTS.values()]).mean(0)
+    assert old["gradient_l2_mean"] == -1
+    assert new["gradient_l2_mean"] == pytest.approx(float(mean.flatten(1).norm(dim=1).mean()), rel=1e-4)
 
 
 class Brightness(nn.Module):

@@ -177,6 +177,15 @@ def test_an_iterate_outside_the_ball_is_refused(tmp_path: Path, monkeypatch: pyt
         rows_of(PATHS, setup_of(tmp_path))
 
 
+def test_maxima_of_an_ensemble_are_kept_apart_from_those_beside_the_gradient_of_its_common_loss(tmp_path: Path) -> None:
+    setup = setup_of(tmp_path)
+    ((named, source), *_) = PATHS.tasks(setup)
+    single, other, own = (
+        PATHS.parts(replace(setup, ensembles=names), named, source) for names in ([], ["B"], [source])
+    )
+    assert single == other and single[:-1] == own[:-1] and single[-1] != own[-1]
+
+
 # ---- losses along the way
 
 

@@ -76,6 +76,13 @@ def test_an_attack_that_leaves_the_ball_is_refused(tmp_path: Path, monkeypatch: 
         SURFACE.measure(make_setup(tmp_path, NamedAttack("noise", NoiseAttack(0.1, "sign"))))
 
 
+@pytest.mark.parametrize("part", ["mean", "drawn"])
+def test_gradients_of_an_ensemble_are_another_surface(part: Any, tmp_path: Path) -> None:
+    """Of its members' mean loss, as earlier rows are not; those of single models count on."""
+    found = [SURFACE.what(make_setup(tmp_path, ensembles=names), part) for names in ([], ["C"], ["A"], ["B"])]
+    assert found[0] == found[1] != found[2] == found[3]
+
+
 # ---- losses
 
 

@@ -2,11 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epsball.models import heads
+
+GradientsOf = Literal["cross_entropy", "log_cross_entropy"]
 Heads = list[tuple[Tensor, float]]
 LINEAR = -30.0  # where log_softplus is its argument: half of e^-30 away
 
@@ -65,7 +69,9 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(1)
 
 
-def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return the gradient of each image's own cross-entropy, in the shape of x."""
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, of: GradientsOf = "cross_entropy") -> Tensor:
+    """Return the gradient of each image's own loss, for an ensemble the mean of its members', in the shape of x."""
     x = x.detach().requires_grad_()
-    return torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)[0]
+    outputs = heads(model, x)
+    own = cross_entropy(outputs, y, label_smoothing=0.0) if of == "cross_entropy" else log_cross_entropy(outputs, y)
+    return torch.autograd.grad(own.sum(), x)[0]

@@ -23,6 +23,7 @@ def set_up(experiment: Experiment, models: TrainedModels) -> Setup:
         sources=experiment.sources,
         targets=experiment.targets,
         differentiable=[name for name, spec in specs.items() if spec.differentiable],
+        ensembles=[name for name, spec in specs.items() if spec.members > 1],
         attacks=experiment.attacks,
         asked=experiment.asked,
         test=models.data(experiment.data, execution.device).test,

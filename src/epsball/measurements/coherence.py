@@ -53,7 +53,7 @@ class Coherence(OfEachImage):
         needs = f"name is coherence, which needs targets of at least two members, unlike {listed(single)}"
         require(not single, f"{needs}: leave these out of targets, or give them arch=ensemble")
 
-    def what(self, setup: Setup) -> object:
+    def what(self, setup: Setup, model: str) -> object:
         bins = None if self.bins is None else asdict(self.bins)
         return {"coherence": len(self.chosen(setup)), "gradients_of": "log_odds", "bins": bins}
 

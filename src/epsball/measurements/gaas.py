@@ -6,19 +6,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epsball.attacks.losses import cross_entropy, log_cross_entropy
+from epsball.attacks.losses import GradientsOf, input_gradient
 from epsball.build import require
 from epsball.data.images import Data, Images
 from epsball.measurements.hadamard import factors, regular_hadamard
 from epsball.measurements.measurement import Further, Measurement, Row, Rows, Scope, Setup
 from epsball.measurements.targets import check_images, differentiable
-from epsball.models import heads
 from epsball.models.predictions import mistakes, rate
 from epsball.output.pages import Section
 from epsball.paper.expressions import naming_field
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GradientsOf = Literal["cross_entropy", "log_cross_entropy"]
 NUMBERS = {"n": "images", "gaas_all": "all adversarial, %", "gaas_share": "adversarial, %"}
 
 
@@ -162,7 +160,7 @@ def count_adversarial(
     counts: dict[Subspace, list[Tensor]] = {subspace: [] for subspace in subspaces}
     with Progress(title, len(test) * sum(subspace.directions for subspace in subspaces)) as progress:
         for x, y in test.batches(batch_size):
-            sign = loss_gradient(model, x, y, gradients_of).sign()
+            sign = input_gradient(model, x, y, of=gradients_of).sign()
             for subspace, found in counts.items():
                 fooled = []
                 for rows in torch.split(matrices[subspace.directions], max(1, batch_size // len(x))):
@@ -172,18 +170,6 @@ def count_adversarial(
                     progress.step(len(x_adv))
                 found.append(torch.cat(fooled).sum(0))
     return {subspace: torch.cat([test.y[:0], *found]).cpu() for subspace, found in counts.items()}  # of no image none
-
-
-def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, gradients_of: GradientsOf) -> Tensor:
-    """Return the gradient of each image's own loss, for an ensemble the mean of its members', in the shape of x."""
-    x = x.detach().requires_grad_()
-    outputs = heads(model, x)
-    losses = (
-        cross_entropy(outputs, y, label_smoothing=0.0)
-        if gradients_of == "cross_entropy"
-        else log_cross_entropy(outputs, y)
-    )
-    return torch.autograd.grad(losses.sum(), x)[0]
 
 
 def aligned(rows: Tensor, sign: Tensor) -> Tensor:

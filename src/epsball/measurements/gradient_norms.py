@@ -38,8 +38,9 @@ class GradientNorms(OfEachTarget):
     bins: Annotated[Bins, Bins] | None = None
     """of a histogram of the norms beside them; None for none"""
 
-    def what(self, setup: Setup) -> object:
-        return "gradients" if self.bins is None else {"gradients": asdict(self.bins)}
+    def what(self, setup: Setup, model: str) -> object:
+        bins, loss = None if self.bins is None else asdict(self.bins), setup.loss_identity(model)
+        return {"gradients": bins, **loss} if bins or loss else "gradients"
 
     def numbers(self, setup: Setup, model: str) -> list[Row]:
         norms = gradient_norms(setup.models[model], setup.test, setup.batch_size, setup.stop)

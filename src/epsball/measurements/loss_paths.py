@@ -163,7 +163,8 @@ class LossPaths(Measurement):
                 columns = self.readings(steps, white_box=target == source)
                 parts += [Part(target, {**about, **one}, one) for one in columns]
         bins = None if self.bins is None else asdict(self.bins)
-        return [*parts, Part(source, {**about, "drawn": self.drawn, "paths": self.paths, "bins": bins}, None)]
+        maxima = {**about, "drawn": self.drawn, "paths": self.paths, "bins": bins, **setup.loss_identity(source)}
+        return [*parts, Part(source, maxima, None)]
 
     def readings(self, steps: int, white_box: bool) -> list[dict[str, Any]]:
         """Return the columns of the errors after some steps: from one start, and from the worst of all for the source

@@ -94,7 +94,8 @@ class LossSurface(Measurement):
         fields = {name: value for name, value in asdict(self).items() if name not in ("model", "other")}
         if part == "mean":
             del fields["points"]
-        return {"surface": part, "attack": setup.attacks[0].identity, **fields}
+        loss = setup.loss_identity(self.model, self.other)
+        return {"surface": part, "attack": setup.attacks[0].identity, **fields, **loss}
 
     def measure_losses(self, setup: Setup) -> tuple[list[Row], list[Row]]:
         """Return the mean losses of both windows, and the losses of the images that are drawn."""

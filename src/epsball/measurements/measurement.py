@@ -59,6 +59,8 @@ class Setup:
     """models that examples are shown to"""
     differentiable: Collection[str]
     """models that gradients lead through"""
+    ensembles: Collection[str]
+    """models of several members"""
     attacks: Sequence[NamedAttack]
     asked: Sequence[Quantity]
     """what the config's tables, claims and figures ask about"""
@@ -114,6 +116,11 @@ class Setup:
                 "tf32": self.tf32,
             }
         )
+
+    def loss_identity(self, *models: str) -> dict[str, str]:
+        """Return what rows about input gradients of these models add to their identity: of an ensemble, which loss is
+        meant. Earlier rows are about the loss of its common prediction, and do not count."""
+        return {"loss": "mean of members"} if any(model in self.ensembles for model in models) else {}
 
     def find(self, what: object, source: str, target: str) -> list[Row] | None:
         """Return the numbers of the rows that were given, or kept by an earlier run; None when there are none."""

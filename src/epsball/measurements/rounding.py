@@ -51,7 +51,7 @@ class Rounding(OfEachImage):
         "certain_rounded_signs": "of the certain",
     }
 
-    def what(self, setup: Setup) -> object:
+    def what(self, setup: Setup, model: str) -> object:
         return {"rounding": len(self.chosen(setup)), "bins": None if self.bins is None else asdict(self.bins)}
 
     def numbers(self, setup: Setup, model: str) -> list[Row]:

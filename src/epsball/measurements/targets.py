@@ -33,8 +33,8 @@ class OfEachTarget(Measurement):
     """the numbers shown, as people call them; a target without the first has none"""
 
     @abstractmethod
-    def what(self, setup: Setup) -> object:
-        """Return what is measured, for the rows' identity."""
+    def what(self, setup: Setup, model: str) -> object:
+        """Return what is measured of a model, for the rows' identity."""
 
     @abstractmethod
     def numbers(self, setup: Setup, model: str) -> list[Row]:
@@ -48,14 +48,14 @@ class OfEachTarget(Measurement):
         return scope.targets
 
     def unfinished(self, setup: Setup) -> Collection[str]:
-        return [name for name in differentiable(setup) if setup.find(self.what(setup), name, name) is None]
+        return [name for name in differentiable(setup) if setup.find(self.what(setup, name), name, name) is None]
 
     def measure(self, setup: Setup) -> Rows:
         return {"results": [row for target in differentiable(setup) for row in self.target_rows(setup, target)]}
 
     def target_rows(self, setup: Setup, model: str) -> list[Row]:
         """Return the rows of one model, measured now or kept by an earlier run."""
-        found = setup.find_or_measure(self.what(setup), model, model, lambda: self.numbers(setup, model))
+        found = setup.find_or_measure(self.what(setup, model), model, model, lambda: self.numbers(setup, model))
         return [setup.row(numbers, model, model, "clean", 0.0) for numbers in found]
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
