@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from linear import NoFloat64, batch_sizes, seeded
-from squares import BATCH, EPS, FGSM, errors, example, frames, losses, make_setup, signs, whole
+from squares import BATCH, EPS, FGSM, assert_same, errors, example, frames, losses, make_setup, signs, whole
 
 from epsball.attacks import NamedAttack
 from epsball.attacks.noise import NoiseAttack
@@ -19,6 +19,7 @@ from epsball.data.images import Split
 from epsball.measurements.loss_surface import LossSurface, find_transferring, losses_on_grid
 from epsball.measurements.measurement import Measurement, Rows, Setup
 from epsball.measurements.violations import Violation
+from epsball.results.given import GivenRows
 from epsball.runtime.progress import Stop
 
 Measure = Callable[[Measurement, Setup], Rows]
@@ -206,6 +207,25 @@ def test_surfaces_of_all_seeds_are_written_and_those_of_one_drawn(measured: Meas
     written = pd.read_csv(tmp_path / "surface.csv")
     assert len(written) == 2 * 2 * 3 * SURFACE.grid**2  # seeds, windows, two images and the mean
     assert SURFACE.say(shown) == "3 loss surfaces\n"
+
+
+def test_other_images_to_draw_are_measured_although_their_mean_is_finished(tmp_path: Path) -> None:
+    setup, more = make_setup(tmp_path), replace(SURFACE, points=3)
+    first = SURFACE.measure(setup)
+    assert more.unfinished(setup) == ("A", "B") and not SURFACE.unfinished(setup)
+    again = more.measure(setup)
+    assert len({row["point"] for row in again["surface"]}) == 4 and not more.unfinished(setup)
+    assert_same(again["results"], first["results"])
+
+
+def test_mean_losses_that_the_user_gives_suffice_without_models(tmp_path: Path) -> None:
+    measured = SURFACE.measure(make_setup(tmp_path / "one"))["results"]
+    given = GivenRows({measured[0]["identity"]: measured})
+    setup = make_setup(tmp_path / "other", given=given)
+    assert not SURFACE.unfinished(setup)
+    found = SURFACE.measure(replace(setup, models={}))
+    assert_same(found["results"], measured)
+    assert found["surface"] == []
 
 
 @pytest.mark.parametrize(

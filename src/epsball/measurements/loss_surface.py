@@ -28,6 +28,9 @@ from epsball.runtime.progress import Stop
 if TYPE_CHECKING:
     import pandas as pd
 
+Part = Literal["mean", "drawn"]
+PARTS: Sequence[Part] = ("mean", "drawn")
+"""what is kept: the mean losses, on which claims rest, and those of single images, which are drawn"""
 LOSS_FLOOR = 1e-4
 LOSS_COLOURS = "viridis"
 WINDOWS = {"whole": "surface", "zoom": "surface_zoom"}
@@ -74,22 +77,27 @@ class LossSurface(Measurement):
         return list(dict.fromkeys((self.model, self.other)))
 
     def unfinished(self, setup: Setup) -> Collection[str]:
-        """Name both models unless the mean losses are finished; single images are kept beside them, if not given."""
-        found = setup.find(self.what(setup, "mean"), self.other, self.model)
-        return () if found is not None else (self.model, self.other)
+        """Name both models unless the mean losses are finished, and with them the single images that are drawn: whoever
+        gives rows gives the means alone."""
+        identity = setup.identity(self.what(setup, "mean"), self.other, self.model)
+        needed: Sequence[Part] = PARTS if setup.given.find(identity) is None else ["mean"]
+        return (self.model, self.other) if any(self.find(setup, part) is None for part in needed) else ()
 
     def measure(self, setup: Setup) -> Rows:
-        means = setup.find(self.what(setup, "mean"), self.other, self.model)
-        drawn = setup.find(self.what(setup, "drawn"), self.other, self.model)
-        if means is None and not setup.skips:
-            means, drawn = self.measure_losses(setup)
-            means = setup.keep(self.what(setup, "mean"), self.other, self.model, means)
-            drawn = setup.keep(self.what(setup, "drawn"), self.other, self.model, drawn)
-        rows = [setup.row(row, self.other, self.model, row["attack"], row["eps"]) for row in means or ()]
-        images = [{name: value for name, value in row.items() if name != "identity"} for row in drawn or ()]
+        found = {part: self.find(setup, part) for part in PARTS}
+        if self.unfinished(setup) and not setup.skips:
+            for part, measured in zip(PARTS, self.measure_losses(setup), strict=True):
+                if found[part] is None:
+                    found[part] = setup.keep(self.what(setup, part), self.other, self.model, measured)
+        rows = [setup.row(row, self.other, self.model, row["attack"], row["eps"]) for row in found["mean"] or ()]
+        images = [{name: value for name, value in row.items() if name != "identity"} for row in found["drawn"] or ()]
         return {"results": rows, "surface": images}
 
-    def what(self, setup: Setup, part: Literal["mean", "drawn"]) -> object:
+    def find(self, setup: Setup, part: Part) -> list[Row] | None:
+        """Return the finished rows of a part, None where there are none."""
+        return setup.find(self.what(setup, part), self.other, self.model)
+
+    def what(self, setup: Setup, part: Part) -> object:
         """What is measured, for the rows' identity."""
         fields = {name: value for name, value in asdict(self).items() if name not in ("model", "other")}
         if part == "mean":
