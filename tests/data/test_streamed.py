@@ -145,6 +145,7 @@ def test_parts_of_a_split(root: Path) -> None:
     assert len(test.first(None)) == len(test.first(100)) == 9
     assert test.take(index[:0])[0].shape == test.only(index[:0]).take(index[:0])[0].shape == (0, 3, 16, 16)
     assert [len(y) for _, y in test.batches(4)] == [4, 4, 1]
+    assert list(test.only(index[:0]).batches(4)) == []  # as of images in memory
     assert test.to("meta").device.type == "meta" and test.device.type == test.index_device.type == "cpu"
 
 

@@ -260,7 +260,8 @@ class StreamedSplit:
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all examples in order, as `take` gives them, `size` at a time; the last batch may be short."""
-        for index, pixels in self.stream(torch.split(torch.arange(len(self)), size), None):
+        places = (torch.arange(start, min(start + size, len(self))) for start in range(0, len(self), size))
+        for index, pixels in self.stream(places, None):
             yield self.take(index, pixels)
 
     def read(self, places: Iterable[Tensor], seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
