@@ -184,6 +184,16 @@ def test_a_field_named_by_a_word_of_python_has_that_name_in_yaml() -> None:
         assert str(caught.value) == message
 
 
+def test_a_parameter_without_a_type_is_told() -> None:
+    def my_net(shape: int, *, width, depth: int = 2) -> int:  # type: ignore[no-untyped-def]
+        return width * depth
+
+    for fields in ({}, {"width": 3}):
+        with pytest.raises(ConfigError) as caught:
+            build({"my_net": my_net}, {"name": "my_net", **fields}, 1, where="arch")
+        assert str(caught.value) == "arch: my_net.width needs a type annotation"
+
+
 def test_other_errors_are_ours_and_pass_through() -> None:
     def broken(*, over: int) -> None:
         raise KeyError(over)

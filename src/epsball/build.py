@@ -61,6 +61,9 @@ def construct(target: Callable[..., Any], fields: object, *context: object, wher
         if key not in parameters:
             meant = did_you_mean(key, parameters) or f" (~{under(where, key)} leaves it out)"
             raise ConfigError(f"{under(where, key)} is not a field{meant}: the fields are {listed(parameters)}")
+    for p in every:
+        if p.name not in hints:
+            raise ConfigError(f"{where}: {target.__name__}.{p.name} needs a type annotation")
     for key, p in parameters.items():
         if p.default is p.empty and key not in given:
             raise ConfigError(f"{under(where, key)} is missing: it should be {describe(hints[p.name])}")
