@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from every_attack import EPS, EVERY, FILES, SETTINGS, attack_spec, over_all, over_files, small_batch, small_net
 from linear import NoFloat64, seeded
 
-from epsball.attacks import ATTACKS
+from epsball.attacks import ATTACKS, NamedAttack
 from epsball.attacks.attack import Attack
 from epsball.attacks.gradient import GradientAttack
 from epsball.attacks.noise import NoiseAttack
@@ -34,6 +34,22 @@ def test_eps_0_changes_nothing(name: str) -> None:
     x, y = small_batch()
     attack = build(ATTACKS, attack_spec(name, 0.0), where="attack")
     assert torch.equal(attack(small_net(), x, y, seeded()), x)
+
+
+@dataclass(frozen=True)
+class Halved(NoiseAttack):
+    """An attack of one's own, whose class stands in no table."""
+
+
+def halved(eps: float) -> Halved:
+    return Halved(eps / 2, "sign")
+
+
+def test_an_attack_that_a_function_makes_has_an_identity_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("epsball.attacks.ATTACKS", {**ATTACKS, "halved": halved})
+    identity = NamedAttack("mine", halved(0.2)).identity
+    assert identity == {"name": "Halved", "eps": 0.1, "distribution": "sign"}
+    assert identity != NamedAttack("mine", NoiseAttack(0.1, "sign")).identity
 
 
 # ---- promises of every attack

@@ -21,6 +21,8 @@ class NamedAttack:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return all that its examples depend on: its settings, and its kind as ATTACKS names it; not its own name."""
-        kind = next(kind for kind, attack in ATTACKS.items() if attack is type(self.attack))
+        """Return all that its examples depend on: its settings, and its kind as ATTACKS names it, its class where a
+        function there makes it; not its own name."""
+        own = type(self.attack)
+        kind = next((kind for kind, attack in ATTACKS.items() if attack is own), own.__name__)
         return {"name": kind, **asdict(self.attack)}  # type: ignore[call-overload]
