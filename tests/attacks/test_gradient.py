@@ -489,6 +489,12 @@ def test_an_ensembles_predicted_label_is_the_ensembles_own() -> None:
     torch.testing.assert_close(gradient(step="l2", label="predicted")(ensemble, X, Y), expected, rtol=0, atol=1e-12)
 
 
+def test_a_layer_called_heads_costs_no_pass_for_the_predicted_label() -> None:
+    model = Function(linear(WEIGHT))
+    model.heads = nn.Identity()
+    assert gradient(label="predicted").choose_label(model, X, Y, None) is None
+
+
 def test_the_steps_in_parts_are_the_steps_at_once() -> None:
     x, y = small_batch()
     for momentum in (0.0, 0.5):

@@ -9,13 +9,13 @@ import pytest
 import torch
 from linear import CountingModel, Function, linear, seeded, two_class
 from squares import BATCH, CLASSES, EPS, FGSM, NOISE, WEIGHTS, assert_same, errors, frames, losses, make_setup, whole
-from torch import Tensor
+from torch import Tensor, nn
 
 from epsball.attacks import NamedAttack
 from epsball.attacks.gradient import GradientAttack
 from epsball.attacks.noise import NoiseAttack
 from epsball.data.images import Split
-from epsball.measurements.iterates import Followed, Look
+from epsball.measurements.iterates import Followed, Look, increases_loss
 from epsball.measurements.loss_paths import LossPaths
 from epsball.measurements.maxima import ball_distance
 from epsball.measurements.measurement import Row, Setup
@@ -187,6 +187,13 @@ def test_maxima_of_an_ensemble_are_kept_apart_from_those_beside_the_gradient_of_
 
 
 # ---- losses along the way
+
+
+def test_a_network_with_a_layer_called_heads_has_one_loss() -> None:
+    model = Function(linear(WEIGHTS["A"]))
+    assert increases_loss(PGD, model) and not increases_loss(PGD, Ensemble([model], "vote"))
+    model.heads = nn.Identity()
+    assert increases_loss(PGD, model)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])

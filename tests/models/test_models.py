@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from epsball.build import ConfigError, build
-from epsball.models import MODELS, heads
+from epsball.models import MODELS, heads, own_heads
 from epsball.models.layers import ACTIVATIONS, NORMALISATIONS, SameConv2d, same_padding
 from epsball.models.wrappers import RULES, Ensemble
 
@@ -517,6 +517,25 @@ def test_inception_heads() -> None:
     ((logits, weight),) = heads(net.eval(), x)
     torch.testing.assert_close(logits, net(x))
     assert len(heads(network("inception_v3_32", CIFAR, width=1 / 16).train(), images(CIFAR))) == 1
+
+
+class LayerOfHeads(nn.Module):
+    """A network whose last layer is called as torchvision's ViT calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.heads(x.flatten(1) - 0.5)
+        return logits
+
+
+def test_a_layer_called_heads_is_no_method_of_that_name() -> None:
+    net, x = LayerOfHeads(), torch.rand(5, 1, 2, 2)
+    ((logits, weight),) = heads(net, x)
+    assert torch.equal(logits, net(x)) and weight == 1.0
+    assert own_heads(net) is None and own_heads(Ensemble([net], "vote")) is not None
 
 
 def test_inception_runs_its_trunk_once_for_both_heads() -> None:

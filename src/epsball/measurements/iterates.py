@@ -12,6 +12,7 @@ from epsball.attacks.losses import input_gradient
 from epsball.data.images import Images
 from epsball.measurements.maxima import cosines, mean_angle, mean_distance
 from epsball.measurements.violations import Reach
+from epsball.models import own_heads
 from epsball.models.predictions import Mistakes, gathered, mistakes
 from epsball.runtime.device import seconds_at
 from epsball.runtime.progress import Progress, Stop
@@ -213,7 +214,7 @@ class Batch:
 
 def increases_loss(attack: GradientAttack, model: nn.Module) -> bool:
     """Whether what the attack increases is the loss that rows have: of the true label, and of the model as a whole."""
-    return attack.loss == "cross_entropy" and attack.label == "true" and not hasattr(model, "heads")
+    return attack.loss == "cross_entropy" and attack.label == "true" and own_heads(model) is None
 
 
 def geometry_of(starts: Tensor, maxima: Tensor, perturbations: Tensor, gradients: Tensor) -> dict[str, Tensor]:

@@ -18,9 +18,9 @@ from epsball.models.layers import Shape
 from epsball.models.mnist import madry_mnist, mnist_a, mnist_b, mnist_c, mnist_d
 from epsball.models.pretrained import timm
 from epsball.models.resnet import resnet, wide_resnet
-from epsball.models.wrappers import Ensemble, Rule, heads
+from epsball.models.wrappers import Ensemble, Rule, heads, own_heads
 
-__all__ = ["MODELS", "Shape", "heads"]
+__all__ = ["MODELS", "Shape", "heads", "own_heads"]
 
 
 def ensemble(shape: Shape, classes: int, *, members: dict[str, dict[str, Any]], copies: int, rule: Rule) -> nn.Module:

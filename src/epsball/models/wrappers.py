@@ -33,8 +33,14 @@ class Ensemble(nn.Module):
 
 def heads(model: nn.Module, x: Tensor) -> list[tuple[Tensor, float]]:
     """Return all logits of `model` on `x` with their weights in the loss, from one pass; most networks have one."""
+    own = own_heads(model)
+    return [(model(x), 1.0)] if own is None else own(x)
+
+
+def own_heads(model: nn.Module) -> Callable[[Tensor], list[tuple[Tensor, float]]] | None:
+    """Return the method `heads` of a model that has one. A layer of that name, as in torchvision's ViT, is none."""
     own = getattr(model, "heads", None)
-    return own(x) if own is not None else [(model(x), 1.0)]
+    return own if callable(own) and not isinstance(own, nn.Module) else None
 
 
 def mean_probability(logits: Tensor) -> Tensor:
