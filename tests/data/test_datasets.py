@@ -583,6 +583,17 @@ def test_npz(tmp_path):
     assert loaded.train.x.is_contiguous() and loaded.train.y.tolist() == [0, 1, 2, 0, 1, 2]
 
 
+def test_first_images_that_lack_classes_of_the_file_are_told(tmp_path, caplog):
+    write_npz(tmp_path, y=np.array([0, 0, 1, 1, 2, 2]))
+    assert Npz(str(tmp_path), 3, 4).load().test.y.tolist() == [0, 0, 1, 1]
+    there = f"the first 4 images of {tmp_path / 'test.npz'} are of 2 of its 3 classes"
+    assert caplog.messages == [f"dataset.test_size: {there}: shuffle a file that is sorted by class"]
+    caplog.clear()
+    Npz(str(tmp_path), 3, 5).load()
+    Npz(str(tmp_path), None, None).load()
+    assert not caplog.messages
+
+
 def test_npz_grey(tmp_path):
     for name in ("train", "test"):
         np.savez(tmp_path / f"{name}.npz", x=np.ones((2, 4, 5), np.uint8), y=np.array([0, 1], np.uint8))

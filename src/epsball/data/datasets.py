@@ -5,6 +5,7 @@ config key.
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from epsball.data.streamed import Decoder, Preprocessing, StreamedSplit, Workers
 
 MOST_WORKERS = 16  # decoding processes that null stands for, at most
 HOW_TO_GET = "get it with dataset.download=true, or point dataset.root to it"
+
+log = logging.getLogger(__name__)
 
 
 class Dataset(Protocol):
@@ -282,6 +285,11 @@ class Npz:
             absent = next(label for label in range(count) if label >= len(present) or present[label] != label)
             labels = f"labels up to {count - 1}, but no image with {absent}: number the classes from 0 without gaps"
             raise ConfigError(f"dataset.root: {root / 'train.npz'} has {labels}")
+        for part, size, (_, y) in (("train", self.train_size, train), ("test", self.test_size, test)):
+            found, there = len(np.unique(y[:size])), len(np.unique(y))
+            if found < there:
+                has = f"the first {size} images of {root / f'{part}.npz'} are of {found} of its {there} classes"
+                log.warning("dataset.%s_size: %s: shuffle a file that is sorted by class", part, has)
         return assemble(self, "npz", f"npz files, {root}", tuple(map(str, range(count))), train, test)
 
 
