@@ -71,6 +71,21 @@ def test_the_legend_of_a_heatmap_is_whole_however_few_the_targets(targets: int, 
     assert extent.x0 >= 0 and extent.x1 <= figure.bbox.width
 
 
+@pytest.mark.parametrize("targets", [1, 2])
+def test_titles_of_a_heatmap_keep_clear_of_each_other_and_of_the_colour_bar(targets: int, drawn: list[Figure]) -> None:
+    names = ["fgsm", "pgd_restarts", "pgd_100_restarts", "pgd_100_restarts_more"]
+    fgsm = attacked(0.4).query("attack == 'fgsm'")
+    cells = [fgsm.assign(target=target, attack=name) for target in "AB"[:targets] for name in names]
+    draw_heatmap(pd.concat(cells, ignore_index=True), Path("unused.png"))
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    *panels, bar = figure.axes
+    titles = [axes.title.get_window_extent() for axes in panels]
+    ends = [*(title.x0 for title in titles[1:]), bar.get_window_extent().x0]
+    assert len(titles) == 4 and titles[0].x0 >= 0
+    assert all(title.x1 + 5 < end for title, end in zip(titles, ends, strict=True))
+
+
 @pytest.mark.parametrize(("error", "text"), PRINTED.items())
 def test_the_matrix_and_its_file_print_a_hundred_for_a_hundred_alone(error: float, text: str, tmp_path: Path) -> None:
     page = markdown_page("T", {}, matrix_sections(attacked(error), tmp_path), tmp_path)

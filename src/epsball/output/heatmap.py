@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEGEND_WIDTH = 4.6  # inches; on narrower figures the legend takes two lines
+LETTER_WIDTH = 0.1  # inches, of a title's
 
 
 def draw_heatmap(rows: "pd.DataFrame", path: Path) -> None:
@@ -30,8 +31,7 @@ def draw_heatmap(rows: "pd.DataFrame", path: Path) -> None:
     for number, ((attack, eps), values) in enumerate(panels.items()):
         axes = grid[number]
         image = draw_panel(axes, values, labels)
-        title = attack if attack == "clean" else f"{attack}, eps {eps_label(eps)}"
-        axes.set_title(title, fontsize=11, pad=8)
+        axes.set_title(title(attack, eps), fontsize=11, pad=8)
     bar = figure.colorbar(image, ax=grid, fraction=0.03, pad=0.015, aspect=30)
     bar.set_label("error, per cent", fontsize=9)
     bar.ax.tick_params(labelsize=8)
@@ -40,6 +40,11 @@ def draw_heatmap(rows: "pd.DataFrame", path: Path) -> None:
     between = " " if figure.get_figwidth() > LEGEND_WIDTH else "\n"
     figure.supxlabel(legend.format(between), fontsize=8, color="0.35")
     save(figure, path)
+
+
+def title(attack: str, eps: float) -> str:
+    """Return what stands above a panel."""
+    return attack if attack == "clean" else f"{attack}\neps {eps_label(eps)}"
 
 
 def panel(per_cent: "pd.DataFrame", attack: str, eps: float) -> "pd.DataFrame":
@@ -59,9 +64,11 @@ def target_labels(per_cent: "pd.DataFrame") -> list[str]:
 
 
 def canvas(panels: "dict[tuple[str, float], pd.DataFrame]") -> tuple[Any, list[Any]]:
-    """Make a figure and its axes, at most PANELS_PER_ROW in a row, lines filled evenly, as large as the cells need."""
+    """Make a figure and its axes, at most PANELS_PER_ROW in a row, lines filled evenly, as large as the cells and
+    their titles need."""
     height, width = (max(values.shape[side] for values in panels.values()) for side in (0, 1))
-    return lattice(len(panels), 0.66 * width + 0.5, 0.56 * height + 1.5)
+    longest = max(len(line) for key in panels for line in title(*key).splitlines())
+    return lattice(len(panels), max(0.66 * width, LETTER_WIDTH * longest) + 0.5, 0.56 * height + 1.7)
 
 
 def draw_panel(axes: Any, values: "pd.DataFrame", labels: list[str]) -> Any:
