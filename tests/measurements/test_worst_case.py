@@ -386,6 +386,16 @@ def test_the_worst_case_of_two_eps_is_that_of_each(measured: Measure, tmp_path: 
     assert rows[2]["error_top1"] != rows[4]["error_top1"]  # neither model's row could stand in the other's place
 
 
+def test_eps_that_differ_by_rounding_are_one(tmp_path: Path) -> None:
+    """0.1 * 3 is a rounding above 0.3: an image counts that the attack of either fools."""
+    noise = NamedAttack("noise", NoiseAttack(0.3, "sign"))
+    setup = make_setup(tmp_path, noise, NamedAttack("fgsm", replace(FGSM, eps=0.1 * 3)))
+    together = WorstCase().measure(setup)["results"]
+    alone = WorstCase().measure(replace(setup, attacks=setup.attacks[:1]))["results"]
+    assert [(row["source"], row["eps"]) for row in together] == [("A", 0.3), ("B", 0.3)]
+    assert any(both["error_top1"] > one["error_top1"] for both, one in zip(together, alone, strict=True))
+
+
 def test_repaired_images_count_as_fooled_in_the_rows(tmp_path: Path) -> None:
     """An attack towards the least likely class makes some of the images right that are wrong clean."""
     towards = replace(FGSM, label="least_likely", eps=0.5)

@@ -20,6 +20,7 @@ from epsball.models.predictions import Mistakes, mistakes, rate
 from epsball.output.console import console_matrix
 from epsball.output.matrix import matrix_sections
 from epsball.output.pages import Section
+from epsball.paper.expressions import is_equal
 from epsball.results.metrics import TOP1
 from epsball.results.paired import packed_bits
 from epsball.runtime.device import seconds_at
@@ -48,8 +49,10 @@ class WorstCase(Measurement):
         return scope.sources
 
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
-        """Return a cell of each source at each eps."""
-        values = sorted({named.attack.eps for named in scope.attacks})
+        """Return a cell of each source at each eps, one where eps differ by rounding alone."""
+        values: list[float] = []
+        for eps in sorted(named.attack.eps for named in scope.attacks):
+            values += [] if values and is_equal(values[-1], eps) else [eps]
         return [Cell(source, source, "worst_case", eps) for source in scope.sources for eps in values]
 
     def unfinished(self, setup: Setup) -> Collection[str]:
@@ -77,7 +80,7 @@ class WorstCase(Measurement):
 
 
 def attacks_at(setup: Setup, eps: float) -> list[NamedAttack]:
-    return [named for named in setup.attacks if named.attack.eps == eps]
+    return [named for named in setup.attacks if is_equal(named.attack.eps, eps)]
 
 
 def worst_of(setup: Setup, eps: float) -> dict[str, object]:
