@@ -16,7 +16,7 @@ from squares import EPS, FGSM, WEIGHTS, assert_same, cells, errors, example, ima
 
 from epsball.attacks import NamedAttack
 from epsball.attacks.noise import NoiseAttack
-from epsball.build import ConfigError
+from epsball.build import ConfigError, build
 from epsball.data.examples import Examples, challenge_bytes
 from epsball.data.images import Data, Split
 from epsball.experiment.answerable import fits, rows_of
@@ -503,6 +503,25 @@ def test_it_is_shown_again_from_the_rows_of_a_finished_run(
 
 
 # ---- a new measurement: one class, a line of the table, a few words of YAML
+
+
+@dataclass(frozen=True)
+class Incomplete(Measurement):
+    """A measurement that says neither which clean rows it needs nor what it has not finished."""
+
+    def measure(self, setup: Setup) -> Rows:
+        return {"results": []}
+
+    def present(self, frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Section]:
+        return []
+
+    def say(self, frames: Mapping[str, pd.DataFrame]) -> str:
+        return ""
+
+
+def test_a_measurement_that_lacks_a_part_is_told_before_anything_is_trained() -> None:
+    with pytest.raises(TypeError, match=r"abstract class Incomplete .*clean_models.*unfinished"):
+        build({"incomplete": Incomplete}, {"name": "incomplete"}, where="measurement")
 
 
 @dataclass(frozen=True)

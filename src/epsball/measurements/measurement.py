@@ -1,5 +1,6 @@
 """The contract of measurements, what they work with, and the rows of clean images."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -212,6 +213,7 @@ class Measurement(Protocol):
         Raise ValueError, beginning with the field, when they do not fit."""
         return self
 
+    @abstractmethod
     def clean_models(self, scope: Scope) -> Sequence[str]:
         """Name the models whose clean rows stand before its own."""
 
@@ -225,6 +227,7 @@ class Measurement(Protocol):
         target are one model."""
         return [{}]
 
+    @abstractmethod
     def unfinished(self, setup: Setup) -> Collection[str]:
         """Name the models that it needs for the rows that `setup.find` does not have."""
 
@@ -232,13 +235,16 @@ class Measurement(Protocol):
         """Return what it has to craft, if it crafts anything."""
         return Workload()
 
+    @abstractmethod
     def measure(self, setup: Setup) -> Rows:
         """Return the rows of one seed by the file they go to: "results" becomes results.csv. With `setup.skips` those
         alone that are finished."""
 
+    @abstractmethod
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
         """Draw and write into `folder` what its rows of all seeds show, from the rows alone; the report's sections."""
 
+    @abstractmethod
     def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
         """Return its rows for a terminal."""
 
