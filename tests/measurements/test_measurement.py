@@ -470,6 +470,20 @@ def rows_again(experiment: Experiment) -> Rows:
     return measure(experiment, replace(set_up(experiment, models), models=networks))
 
 
+def make_ensemble(config: Config) -> None:
+    target = config["models"]["target"]
+    target["arch"] = {"name": "ensemble", "members": {"one": target["arch"]}, "copies": 2, "rule": "mean_logit"}
+
+
+def test_a_setup_names_its_ensembles(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny()
+    for expected in ([], ["target"]):
+        experiment = prepare_experiment({**config, "outputs": str(tmp_path)})
+        models = TrainedModels(Store(tmp_path, lambda: None), Stop(), [experiment.specs])
+        assert set_up(experiment, models).ensembles == expected
+        make_ensemble(config)
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_it_is_shown_again_from_the_rows_of_a_finished_run(
     name: str, tiny: Callable[..., Config], outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -481,8 +495,7 @@ def test_it_is_shown_again_from_the_rows_of_a_finished_run(
     Path("attack.npy").write_bytes(challenge_bytes(x))
     shown_by = {**tiny(), "measurement": {"name": name, **SHOWN[name]}}
     if name == "coherence":
-        target = shown_by["models"]["target"]
-        target["arch"] = {"name": "ensemble", "members": {"one": target["arch"]}, "copies": 2, "rule": "mean_logit"}
+        make_ensemble(shown_by)
     experiment = run({**shown_by, **({"suite": {"pgd": PGD}} if name == "loss_paths" else {})}, outputs, finished)
     shown = {"results": read_rows(finished / "results.csv")}
     if name == "loss_surface":
