@@ -114,6 +114,17 @@ def test_without_a_gradient_nothing_moves() -> None:
         assert torch.equal(gradient(step=step, momentum=1.0, steps=3)(model, x, y), x)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("step", ["sign", "l2", "linf"])
+def test_a_gradient_that_is_no_number_gives_no_example(step: str, keep: str, steps: int) -> None:
+    """NaN, which a measurement refuses. torch.sign makes 0 of it: FGSM stood still, and the model looked robust."""
+    model = Curve(lambda x: (x[:, 0] - 0.5).sqrt() + x[:, 1])  # its root's slope at 0 is infinite, below there is none
+    x = torch.tensor([[0.4, 0.5], [0.9, 0.5]], dtype=torch.float64).view(2, 1, 1, 2)
+    x_adv = gradient(step=step, keep=keep, steps=steps, eps=0.1)(model, x, torch.zeros(2, dtype=torch.long))
+    assert x_adv[0].isnan().any() and x_adv[1].isfinite().all()
+
+
 @pytest.mark.parametrize(("kappa", "moves"), [(0.0, [True, False, False]), (0.5, [True, True, False])])
 def test_margin_loss_stops_once_the_margin_is_below_minus_kappa(kappa: float, moves: list[bool]) -> None:
     model = two_class(torch.ones(1, dtype=torch.float64))

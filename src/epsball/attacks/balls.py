@@ -13,8 +13,14 @@ def norm(g: Tensor, order: float) -> Tensor:
     return length.clamp(min=tiny)
 
 
+def sign(g: Tensor) -> Tensor:
+    """Return the sign of each component, NaN where it is not finite. torch's sign of NaN is 0: an attack that stands
+    still would make a model look robust."""
+    return torch.sign(g).add_(g, alpha=0)
+
+
 STEPS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "sign": torch.sign,
+    "sign": sign,
     "l2": lambda g: (unit := g / norm(g, float("inf"))) / norm(unit, 2),  # squares of small gradients underflow
     "linf": lambda g: g / norm(g, float("inf")),
 }

@@ -308,8 +308,8 @@ def worth_attacking(fooled: Tensor) -> Tensor | slice:
 
 
 def better(a: tuple[Tensor, Tensor] | None, b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return, per example, the (value, images) pair with the higher value."""
+    """Return, per example, the (value, images) pair with the higher value, the second where its value is NaN."""
     if a is None:
         return b
-    wins = b[0] > a[0]
+    wins = ~(b[0] <= a[0])
     return torch.where(wins, b[0], a[0]), torch.where(wins.view(-1, 1, 1, 1), b[1], a[1])
