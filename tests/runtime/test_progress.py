@@ -1,11 +1,20 @@
-"""What a waiting user sees where there is no terminal."""
+"""What a waiting user sees where there is no terminal, and how a run and its workers are stopped."""
 
 import logging
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from epsball.runtime.processes import beginning
 from epsball.runtime.progress import Interrupted, Progress, Stop
 
 
@@ -36,20 +45,80 @@ def test_a_stop_is_obeyed_at_once_where_nothing_is_to_be_saved() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_a_worker_finishes_its_step_however_often_it_is_asked() -> None:
-    """A terminal, or a scheduler, asks the workers, too, and then their parent does: that is one request."""
-    stop, before = Stop(), signal.getsignal(signal.SIGTERM)
-    try:
-        stop.obey_parent()
-        os.kill(os.getpid(), signal.SIGINT)
-        stop.check()
-        for _ in range(3):
-            os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted, match="signal 15"):
-            stop.check()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def work(ready: Connection, saved: Path | None) -> None:
+    """Be a worker process: one with a job, where it has a file to save, else an idle one."""
+    stop = Stop()
+    stop.obey_parent()
+    if saved is not None:
+        with stop.job():
+            ready.send(os.getpid())
+            try:
+                while True:
+                    stop.check()
+                    time.sleep(0.01)
+            except Interrupted:
+                time.sleep(0.3)  # in which it is asked again
+                saved.write_text("whole")
+    ready.send(os.getpid())
+    threading.Event().wait()
+
+
+def begin_work(saved: Path | None) -> tuple[Any, Connection]:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    worker = context.Process(target=work, args=(there, saved))
+    worker.start()
+    here.recv()
+    return worker, here
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_worker_ends_with_sigterm_once_it_has_nothing_to_save(tmp_path: Path, idle: bool) -> None:
+    """A terminal, or a scheduler, asks the workers, too, and then their parent does: that is one request. An executor
+    that has lost one worker asks the others once, and waits for their end."""
+    saved = tmp_path / "saved"
+    worker, _ = begin_work(None if idle else saved)
+    os.kill(worker.pid, signal.SIGINT)
+    for _ in range(1 if idle else 3):
+        worker.terminate()
+        time.sleep(0.05)
+    worker.join(30)
+    ended = worker.exitcode
+    worker.kill()
+    assert ended == 128 + signal.SIGTERM
+    assert saved.exists() != idle
+
+
+BEGIN_AND_STAY = """
+import sys, time
+from pathlib import Path
+from test_progress import begin_work
+
+if __name__ == "__main__":
+    worker, _ = begin_work(Path(sys.argv[1]) if sys.argv[1:] else None)
+    print(worker.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(beginning(os.getpid()) is None, reason="whether a process of another's runs is asked of /proc")
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_worker_ends_once_it_has_nothing_to_save_when_its_parent_was_killed(tmp_path: Path, idle: bool) -> None:
+    script, saved = tmp_path / "run.py", tmp_path / "saved"
+    script.write_text(BEGIN_AND_STAY)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, str(script), *([] if idle else [str(saved)])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    until = time.monotonic() + 30
+    while beginning(worker) is not None and time.monotonic() < until:
+        time.sleep(0.05)
+    ended = beginning(worker) is None
+    if not ended:
+        os.kill(worker, signal.SIGKILL)
+    assert ended and saved.exists() != idle
 
 
 def test_a_stop_asked_for_before_is_obeyed_before_anything_begins() -> None:

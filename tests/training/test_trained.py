@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
@@ -16,6 +17,7 @@ from filelock import FileLock
 from torch import nn
 
 from epsball.experiment.prepare import Experiment, prepare_experiment
+from epsball.runtime.distributed import PeerLost
 from epsball.runtime.progress import Interrupted, Stop
 from epsball.runtime.store import LAST, CheckpointFolder, Store
 from epsball.training import parallel, trained
@@ -192,6 +194,23 @@ def test_a_stop_ends_the_workers_with_their_state_saved(
     with pytest.raises(KeyboardInterrupt):
         train_together(three_models("stopped", workers=2), stop=stop)
     assert not list((tmp_path / "stopped").rglob("manifest.json"))
+
+
+def test_a_killed_worker_ends_the_others_and_is_told(
+    three_models: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = parallel.wait
+
+    def killing(*arguments: Any, **settings: Any) -> Any:
+        multiprocessing.active_children()[0].kill()
+        return original(*arguments, **settings)
+
+    monkeypatch.setattr(parallel, "wait", killing)
+    with pytest.raises(
+        PeerLost, match=r"^a training process was killed \(out of memory\?\); the same command goes on$"
+    ):
+        train_together(three_models("killed", workers=2))
+    assert not multiprocessing.active_children()
 
 
 # ---- a longer training goes on where a shorter one ends

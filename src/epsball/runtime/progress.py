@@ -1,11 +1,14 @@
 """Show a waiting user how far a run is, a bar on a terminal, lines elsewhere, and let them stop it."""
 
 import logging
+import multiprocessing
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Thread
 from types import TracebackType
 from typing import Self
 
@@ -43,13 +46,34 @@ class Stop:
                 signal.signal(signum, self.on_signal)
 
     def obey_parent(self) -> None:
-        """Let SIGTERM set the flag, however often it comes, and leave Ctrl-C, which a terminal sends to workers too, to
-        the main process, which then ends them: a step that is under way is finished and saved."""
+        """Let a worker process end with its first SIGTERM, or with its parent, however that ends: at once between two
+        jobs, else when its `job` has saved. Ctrl-C, which a terminal sends to workers too, is left to the parent, which
+        then ends them."""
+        self.nothing_to_save = True
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self.on_parents_signal)
+        signal.signal(signal.SIGTERM, lambda signum, _frame: self.end_worker(signum))
+        Thread(target=self.end_with_parent, daemon=True).start()
 
-    def on_parents_signal(self, signum: int, _frame: object) -> None:
+    def end_with_parent(self) -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            self.end_worker(signal.SIGTERM)
+
+    def end_worker(self, signum: int) -> None:
         self.signum = signum
+        if self.nothing_to_save:
+            os._exit(128 + signum)  # an exception would be sent to the parent as a job's result
+
+    @contextmanager
+    def job(self) -> Iterator[None]:
+        """Let a stop that is asked for inside the block, a job of a worker, end the process after it."""
+        self.nothing_to_save = False
+        try:
+            yield
+        finally:
+            self.nothing_to_save = True
+            if self.signum is not None:
+                self.end_worker(self.signum)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cache
 from graphlib import TopologicalSorter
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from epsball.runtime.device import Execution, executing
+from epsball.runtime.distributed import PeerLost
 from epsball.runtime.progress import Stop
 from epsball.runtime.store import Store
 from epsball.training.spec import BuildCache, ModelSpec, build_spec
@@ -48,7 +50,7 @@ def train_in_parallel(
     """Train the models that the store lacks in several processes; afterwards the store has them all.
 
     wanted: name and execution of every model of the run, sources included, by fingerprint. threads: CPU threads of a
-    process; None shares out those of this one.
+    process; None shares out those of this one. Raises PeerLost where one of them ends before its work is done.
     """
     specs = models.specs
     missing = [key for key in wanted if not models.store.has(specs[key].label, key)]
@@ -66,10 +68,13 @@ def train_in_parallel(
     with ProcessPoolExecutor(workers, context, begin_worker, (threads,)) as pool:
         try:
             run_jobs(pool, workers, jobs, needs, left, models)
-        except BaseException:
+        except BaseException as error:
             for worker in multiprocessing.active_children():
                 worker.terminate()  # it saves its state and ends
             pool.shutdown(cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                models.stop.check()  # a signal to this process may have been to its workers, too
+                raise PeerLost("a training process was killed (out of memory?); the same command goes on") from None
             raise
 
 
@@ -147,8 +152,9 @@ def train_in_worker(job: Job) -> str:
     """Train one model and leave it in the store."""
     worker = this_worker()
     specs = {"model": job.config, "continuation": job.continuation}
-    built = {role: build_spec(spec, job.name, worker.cache) for role, spec in specs.items() if spec is not None}
-    models = TrainedModels(Store(job.outputs, worker.stop.check), worker.stop, [built])
-    with executing(job.execution):
-        models.get(job.name, built["model"], job.execution)
+    with worker.stop.job():
+        built = {role: build_spec(spec, job.name, worker.cache) for role, spec in specs.items() if spec is not None}
+        models = TrainedModels(Store(job.outputs, worker.stop.check), worker.stop, [built])
+        with executing(job.execution):
+            models.get(job.name, built["model"], job.execution)
     return f"{job.name}: in the store"
