@@ -493,7 +493,7 @@ def test_a_state_goes_to_the_cpu_and_back(optimizer: str) -> None:
 
 
 def test_the_store_keeps_what_the_device_trained(tmp_path: Path) -> None:
-    """Weights come back on the device; so does a training's state, which goes on."""
+    """Weights come back on the device, and a training's state goes on there."""
     made, store = tiny_training(epochs=2.0, schedule={"name": "constant"}), Store(tmp_path, lambda: None)
     straight, _ = made.run(captured=True, steps=8)
 
@@ -504,7 +504,7 @@ def test_the_store_keeps_what_the_device_trained(tmp_path: Path) -> None:
                 begun.advance(index, 0.0)
             folder.save_state(begun.state())
             state = made.begin(captured=True)
-            state.load(folder.last_state(DEVICE))
+            state.load(folder.last_state())
             for index in made.batches(8, start=5):
                 state.advance(index, 0.0)
         return state.model.state_dict(), {"seed": 0}, "step\n"

@@ -3,6 +3,7 @@
 import copy
 import errno
 import hashlib
+import io
 import json
 import logging
 import multiprocessing
@@ -307,7 +308,7 @@ def test_a_killed_trainer_frees_the_lock_and_the_next_goes_on_from_its_state(tmp
     found: list[dict[str, Any] | None] = []
 
     def go_on(folder: CheckpointFolder) -> Made:
-        found.append(folder.last_state(CPU))
+        found.append(folder.last_state())
         return made(folder)
 
     waited: list[bool] = []
@@ -381,6 +382,31 @@ def test_no_flipped_byte_goes_unnoticed(store: Store, name: str) -> None:
     assert store.damage(path) is None
 
 
+@pytest.mark.parametrize("name", [MODEL, MANIFEST])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_model_that_cannot_be_read_now_is_neither_damaged_nor_trained_anew(
+    store: Store, name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.load_or_train("tiny", KEY, CPU, made).path
+    unreadable(path / name, number, monkeypatch)
+    with pytest.raises(OSError, match=name) as error:
+        store.load_or_train("tiny", KEY, CPU, never)
+    assert error.value.errno == number
+    assert [folder.name for folder in path.parent.iterdir() if folder.is_dir()] == [path.name]
+
+
+def unreadable(path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the file system fail where `path` is opened."""
+    original = io.open
+
+    def failing(file: Any, *arguments: Any, **settings: Any) -> Any:
+        if Path(file) == path:
+            raise OSError(number, os.strerror(number), str(file))
+        return original(file, *arguments, **settings)
+
+    monkeypatch.setattr(io, "open", failing)
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", "", '{"model.safetensors": 3}', "\udcff"])
 def test_a_manifest_that_is_something_else_is_damage(store: Store, content: str) -> None:
     path = store.load_or_train("tiny", KEY, CPU, made).path
@@ -409,11 +435,11 @@ def same(a: Any, b: Any) -> bool:
 
 def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
-    assert folder.last_state(CPU) is None
+    assert folder.last_state() is None
     folder.save_state(STATE)
-    assert same(folder.last_state(CPU), STATE)
+    assert same(folder.last_state(), STATE)
     folder.save_state({**STATE, "step": 4})
-    assert same(folder.last_state(CPU), {**STATE, "step": 4})
+    assert same(folder.last_state(), {**STATE, "step": 4})
     assert [path.name for path in tmp_path.iterdir()] == [LAST]
 
 
@@ -424,14 +450,45 @@ def test_a_truncated_state_is_told_and_not_used(tmp_path: Path, kept: float, cap
     whole = (tmp_path / LAST).read_bytes()
     (tmp_path / LAST).write_bytes(whole[: int(kept * len(whole))])
     with caplog.at_level(logging.WARNING):
-        assert folder.last_state(CPU) is None
+        assert folder.last_state() is None
     assert str(tmp_path / LAST) in caplog.text and "starts again" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x05\x06" + bytes(18)])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_state_that_cannot_be_read_now_is_not_trained_over(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save_state(STATE)
+    unreadable(tmp_path / LAST, number, monkeypatch)
+    with pytest.raises(OSError, match=LAST):
+        folder.last_state()
+
+
+@pytest.mark.parametrize("error", [MemoryError("too little"), torch.OutOfMemoryError("too little")])
+def test_a_state_that_there_is_no_memory_for_is_not_trained_over(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save_state(STATE)
+
+    def failing(*arguments: Any, **settings: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(torch, "load", failing)
+    with pytest.raises(type(error), match="too little"):
+        folder.last_state()
+
+
+OTHER = b"of another program"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a zip", b"PK\x05\x06" + bytes(18), hashlib.sha256(OTHER).digest() + OTHER]
+)
 def test_a_state_that_is_something_else_is_not_used(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LAST).write_bytes(content)
-    assert CheckpointFolder(tmp_path).last_state(CPU) is None
+    assert CheckpointFolder(tmp_path).last_state() is None
 
 
 def test_a_flipped_bit_never_changes_nor_breaks_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,7 +506,7 @@ def test_a_flipped_bit_never_changes_nor_breaks_a_state(tmp_path: Path, monkeypa
         content[position] ^= 1 << bit
         (tmp_path / LAST).write_bytes(content)
         try:
-            state = folder.last_state(CPU)
+            state = folder.last_state()
         except Exception as error:
             wrong.append((position, bit, repr(error)))
         else:

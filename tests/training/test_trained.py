@@ -442,7 +442,7 @@ def test_a_state_is_passed_to_no_one_who_has_begun(tmp_path: Path, caplog: pytes
     folder = CheckpointFolder(store.path("net", "k"))
 
     def step() -> object:
-        found = folder.last_state(torch.device("cpu"))
+        found = folder.last_state()
         return found and found["step"]
 
     (tmp_path / "models").mkdir()

@@ -23,9 +23,8 @@ def open_store(root: Path, poll: Callable[[], None]) -> Store:
 class SharedFolder(CheckpointFolder):
     """Folder of a model that all processes train together."""
 
-    def last_state(self, device: torch.device) -> dict[str, Any] | None:
-        read = super().last_state
-        return by_first(lambda: read(CPU))
+    def last_state(self) -> dict[str, Any] | None:
+        return by_first(super().last_state)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         if is_first():

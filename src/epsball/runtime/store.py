@@ -11,6 +11,7 @@ The manifest is written last and holds the sha256 of the other files: a folder w
 import hashlib
 import json
 import logging
+import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ YOUNGER: tuple[tuple[str, Any], ...] = (
 """fields that came after FORMAT 3, each at the value that means what was before: in no identity, so that those stay"""
 MODEL, SPEC, CURVE, MANIFEST, LAST = "model.safetensors", "spec.json", "training.csv", "manifest.json", "last.pt"
 DIGEST = hashlib.sha256().digest_size  # bytes of last.pt before the state: its sha256
+ABSENT = FileNotFoundError, NotADirectoryError, IsADirectoryError
 log = logging.getLogger(__name__)
 
 
@@ -81,18 +83,20 @@ class CheckpointFolder:
 
     path: Path
 
-    def last_state(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the state an interrupted training saved, if there is one and it is whole."""
+    def last_state(self) -> dict[str, Any] | None:
+        """Return the state an interrupted training saved, on the CPU, if there is one and it is whole. Raises OSError
+        where it cannot be read now."""
         file = self.path / LAST
-        if not file.exists():
-            return None
         try:
             content = file.read_bytes()
-            digest, saved = content[:DIGEST], content[DIGEST:]
+        except FileNotFoundError:
+            return None
+        digest, saved = content[:DIGEST], content[DIGEST:]
+        try:
             if hashlib.sha256(saved).digest() != digest:
                 raise ValueError("sha256 does not match")
-            return dict(torch.load(BytesIO(saved), map_location=device, weights_only=True))
-        except Exception as error:  # a file of another version can fail in any way
+            return dict(torch.load(BytesIO(saved), map_location="cpu", weights_only=True))
+        except (ValueError, pickle.UnpicklingError) as error:
             log.warning("%s is damaged (%s): training starts again", file, " ".join(str(error).split())[:100])
             return None
 
@@ -166,13 +170,14 @@ class Store:
         path.rename(aside)
 
     def damage(self, path: Path) -> str | None:
-        """Say what is wrong with a stored model; None when every file has the sha256 of its manifest."""
+        """Say what is wrong with a stored model; None when every file has the sha256 of its manifest. Raises OSError
+        where a file that is there cannot be read now."""
         try:
             manifest = json.loads((path / MANIFEST).read_text())
             for name, digest in manifest.items():
                 if hashlib.sha256((path / name).read_bytes()).hexdigest() != digest:
                     return f"{name} does not match its sha256"
-        except (OSError, ValueError, AttributeError) as error:
+        except (*ABSENT, ValueError, AttributeError) as error:
             return f"{MANIFEST} or a file it lists cannot be read ({error})"
         return None if {MODEL, SPEC} <= set(manifest) else f"{MANIFEST} does not list {MODEL} and {SPEC}"
 

@@ -179,7 +179,7 @@ class Checkpoints:
     @classmethod
     def open(cls, name: str, folder: CheckpointFolder, device: torch.device) -> "Checkpoints":
         """Read the last state, and say what it goes on from."""
-        state, here = folder.last_state(device), environment(device)
+        state, here = folder.last_state(), environment(device)
         if state is not None:
             log.info("%s goes on from step %d", name, state["step"])
             if changed := [key for key in here if here[key] != state["environment"].get(key)]:
