@@ -62,7 +62,7 @@ def test_a_watch_of_no_images_is_refused() -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("at", [1, 3, 4, 5, 8, 9])
+@pytest.mark.parametrize("at", [1, 3, 4, 5, 8, 9, 10])
 def test_a_continued_training_is_the_straight_one_bit_for_bit(optimizer: str, at: int) -> None:
     by = trainer(optimizer=OPTIMIZERS[optimizer])
     weights, curve, straight = fitted(by)
@@ -74,15 +74,17 @@ def test_a_continued_training_is_the_straight_one_bit_for_bit(optimizer: str, at
     weights_again, curve_again, _ = fitted(by, model=network(seed=99), recorder=again)
     assert identical(weights, weights_again)
     assert curve == curve_again
-    if at < 9:  # the optimiser's state and the generator's, one step before the end
-        assert identical(straight.last, again.last) and again.last["step"] == 9
+    if at < STEPS:  # the optimiser's state and the generator's
+        assert identical(straight.last, again.last) and again.last["step"] == STEPS
+    else:  # no step is left
+        assert again.saved == []
 
 
 def test_a_training_stopped_at_every_step_is_the_straight_one() -> None:
     by = trainer()
     weights, curve, _ = fitted(by)
     state: dict[str, Any] | None = None
-    for step in range(1, STEPS):
+    for step in range(1, STEPS + 1):
         stopped = Recorder(state=state, interrupt_at=step)
         with pytest.raises(Interrupted):
             fitted(by, model=network(seed=step - 1), recorder=stopped)
@@ -101,11 +103,11 @@ def test_a_stop_is_obeyed_after_the_next_step_and_saved_before() -> None:
     assert [recorder.last["step"], len(recorder.saved)] == [1, 1]
 
 
-def test_nothing_is_saved_before_its_time() -> None:
+def test_nothing_is_saved_before_its_time_but_the_last_state_always() -> None:
     recorder = Recorder()
     recorder.control.seconds_between = math.inf
     fitted(trainer(), recorder=recorder)
-    assert recorder.saved == []
+    assert [recorder.last["step"], len(recorder.saved)] == [STEPS, 1]
 
 
 # ---- from one kind of device to another
@@ -292,7 +294,7 @@ def test_each_step_has_its_learning_rate() -> None:
     _, curve, _ = fitted(by, model=model, recorder=recorder)
     states = [torch.load(io.BytesIO(saved), weights_only=True) for saved in recorder.saved]
     rates = [state["optimizer"]["param_groups"][0]["lr"] for state in states]
-    assert rates == [0.5] * 4 + [0.25] * 4 + [0.125]
+    assert rates == [0.5] * 4 + [0.25] * 4 + [0.125] * 2
     assert [row["lr"] for row in curve] == [0.5, 0.25, 0.125]
 
 

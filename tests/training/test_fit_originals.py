@@ -153,8 +153,8 @@ def test_two_epochs_on_examples_made_once_begin_with_the_steps_of_one(eps_distri
     recorder.control.pass_checkpoint = passed.append
     trained(short, recorder)
     weights, curve, whole = trained(long)
-    assert len(recorder.saved) == PER_EPOCH - 1
-    assert whole.saved[: PER_EPOCH - 1] == recorder.saved
+    assert len(recorder.saved) == PER_EPOCH
+    assert whole.saved[:PER_EPOCH] == recorder.saved
     weights_on, curve_on, _ = trained(long, Recorder(state=passed[0]), seed=99)
     assert identical(weights, weights_on) and curve == curve_on
 

@@ -21,7 +21,7 @@ from epsball.runtime.distributed import PeerLost
 from epsball.runtime.progress import Interrupted, Stop
 from epsball.runtime.store import LAST, CheckpointFolder, Store
 from epsball.training import parallel, trained
-from epsball.training.fit import fit
+from epsball.training.fit import TrainingState, fit
 from epsball.training.parallel import Job, epochs_left, find_needs, train_in_parallel, train_in_worker
 from epsball.training.spec import with_sources
 from epsball.training.trained import TrainedModels
@@ -435,6 +435,28 @@ def test_a_longer_training_that_was_interrupted_goes_on_to_the_same_bits(
     again = train_all(trainings("stopped", epochs, *line))
     assert began["long"] in (STEPS + 3, STEPS + 4)
     assert same(again["long"], train_all(trainings("alone", {"long": 3}, *line))["long"])
+
+
+def test_a_training_that_ended_before_its_model_was_scored_goes_on_with_the_scoring(
+    trainings: Callable[..., Experiment], began: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop while the model is scored loses no step, neither at the end of an epoch nor within one."""
+    line, original = ("trainer=standard", "trainer.batch_size=8"), trained.find_mistakes
+
+    def stopped(*arguments: Any) -> Any:
+        arguments[-1].signum = 15
+        return original(*arguments)
+
+    for name, length in {"whole": 1.0, "part": 1.5}.items():
+        experiment = trainings("stopped", {name: length}, *line)
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(trained, "find_mistakes", stopped)
+            train_all(experiment)
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingState, "advance", None)
+            again = train_all(experiment)[name]
+        assert began[name] == STEPS * length
+        assert same(again, train_all(trainings("alone", {name: length}, *line))[name])
 
 
 def test_a_state_is_passed_to_no_one_who_has_begun(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -46,7 +46,7 @@ class TrainingControl:
     save: Callable[[State], None]
     """keeps a newer state"""
     seconds_between: float
-    """of two states at least, unless `stop` is set"""
+    """of two states at least, unless `stop` is set; the last one is always saved: its model is still to be scored"""
     cuda_graphs: bool = True
     """whether CUDA may capture the steps"""
     pass_checkpoint: Callable[[State], None] | None = None
@@ -86,7 +86,7 @@ def fit(
                 if state.step % per_epoch == 0:
                     progress.say(describe(state.close_epoch(state.step / per_epoch)))
                 due = time.monotonic() - saved > control.seconds_between
-                if state.step < total and any(agree(due, control.stop.signum or 0)):
+                if state.step == total or any(agree(due, control.stop.signum or 0)):
                     control.save(state.state())
                     saved = time.monotonic()
                     stop_together(control.stop)
@@ -274,6 +274,7 @@ class TrainingState:
         """Go on from a saved state."""
         self.model.load_state_dict(state["model"])
         load_optimizer(self.optimizer, state["optimizer"])
+        self.lr = state["optimizer"]["param_groups"][0]["lr"]
         self.step, self.counted_from, self.curve = state["step"], state["counted_from"], list(state["curve"])
         loss_sum = state["loss_sum"].to(self.loss_sum.device)
         if loss_sum.dim() == 0 and self.step > self.counted_from:  # older than the terms: this epoch's are not known
