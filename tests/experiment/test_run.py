@@ -18,6 +18,7 @@ from own_files import changed, random_images, write_npz
 
 from epsball.build import ConfigError
 from epsball.experiment import record as experiment_record
+from epsball.experiment import run as experiment_run
 from epsball.experiment.prepare import Experiment, prepare_experiment, prepare_parts
 from epsball.experiment.record import claim_directory, config_hash, git_commit
 from epsball.experiment.run import run_experiments
@@ -889,6 +890,23 @@ def test_ensemble_adversarial_training_shares_its_sources(
     assert len(fits) == 5  # three sources, of which A is one, and the two ensemble-adversarial models
     assert [len(sources) for _, _, sources, *_ in fits] == [0, 0, 0, 3, 3]
     assert set(record(tmp_path)["models"]) >= {"A_ens", "A", "A_ens_again"}
+
+
+def test_a_missing_source_of_a_trained_model_is_not_trained_again_in_workers(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny("trainer=ensemble_adv", "trainer.epochs=1", "suite.fgsm.eps=0.1", "workers=2")
+    ensemble = config["models"]["target"]
+    ensemble["trainer"]["sources"] = {"S": tiny()["models"]["target"]}
+    run({**config, "workers": 1}, tmp_path)
+    called = count_calls(monkeypatch, experiment_run, "train_in_parallel")
+    store, experiment = Store(tmp_path, lambda: None), prepare_experiment({**config, "outputs": str(tmp_path)})
+    target = experiment.specs["target"]
+    for lacking in (target.sources["S"], target):
+        shutil.rmtree(store.path(lacking.label, lacking.key))
+        shutil.rmtree(tmp_path / "rows")
+        run(config, tmp_path)
+    assert [[name for name, _ in wanted.values()] for wanted, *_ in called] == [[], ["target's source S", "target"]]
 
 
 # ---- what names a model

@@ -72,7 +72,7 @@ def models_of(*experiments: Experiment, stop: Stop | None = None) -> TrainedMode
 def train_together(*experiments: Experiment, stop: Stop | None = None) -> TrainedModels:
     """Train all models in worker processes, as a run does."""
     models, settings = models_of(*experiments, stop=stop), experiments[0].settings
-    every = [(e, name, spec) for e in experiments for name, spec in with_sources(e.specs)]
+    every = [(e, name, spec) for e in experiments for name, spec in models.untrained(e.specs, models.store.has)]
     wanted = {spec.key: (name, experiment.execution) for experiment, name, spec in every}
     train_in_parallel(wanted, models, settings.workers, settings.threads)
     return models

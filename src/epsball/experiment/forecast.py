@@ -24,7 +24,7 @@ def tell_workload(parts: Sequence[Part], models: TrainedModels) -> None:
         needed |= {spec.key: spec for spec in unfinished_models(experiment, setup).values()}
         for measurement in experiment.measurements.values():
             work = work.joined(measurement.workload(setup))
-    untrained = to_train(needed, models)
+    untrained = {spec.key: spec for _, spec in models.untrained(needed, models.store.is_trained)}
     begun = [spec for spec in untrained.values() if models.store.is_begun(spec.label, spec.key)]
     going_on = f" ({len(begun)} from a checkpoint)" if begun else ""
     ready = len(needed.keys() - untrained.keys())
@@ -32,15 +32,6 @@ def tell_workload(parts: Sequence[Part], models: TrainedModels) -> None:
     if work.craftings or work.finished:
         log.info("attacks: %d to craft, of a source at an eps; %d rows reused", len(work.craftings), len(work.finished))
     models.forecast = TrainingForecast(steps_left(untrained, models))
-
-
-def to_train(needed: Mapping[str, ModelSpec], models: TrainedModels) -> dict[str, ModelSpec]:
-    """Return the models that the store lacks, and those that they are trained with, by fingerprint."""
-    found: dict[str, ModelSpec] = {}
-    for key, spec in needed.items():
-        if not models.store.is_trained(spec.label, key):
-            found |= {key: spec, **to_train({source.key: source for source in spec.sources.values()}, models)}
-    return found
 
 
 def steps_left(untrained: Mapping[str, ModelSpec], models: TrainedModels) -> dict[str, int]:

@@ -23,7 +23,7 @@ from epsball.runtime.files import make_folder, remove_abandoned, write_whole
 from epsball.runtime.processes import this_process
 from epsball.runtime.progress import Interrupted
 from epsball.runtime.store import fingerprint, free_name
-from epsball.training.spec import ModelSpec, with_sources
+from epsball.training.spec import ModelSpec
 from epsball.training.trained import TrainedModels
 
 Row = dict[str, Any]
@@ -128,10 +128,12 @@ class Record:
         return {name + of_seed: spec for name, spec in models.items()}
 
     def wanted(self, needed: Callable[[Experiment], Mapping[str, ModelSpec]]) -> dict[str, tuple[str, Execution]]:
-        """Return name and execution of the models that the run's experiments need, sources included, by fingerprint."""
+        """Return name and execution of the models that the run's experiments need and the store lacks, sources for
+        their training included, by fingerprint."""
         found: dict[str, tuple[str, Execution]] = {}
+        has = cache(self.models.store.has)  # several experiments may need one model
         for experiment in (each for part in self.parts for each in part):
-            for name, spec in with_sources(self.titled(experiment, needed(experiment))):
+            for name, spec in self.models.untrained(self.titled(experiment, needed(experiment)), has):
                 found.setdefault(spec.key, (name, experiment.execution))
         return found
 

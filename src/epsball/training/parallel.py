@@ -47,19 +47,18 @@ class Worker:
 def train_in_parallel(
     wanted: Mapping[str, tuple[str, Execution]], models: TrainedModels, workers: int, threads: int | None
 ) -> None:
-    """Train the models that the store lacks in several processes; afterwards the store has them all.
+    """Train models in several processes; afterwards the store has them all.
 
-    wanted: name and execution of every model of the run, sources included, by fingerprint. threads: CPU threads of a
+    wanted: name and execution of each, by fingerprint, sources that the store lacks included. threads: CPU threads of a
     process; None shares out those of this one. Raises PeerLost where one of them ends before its work is done.
     """
     specs = models.specs
-    missing = [key for key in wanted if not models.store.has(specs[key].label, key)]
-    if not missing:
+    if not wanted:
         return
-    needs = find_needs([specs[key] for key in missing], models)
-    left = epochs_left(needs, {key: specs[key].epochs for key in missing})
-    jobs = {key: make_job(*wanted[key], specs[key], models) for key in missing}
-    workers = min(workers, len(missing))
+    needs = find_needs([specs[key] for key in wanted], models)
+    left = epochs_left(needs, {key: specs[key].epochs for key in wanted})
+    jobs = {key: make_job(*named, specs[key], models) for key, named in wanted.items()}
+    workers = min(workers, len(wanted))
     threads = threads or max(1, torch.get_num_threads() // workers)
     if threads > 1 and workers * threads > (cores := os.cpu_count() or 1):
         text = "%d workers of %d threads on %d cores wait for one another and are several times slower: threads=%d"

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,16 @@ class TrainedModels:
         self.on_device: dict[tuple[str, str, torch.device], Data] = {}
         self.mistakes: dict[tuple[str, Execution], dict[str, Mistakes]] = {}
         self.forecast: TrainingForecast | None = None  # of all trainings of the run
+
+    def untrained(
+        self, specs: Mapping[str, ModelSpec], has: Callable[[str, str], bool]
+    ) -> Iterator[tuple[str, ModelSpec]]:
+        """Yield by name the models that the store lacks, by its `has` or `is_trained`, each after those of its sources
+        that it lacks."""
+        for name, spec in specs.items():
+            if not has(spec.label, spec.key):
+                yield from self.untrained({f"{name}'s source {n}": source for n, source in spec.sources.items()}, has)
+                yield name, spec
 
     def train(self, specs: Mapping[str, ModelSpec], execution: Execution) -> dict[str, nn.Module]:
         """Return the networks of `specs` by name, trained, in eval mode and frozen.
