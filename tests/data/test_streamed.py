@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torchvision.transforms import RandomResizedCrop
 
 from epsball.build import ConfigError, build
+from epsball.data import datasets
 from epsball.data.datasets import DATASETS
 from epsball.data.images import Data, Images
 from epsball.data.streamed import StreamedSplit, WorkersLost
@@ -159,6 +160,12 @@ def test_a_split_holds_no_images(root: Path) -> None:
         assert all(isinstance(file, str) for file in train.files)
         assert next(iter(train.first(1).batches(1)))[0].shape == (1, 3, size, size)
         assert vars(train).keys() == {"files", "y", "workers"} and not any(map(torch.is_tensor, vars(train.workers)))
+
+
+def test_a_core_that_the_process_may_use_has_a_worker(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "cores", lambda: 3)
+    train = load(root, workers=None).train
+    assert isinstance(train, StreamedSplit) and train.workers.number == 3
 
 
 # --- workers --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,18 @@ from torch import Tensor
 from epsball.build import ConfigError
 from epsball.cli import main
 from epsball.data.images import Split
-from epsball.runtime.distributed import PeerLost, in_order, interleaved, missing_peers, processes, rank, share
+from epsball.runtime import distributed
+from epsball.runtime.distributed import (
+    PeerLost,
+    cores,
+    in_order,
+    interleaved,
+    missing_peers,
+    processes,
+    rank,
+    share,
+    threads_of_process,
+)
 from epsball.training.fit import batch_indices, replica_seed, steps_per_epoch
 
 RUN = str(ROOT / "run.py")
@@ -229,6 +240,28 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
     assert (processes(), rank(), share(5)) == (1, 0, slice(0, None, 1))
     values = torch.arange(5)
     assert in_order(values, 5) is values
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
+    assert cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # where the system does not tell
+    assert cores() == 64
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(None, 4), ("1", 4), ("6", None)])
+def test_a_process_of_a_job_has_its_share_of_the_cores_unless_the_user_says(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, threads: int | None
+) -> None:
+    monkeypatch.setattr(distributed, "cores", lambda: 9)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert threads_of_process() is None
+    become(monkeypatch, 1, 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert threads_of_process() == threads
 
 
 @pytest.mark.parametrize(("images", "number"), [(41, 2), (7, 3), (3, 3), (12, 4)])

@@ -163,7 +163,7 @@ def test_more_threads_than_cores_are_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(parallel, "cores", lambda: 3)
     monkeypatch.setattr(parallel, "run_jobs", lambda *arguments: None)
     train_together(three_models("told", workers=2, threads=threads))
     assert [r.getMessage().split(" wait ")[0] for r in caplog.records if r.levelname == "WARNING"] == told

@@ -6,7 +6,6 @@ config key.
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from epsball.data.readers import (
     torchvision_dataset,
 )
 from epsball.data.streamed import Decoder, Preprocessing, StreamedSplit, Workers
+from epsball.runtime.distributed import cores
 
 MOST_WORKERS = 16  # decoding processes that null stands for, at most
 HOW_TO_GET = "get it with dataset.download=true, or point dataset.root to it"
@@ -229,7 +229,7 @@ class StreamedFolder:
         train, test = root / self.train_folder, root / self.test_folder
         classes, *every = list_folders(self, train, test)
         files = every[0][: self.train_size], every[1][: self.test_size]
-        number = min(MOST_WORKERS, os.cpu_count() or 1) if self.workers is None else self.workers
+        number = min(MOST_WORKERS, cores()) if self.workers is None else self.workers
         workers = Workers(Decoder(self.preprocessing()), number)
         splits = [
             StreamedSplit([f.path for f in own], torch.tensor([f.label for f in own], dtype=torch.int64), workers)

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from epsball.build import ConfigError
+from epsball.runtime.distributed import cores
 from epsball.runtime.files import write_whole
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def read_images(files: list[ImageFile], channels: int, image_size: int | None) -
     if image_size is not None:
         require_memory(len(files) * channels * image_size**2, f"dataset.image_size={image_size}")
     chunks = [files[i : i + 250] for i in range(0, len(files), 250)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cores())) as pool:
         decoded = pool.map(lambda chunk: [decode_image(f.path, channels, image_size) for f in chunk], chunks)
         images = [image for chunk in decoded for image in chunk]
     for file, image in zip(files, images, strict=True):

@@ -52,10 +52,17 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if launched() else 0
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use: of a batch job, those that it was given."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def threads_of_process() -> int | None:
-    """Return this process's share of its machine's cores, where torchrun would give it one; None for a process alone,
-    whose number is torch's own."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if processes() > 1 else None
+    """Return this process's share of its cores, where torchrun would give it one; None for a process alone, or with an
+    OMP_NUM_THREADS of the user's, whose number is torch's own."""
+    if processes() == 1 or os.environ.get("OMP_NUM_THREADS", "1") != "1":  # torchrun sets 1 where it is not set
+        return None
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def is_first() -> bool:

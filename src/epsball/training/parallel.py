@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from epsball.runtime.device import Execution, executing
-from epsball.runtime.distributed import PeerLost
+from epsball.runtime.distributed import PeerLost, cores
 from epsball.runtime.progress import Stop
 from epsball.runtime.store import Store
 from epsball.training.spec import BuildCache, ModelSpec, build_spec
@@ -60,9 +59,9 @@ def train_in_parallel(
     jobs = {key: make_job(*named, specs[key], models) for key, named in wanted.items()}
     workers = min(workers, len(wanted))
     threads = threads or max(1, torch.get_num_threads() // workers)
-    if threads > 1 and workers * threads > (cores := os.cpu_count() or 1):
+    if threads > 1 and workers * threads > cores():
         text = "%d workers of %d threads on %d cores wait for one another and are several times slower: threads=%d"
-        log.warning(text, workers, threads, cores, max(1, cores // workers))
+        log.warning(text, workers, threads, cores(), max(1, cores() // workers))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, begin_worker, (threads,)) as pool:
         try:
