@@ -1,5 +1,6 @@
 """Whole experiments in process, on a network that trains in a blink: rows, reuse, interruption, seeds, parts, names."""
 
+import errno
 import json
 import logging
 import shutil
@@ -482,12 +483,49 @@ def test_a_failed_run_says_why(base: Config, outputs: Path, monkeypatch: pytest.
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr(transfer_matrix, "transfer", fail)
-    with pytest.raises(RuntimeError, match="no luck"):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no luck"):
+        patch.setattr(transfer_matrix, "transfer", fail)
         run(base, outputs, name="again")
     said = record(outputs, "again")
     assert (said["status"], said["exit_reason"]) == ("failed", "RuntimeError: no luck")
     assert "no luck" in (outputs / "again" / "traceback.txt").read_text()
+    run(base, outputs, name="again")
+    assert record(outputs, "again")["status"] == "done" and not (outputs / "again" / "traceback.txt").exists()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no luck"), Interrupted(15)])
+@pytest.mark.parametrize("unwritten", ["run.json", "traceback.txt"])
+def test_a_full_disk_does_not_hide_why_a_run_ended(
+    base: Config,
+    outputs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+    unwritten: str,
+) -> None:
+    shutil.rmtree(outputs / "rows")
+    original, full = experiment_record.write_whole, []
+
+    def fail(*_: object, **__: object) -> None:
+        full.append(True)
+        raise error
+
+    def write(path: Path, content: str) -> None:
+        if full and path.name == unwritten:
+            raise OSError(errno.ENOSPC, "No space left on device (0 MiB free)", str(path))
+        original(path, content)
+
+    monkeypatch.setattr(transfer_matrix, "transfer", fail)
+    monkeypatch.setattr(experiment_record, "write_whole", write)
+    with pytest.raises(type(error)) as raised:
+        run(base, outputs, name="again")
+    assert raised.value is error
+    failed = isinstance(error, RuntimeError)
+    told = [one.getMessage() for one in caplog.records if "No space left" in one.getMessage()]
+    assert len(told) == (failed or unwritten == "run.json")
+    assert (outputs / "again" / "traceback.txt").exists() == (failed and unwritten == "run.json")
+    ended = "running" if unwritten == "run.json" else "failed" if failed else "interrupted"
+    assert record(outputs, "again")["status"] == ended
 
 
 # ---- several seeds

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from epsball.training.trained import TrainedModels
 
 Row = dict[str, Any]
 Part = list[Experiment]  # one per seed
+TRACEBACK = "traceback.txt"
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -56,12 +59,16 @@ class Record:
         try:
             yield
         except Interrupted as error:
-            self.write("interrupted", str(error))
+            with logged_if_unwritten():
+                self.write("interrupted", str(error))
             raise
         except BaseException as error:
-            write_whole(self.directory / "traceback.txt", traceback.format_exc())
-            self.write("failed", f"{type(error).__name__}: {error}")
+            with logged_if_unwritten():
+                self.write("failed", f"{type(error).__name__}: {error}")
+            with logged_if_unwritten():
+                write_whole(self.directory / TRACEBACK, traceback.format_exc())
             raise
+        (self.directory / TRACEBACK).unlink(missing_ok=True)  # of an earlier run that failed here
         self.write("done", None)
 
     def write(self, status: Literal["running", "done", "failed", "interrupted"], reason: str | None) -> None:
@@ -136,6 +143,15 @@ class Record:
             for name, spec in self.models.untrained(self.titled(experiment, needed(experiment)), has):
                 found.setdefault(spec.key, (name, experiment.execution))
         return found
+
+
+@contextlib.contextmanager
+def logged_if_unwritten() -> Iterator[None]:
+    """Log an OSError of the block, such as that of a full disk: it hides no error that is being handled."""
+    try:
+        yield
+    except OSError as error:
+        log.error("%s", error)
 
 
 def for_collectors(part: Part) -> Row:
