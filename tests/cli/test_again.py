@@ -1,6 +1,7 @@
 """again=RUN_DIRECTORY: a run repeated, or gone on with, from what it left."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -152,3 +153,12 @@ def test_what_cannot_be_repeated_is_told_in_one_line(main: Main, done: Path, tmp
     assert ended.code == 2 and WRONG[how] in ended.err, ended.err
     assert len(ended.err.splitlines()) == 1
     assert not run_jsons(tmp_path / "outputs")
+
+
+def test_the_directory_of_a_run_that_is_under_way_is_not_another_runs(main: Main, done: Path) -> None:
+    """Though it is the same: both would write its files."""
+    said = json.loads((done / "run.json").read_text())
+    (done / "run.json").write_text(json.dumps({**said, "status": "running", "process": this_process()}))
+    ended = main(*tiny_line("seed=3", f"hydra.run.dir={done}"))
+    told = f"hydra.run.dir={done} is in use by process {os.getpid()}: name another directory"
+    assert ended.code == 2 and ended.err.splitlines()[-1] == f"error: {told}"

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from epsball.build import ConfigError
 from epsball.cli.words import key_of
-from epsball.runtime.processes import state_of
+from epsball.runtime.processes import running_process, state_of
 
 if TYPE_CHECKING:
     from epsball.experiment.prepare import Experiment
@@ -101,11 +101,11 @@ def directory_again(earlier: EarlierRun, config: DictConfig, parts: Sequence[lis
     from epsball.runtime.device import environment
 
     record, execution = earlier.record, parts[0][0].execution
-    process = record.get("process")
-    if record.get("status") == "running" and isinstance(process, dict) and state_of(process) == "runs":
+    process = running_process(record)
+    if process and state_of(process) == "runs":
         raise ConfigError(f"again={earlier.directory} is still running, as process {process.get('id')}")
     log.info("again: %s, %s, begun %s", earlier.directory, earlier.ended, record.get("started"))
-    if record.get("status") == "running" and isinstance(process, dict) and state_of(process) == "elsewhere":
+    if process and state_of(process) == "elsewhere":
         log.info("again: its process is on %s: if it still runs there, stop it or this one", process.get("host"))
     now = {"commit": git_commit(), **environment(execution.device, execution.threads)}
     before = {"commit": record.get("git_commit"), **{key: record.get(key) for key in now if key != "commit"}}

@@ -21,7 +21,7 @@ from epsball.experiment.settings import folder_of_part
 from epsball.runtime.device import Execution, environment
 from epsball.runtime.distributed import is_first
 from epsball.runtime.files import make_folder, remove_abandoned, write_whole
-from epsball.runtime.processes import this_process
+from epsball.runtime.processes import running_process, state_of, this_process
 from epsball.runtime.progress import Interrupted
 from epsball.runtime.store import fingerprint, free_name
 from epsball.training.spec import ModelSpec
@@ -182,7 +182,7 @@ def claim_directory(name: str, parts: Sequence[Part], given: str | None, job: Pa
     """Return a run directory that no other run has: outputs/<name>/<date_time[-n]>, or a sweep's `job` folder; or the
     `given` one, where a run of the same experiments goes on.
 
-    Raises ConfigError when `given` holds anything else, or where no folder can be made.
+    Raises ConfigError when `given` holds anything else, or a run that is under way, or where no folder can be made.
     """
     outputs = Path(parts[0][0].settings.outputs)
     for folder in ("models", "rows"):
@@ -192,7 +192,10 @@ def claim_directory(name: str, parts: Sequence[Part], given: str | None, job: Pa
         return make_unique_directory(job or outputs / name / stamp)
     path = Path(given)
     make_folder(path, f"hydra.run.dir={given}")
-    if any(path.iterdir()) and read_json(path / "run.json").get("config_hash") != config_hash(parts):
+    record = read_json(path / "run.json")
+    if (process := running_process(record)) is not None and state_of(process) == "runs":
+        raise ConfigError(f"hydra.run.dir={given} is in use by process {process.get('id')}: name another directory")
+    if any(path.iterdir()) and record.get("config_hash") != config_hash(parts):
         raise ConfigError(f"hydra.run.dir={given} holds something else than this experiment: name another directory")
     return path
 

@@ -33,6 +33,12 @@ def state_of(process: Mapping[str, Any]) -> Literal["runs", "gone", "elsewhere",
     return "unknown"
 
 
+def running_process(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the process of a run whose run.json says that it runs; None where it says anything else."""
+    process = record.get("process")
+    return process if record.get("status") == "running" and isinstance(process, dict) else None
+
+
 def beginning(number: int) -> str | None:
     """Return when a process began: the system's boot and its ticks since then; None if there is none, or the system
     does not say."""
