@@ -50,7 +50,7 @@ def work(ready: Connection, saved: Path | None) -> None:
     stop = Stop()
     stop.obey_parent()
     if saved is not None:
-        with stop.job():
+        with stop.job(), Progress("work", total=1):
             ready.send(os.getpid())
             try:
                 while True:
@@ -89,26 +89,43 @@ def test_a_worker_ends_with_sigterm_once_it_has_nothing_to_save(tmp_path: Path, 
     assert saved.exists() != idle
 
 
-BEGIN_AND_STAY = """
+BEGIN = """
 import sys, time
 from pathlib import Path
 from test_progress import begin_work
 
 if __name__ == "__main__":
     worker, _ = begin_work(Path(sys.argv[1]) if sys.argv[1:] else None)
+"""
+STAY = """
     print(worker.pid, flush=True)
     time.sleep(60)
 """
+STOP = """
+    worker.terminate()
+    worker.join()
+"""
+
+
+def start(script: Path, text: str, saved: Path | None = None) -> subprocess.Popen[str]:
+    """Begin a process that has a worker of its own."""
+    script.write_text(text)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, str(script), *([] if saved is None else [str(saved)])]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, env={**os.environ, "PYTHONPATH": path}, **pipes)
+
+
+def test_a_worker_that_was_stopped_leaves_nothing_to_complain_of(tmp_path: Path) -> None:
+    assert start(tmp_path / "run.py", BEGIN + STOP, tmp_path / "saved").communicate(timeout=60) == ("", "")
+    assert (tmp_path / "saved").exists()
 
 
 @pytest.mark.skipif(beginning(os.getpid()) is None, reason="whether a process of another's runs is asked of /proc")
 @pytest.mark.parametrize("idle", [True, False])
 def test_a_worker_ends_once_it_has_nothing_to_save_when_its_parent_was_killed(tmp_path: Path, idle: bool) -> None:
-    script, saved = tmp_path / "run.py", tmp_path / "saved"
-    script.write_text(BEGIN_AND_STAY)
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    command = [sys.executable, str(script), *([] if idle else [str(saved)])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}) as parent:
+    saved = tmp_path / "saved"
+    with start(tmp_path / "run.py", BEGIN + STAY, None if idle else saved) as parent:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         parent.kill()

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Thread
+from threading import RLock, Thread
 from types import TracebackType
 from typing import Self
 
@@ -50,6 +50,7 @@ class Stop:
         jobs, else when its `job` has saved. Ctrl-C, which a terminal sends to workers too, is left to the parent, which
         then ends them."""
         self.nothing_to_save = True
+        tqdm.set_lock(RLock())  # tqdm's own is told as leaked where a process ends without Python's clean-up
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda signum, _frame: self.end_worker(signum))
         Thread(target=self.end_with_parent, daemon=True).start()
