@@ -299,6 +299,31 @@ def test_the_keys_that_tell_jobs_apart(case: str) -> None:
     assert telling_keys(settings) == keys
 
 
+def test_a_group_without_a_name_is_not_its_absence(tmp_path: Path) -> None:
+    """As a trainer's augment, by default null: seeds with and without it are two jobs."""
+    given = {"trainer.augment.shift": 2, "trainer.augment.flip": False}
+    make_run(tmp_path / "a", 0, {"A>A": 0.2}, settings=PLAIN | {"trainer.augment": None})
+    make_run(tmp_path / "b", 1, {"A>A": 0.4}, settings=PLAIN | given)
+    make_run(tmp_path / "c", 2, {"A>A": 0.6}, settings=PLAIN | given)
+    assert collect.main([str(tmp_path), "--format", "csv"]) == 0
+    table = pd.read_csv(tmp_path / "collected_table.csv")
+    assert table["job"].tolist() == ["trainer.augment=null"] * 2 + ["trainer.augment=(given)"] * 2
+    assert table["seeds"].tolist() == [1, 1, 2, 2]
+
+
+def test_a_models_own_seed_tells_jobs_apart_where_it_was_typed(tmp_path: Path) -> None:
+    """Whatever the run's seed is, which models follow by default."""
+    for seed in (0, 5):
+        make_run(tmp_path / f"plain{seed}", seed, {"A>A": 0.2}, **recorded(), overrides=[f"seed={seed}"])
+        for own in (5, 6):
+            typed = [f"seed={seed}", f"models.A.seed={own}"]
+            make_run(tmp_path / f"{seed}-{own}", seed, {"A>A": 0.4}, **recorded(), overrides=typed)
+    assert collect.main([str(tmp_path), "--format", "csv"]) == 0
+    table = pd.read_csv(tmp_path / "collected_table.csv")
+    assert sorted(set(table["job"])) == ["models.A.seed=(default)", "models.A.seed=5", "models.A.seed=6"]
+    assert set(table["seeds"]) == {2}
+
+
 def test_older_runs_beside_newer_ones_are_named_by_their_overrides(tmp_path: Path, capsys) -> None:
     make_run(tmp_path / "a", 0, {"A>A": 0.2}, **recorded())
     make_run(tmp_path / "b", 0, {"A>A": 0.6}, trainer="standard")

@@ -26,7 +26,7 @@ def name_jobs(runs: list[Run]) -> None:
     for experiment in {run.experiment for run in runs}:
         group = [run for run in runs if run.experiment == experiment and run.record]
         if all("settings" in run.record for run in group):
-            settings = [dict(run.record["settings"]) for run in group]
+            settings = with_typed_seeds(group, [with_groups(run.record["settings"]) for run in group])
             keys = telling_keys(settings)
         else:
             settings = [overrides(run.record) for run in group]
@@ -35,6 +35,20 @@ def name_jobs(runs: list[Run]) -> None:
             chosen = [(key, as_text(setting.get(key, "(default)"))) for key in keys]
             run.job = " ".join(f"{key}={value}" for key, value in chosen)
             run.shape = tuple(pair for pair in chosen if pair[0].split(".")[0].split("@")[0] in SHAPING)
+
+
+def with_groups(settings: Settings) -> Settings:
+    """Return settings with a value for each group of fields that has no name, by which it differs from null."""
+    groups = [key[:end] for key in settings for end, letter in enumerate(key) if letter == "."]
+    return dict.fromkeys(groups, "(given)") | settings
+
+
+def with_typed_seeds(runs: list[Run], settings: list[Settings]) -> list[Settings]:
+    """Return the runs' settings with the models' seeds that any of them was called with; the others' follow the run's
+    own seed, and do not tell jobs apart."""
+    typed = [{key: value for key, value in overrides(run.record).items() if key.endswith(".seed")} for run in runs]
+    untyped = {key: "(default)" for one in typed for key in one}
+    return [setting | untyped | one for setting, one in zip(settings, typed, strict=True)]
 
 
 def differing_keys(settings: list[Settings]) -> list[str]:
