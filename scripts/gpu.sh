@@ -18,7 +18,8 @@
 #   LIMIT     seconds for everything (540). A stage but the last gets half of what is left
 #   OUT       folder of what comes back (outputs/gpu), at most 8 files of 15 MiB: log.txt, stages.csv (exit codes),
 #             parity.csv, speed.csv, results.tar.gz (run directories), state.tar.gz.00 to .02 (models, rows)
-#   STATE     folder of an earlier call's files: what is finished is taken from it, what was in training goes on
+#   STATE     folder of an earlier call's files: what is finished is taken from it, what was in training goes on ($OUT, where
+#             it has some)
 #   WORK      folder to work in, kept; a second call on the same machine goes on from it without STATE (a temporary one)
 #   PACKAGES  folder of wheels that the machine lacks: `pip wheel --no-deps -w wheels hydra-core omegaconf
 #             antlr4-python3-runtime==4.9.3 torchattacks`
@@ -30,7 +31,7 @@
 #   ONLY      cases of parity and speed, and runs of madry, kariyappa and kurakin, whose name holds this text
 #   TESTS     files; OVERRIDES: words for run.py
 #
-# Exit codes: 0 all done, 1 a stage failed, 2 no such stage, 3 time ran out, 130 SIGINT, 143 SIGTERM.
+# Exit codes: 0 all done, 1 a stage failed or STATE is damaged, 2 no such stage, 3 time ran out, 130 SIGINT, 143 SIGTERM.
 set -u
 began=$(date +%s)
 cd "$(dirname "$0")/.." || exit 1
@@ -50,7 +51,7 @@ workers=${WORKERS:-3} mps=${MPS:-1}
 limit=${LIMIT:-540} out=${OUT:-outputs/gpu} work=${WORK:-$(mktemp -d)}
 reserve=$((limit / 15 > 4 ? limit / 15 : 4)) # seconds for a stage to save its state, and for packing
 part=$((15 * 1024 * 1024)) parts=3            # bytes of a file that comes back, files of the state
-log=$out/log.txt running='' time_ran_out='' stage_failed=''
+log=$out/log.txt prepared='' running='' time_ran_out='' stage_failed=''
 
 # Whatever happens, what was done is packed: on the way out, once.
 finish() {
@@ -61,9 +62,11 @@ finish() {
         wait "$running"
         record "$code"
     fi
-    pack_results
-    pack_state
-    [ "$mps" -ne 1 ] || echo quit | nvidia-cuda-mps-control >>"$log" 2>&1
+    if [ -n "$prepared" ]; then
+        pack_results
+        pack_state
+        [ "$mps" -ne 1 ] || echo quit | nvidia-cuda-mps-control >>"$log" 2>&1
+    fi
     [ -n "${WORK:-}" ] || rm -rf "$work"
     exit "$code"
 }
@@ -76,16 +79,31 @@ prepare() {
         "$python" -m pip install --quiet --no-index --no-deps --target "$work/packages" "$PACKAGES"/*.whl \
             >>"$log" 2>&1 || say "not all wheels of $PACKAGES were installed"
     fi
-    if [ -n "${STATE:-}" ]; then
-        cat "$STATE"/state.tar.gz.[0-9]* 2>>"$log" | tar -xzf - -C "$work" 2>>"$log" || say "no whole state in $STATE"
-        tar -xzf "$STATE/results.tar.gz" -C "$work" >>"$log" 2>&1 || say "no results in $STATE"
+    state=${STATE:-$out}
+    if [ -n "${STATE:-}" ] || ls "$state"/state.tar.gz.[0-9]* >/dev/null 2>&1; then
+        cat "$state"/state.tar.gz.[0-9]* 2>>"$log" | unpack || refuse_state state.tar.gz
     fi
-    rm -f "$out"/state.tar.gz.[0-9]* "$out/results.tar.gz"
+    if [ -f "$state/results.tar.gz" ]; then
+        unpack <"$state/results.tar.gz" || refuse_state results.tar.gz
+    fi
+    prepared=1
     echo stage,exit_code,seconds >"$out/stages.csv"
     export PYTHONPATH="src:$work/packages${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
     start_mps || mps=0
     # the same bits each time; no plugins that the machine happens to have
     export CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+}
+
+# Unpack the archive on standard input; what $WORK has newer stays.
+unpack() {
+    tar -xzf - -C "$work" --keep-newer-files --warning=no-ignore-newer >>"$log" 2>&1
+}
+
+# refuse_state ARCHIVE: go no further, and pack nothing over it.
+refuse_state() {
+    tail -n 5 "$log" >&2
+    say "no whole $1 in $state: name another STATE, or move these files away" >&2
+    exit 1
 }
 
 # record EXIT_CODE: of the stage.
@@ -210,10 +228,18 @@ EOF
     return "$worst"
 }
 
-# One run of the paper in a directory of its own, unless it is done; without graphs if it fails with them.
+# run_paper NAME WORDS: one run of the paper, unless it is done; without graphs if it fails with them. Its words lie beside
+# its directory: with others the run has another directory, NAME-2, NAME-3, ...
 run_paper() {
-    run=$1 directory=$work/runs/$1
+    name=$1 run=$1 number=1
     shift
+    words="scale=$scale dataset=$dataset $* ${OVERRIDES:-}"
+    while [ -d "$work/runs/$run" ] && [ "$(cat "$work/runs/$run.txt" 2>>"$log")" != "$words" ]; do
+        number=$((number + 1))
+        run=$name-$number
+    done
+    directory=$work/runs/$run
+    echo "$words" >"$directory.txt"
     if grep -qs '"status": "done"' "$directory/run.json"; then
         say "$run: done by an earlier call"
         return 0
@@ -247,11 +273,16 @@ paper_command() {
 # results.tar.gz: the run directories; the figures stay behind if it grows too large.
 pack_results() {
     [ -n "$(ls "$work/runs")" ] || return 0
-    tar -czf "$work/results.tar.gz" -C "$work" --exclude='*.html' runs
-    if [ "$(wc -c <"$work/results.tar.gz")" -gt "$part" ]; then
-        tar -czf "$work/results.tar.gz" -C "$work" --exclude='*.html' --exclude='*.png' runs
+    packed=$work/results.tar.gz
+    if pack_runs && { [ "$(wc -c <"$packed")" -le "$part" ] || pack_runs --exclude='*.png'; }; then
+        mv "$packed" "$out"
+    else
+        say "results.tar.gz was not packed: the earlier one stays"
     fi
-    mv "$work/results.tar.gz" "$out/results.tar.gz"
+}
+
+pack_runs() {
+    tar -czf "$packed" -C "$work" --exclude='*.html' "$@" runs 2>>"$log"
 }
 
 # state.tar.gz.NN: finished rows, then as many models as fit.
@@ -269,7 +300,14 @@ pack_state() {
             say "no room for $model, $((bytes / 1024 / 1024)) MiB: it stays behind"
         fi
     done <"$work/models"
-    tar -czf - -C "$work" -T "$work/kept" | split -b "$part" -d - "$out/state.tar.gz."
+    packed=$work/state.tar.gz
+    rm -f "$packed".*
+    if tar -czf "$packed" -C "$work" -T "$work/kept" 2>>"$log" && split -b "$part" -d "$packed" "$packed."; then
+        rm -f "$out"/state.tar.gz.[0-9]* "$packed"
+        mv "$packed".* "$out"
+    else
+        say "state.tar.gz was not packed: the earlier one stays"
+    fi
 }
 
 # Lines "class bytes folder", best first: 1 trained, 2 in training, 3 of a run that is done; the small before the large.

@@ -51,6 +51,12 @@ def state_names(out: Path) -> set[str]:
         return {Path(name).name for name in archive.getnames()}
 
 
+def run_names(out: Path) -> set[str]:
+    """Names of the run directories that came back."""
+    with tarfile.open(out / "results.tar.gz") as archive:
+        return {name.split("/")[1] for name in archive.getnames() if name.count("/") > 1}
+
+
 def test_an_unknown_stage_is_told_before_anything_is_done(tmp_path: Path) -> None:
     done = subprocess.run([SCRIPT, "tests", "sped"], env=settings(tmp_path / "out"), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
@@ -112,9 +118,7 @@ def test_kurakin_runs_the_groups_that_are_asked_for(tmp_path: Path) -> None:
     few = "dataset.train_size=64 dataset.test_size=10 arch.width=0.0625 threads=1"
     assert call(tmp_path, "kurakin", ONLY="transfer", OVERRIDES=f"parts=[kurakin/figure2] {few}") == 0
     assert codes(tmp_path) == {"kurakin": 0}
-    with tarfile.open(tmp_path / "results.tar.gz") as archive:
-        runs = {name.split("/")[1] for name in archive.getnames() if name.count("/") > 1}
-    assert runs == {"kurakin_transfer_seed_0"}
+    assert run_names(tmp_path) == {"kurakin_transfer_seed_0"}
 
 
 def test_a_stopped_call_brings_back_the_state_that_the_next_goes_on_from(tmp_path: Path) -> None:
@@ -139,6 +143,74 @@ def test_a_stopped_call_brings_back_the_state_that_the_next_goes_on_from(tmp_pat
         file = archive.extractfile(said)
         assert file and json.load(file)["status"] == "done"
         assert any(name.endswith("seed_0/results.csv") for name in archive.getnames())
+
+
+def make_state(out: Path) -> dict[str, bytes]:
+    """Files of an earlier call that has a finished run of unknown words, and a model."""
+    made = out.parent / "made"
+    (made / "runs" / "seed_0").mkdir(parents=True)
+    (made / "runs" / "seed_0" / "run.json").write_text('{"status": "done"}')
+    (made / "outputs" / "models" / "a-0").mkdir(parents=True)
+    (made / "outputs" / "models" / "a-0" / "manifest.json").write_text("{}")
+    out.mkdir()
+    for archive, folder in (("state.tar.gz.00", "outputs"), ("results.tar.gz", "runs")):
+        with tarfile.open(out / archive, "w:gz") as file:
+            file.add(made / folder, folder)
+    return {path.name: path.read_bytes() for path in out.glob("*.tar.gz*")}
+
+
+def test_the_same_command_again_keeps_what_an_earlier_call_brought_back(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make_state(out)
+    (tmp_path / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
+    assert call(out, "tests", TESTS=str(tmp_path / "test_nothing.py")) == 0
+    assert "manifest.json" in state_names(out) and run_names(out) == {"seed_0"}
+
+
+@pytest.mark.parametrize("damaged", ["state.tar.gz.00", "results.tar.gz"])
+def test_a_state_that_cannot_be_unpacked_stays_and_nothing_is_run(tmp_path: Path, damaged: str) -> None:
+    out = tmp_path / "out"
+    make_state(out)
+    (out / damaged).write_bytes((out / damaged).read_bytes()[:-40])
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    given = settings(out, STATE=str(out), TESTS="none")
+    done = subprocess.run([SCRIPT, "tests"], env=given, capture_output=True, text=True)
+    assert done.returncode == 1 and f"no whole {damaged.removesuffix('.00')} in {out}" in done.stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != "log.txt"} == before
+
+
+def test_a_run_that_cannot_be_packed_leaves_the_earlier_archives(tmp_path: Path) -> None:
+    out, work, programs = tmp_path / "out", tmp_path / "work", tmp_path / "programs"
+    before = make_state(out)
+    programs.mkdir()
+    (programs / "tar").write_text('#!/bin/sh\ncase $1 in -c*) exit 2 ;; esac\nexec /bin/tar "$@"\n')
+    (programs / "tar").chmod(0o755)
+    (tmp_path / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
+    given = {"TESTS": str(tmp_path / "test_nothing.py"), "PATH": f"{programs}:{os.environ['PATH']}"}
+    assert call(out, "tests", WORK=str(work), **given) == 0
+    assert {path.name: path.read_bytes() for path in out.glob("*.tar.gz*")} == before
+    assert "was not packed: the earlier one stays" in (out / "log.txt").read_text()
+
+
+def test_a_run_with_other_words_has_a_directory_of_its_own(tmp_path: Path) -> None:
+    """What an interpreter is called with is all that is looked at here."""
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\nfor word; do case $word in hydra.run.dir=*) folder=${word#hydra.run.dir=} ;; esac; done\n"
+        'mkdir "$folder" && echo \'{"status": "done"}\' >"$folder/run.json"\n'
+    )
+    python.chmod(0o755)
+    same = {"WORK": str(tmp_path / "work"), "PYTHON": str(python)}
+    for given, name in (
+        ({}, "seed_0"),
+        ({"SCALE": "paper"}, "seed_0-2"),
+        ({"DATASET": "mnist"}, "seed_0-3"),
+        ({"OVERRIDES": "seed=3"}, "seed_0-4"),
+    ):
+        for again in (False, True):
+            assert call(tmp_path / "out", "tramer", **same, **given) == 0
+            assert (f"{name}: done by an earlier call" in (tmp_path / "out" / "log.txt").read_text()) == again
+    assert run_names(tmp_path / "out") == {"seed_0", "seed_0-2", "seed_0-3", "seed_0-4"}
 
 
 @pytest.fixture
