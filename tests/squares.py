@@ -58,6 +58,7 @@ def make_setup(folder: Path, *attacks: NamedAttack, **changes: Any) -> Setup:
         **{"asked": [], "test": images(), "test_checksum": "50 squares", "batch_size": BATCH, "tf32": False},
         **{"cuda_graphs": False, "seed": 0, "store": Store(folder, lambda: None), "reuse": True},
         **{"given": GivenRows(), "skips": False, "stop": Stop(), "clean": {}, "grid_values": {}},
+        "curves": {name: {"watch": None, "test_checksum": "50 squares"} for name in models},
     }
     return Setup(**{**fields, **changes})
 

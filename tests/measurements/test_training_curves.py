@@ -2,8 +2,11 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pandas as pd
@@ -34,14 +37,40 @@ def test_rows_are_the_epochs_of_training_csv(tiny: Callable[..., Config], tmp_pa
     assert line in " ".join(shown.split())
 
 
-def test_rows_say_of_how_many_images_the_clean_error_is(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    """Of those that the model was scored on when it was trained, however many this run has."""
-    for size, directory in ((30, "first"), (50, "second")):
-        config = {**tiny("measurement=training_curves", f"dataset.test_size={size}"), "outputs": str(tmp_path)}
-        run_experiments("mine", [[prepare_experiment(config)]], tmp_path / directory, [], Stop())
-        found = pd.read_csv(tmp_path / directory / "results.csv")
-        assert found["n"].tolist() == [30] * len(found), directory
-    assert len(list(tmp_path.glob("models/*/training.csv"))) == 1
+def curves_of(config: Config, outputs: Path, directory: str) -> pd.DataFrame:
+    """The rows of a run in a folder of its own."""
+    experiment = prepare_experiment({**config, "outputs": str(outputs)})
+    run_experiments("mine", [[experiment]], outputs / directory, [], Stop())
+    return pd.read_csv(outputs / directory / "results.csv")
+
+
+def test_a_clean_error_of_other_test_images_is_left_out(
+    tiny: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model was scored on 30 when it was trained; spec.json of an earlier version does not say on which."""
+    words = ("measurement=training_curves", "dataset.test_size=30")
+    first = curves_of(tiny(*words), tmp_path, "first")
+    assert set(first["n"]) == {30} and first["training_clean_error"].notna().all()
+    assert "delete" not in caplog.text
+    second = curves_of(tiny(words[0], "dataset.test_size=50"), tmp_path, "second")
+    assert set(second["n"]) == {50} and "training_clean_error" not in second
+    assert second["training_loss"].tolist() == first["training_loss"].tolist()
+    (folder,) = tmp_path.glob("models/*-*")
+    said = "target has no training_clean_error: it was trained beside other test images or another watch"
+    assert caplog.text.count(f"{said}; delete {folder} to train it again") == 1
+    forget_curve(folder)
+    third = curves_of(tiny(words[0], "dataset.test_size=50"), tmp_path, "third")
+    assert third["training_clean_error"].tolist() == first["training_clean_error"].tolist() and set(third["n"]) == {30}
+
+
+def forget_curve(folder: Path) -> None:
+    """Make of a stored model one of before spec.json said what training.csv is of."""
+    spec = json.loads((folder / "spec.json").read_text())
+    del spec["curve"]
+    content = json.dumps(spec).encode()
+    (folder / "spec.json").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "spec.json": sha256(content).hexdigest()}))
 
 
 def test_a_watched_attack_is_in_the_rows(tiny: Callable[..., Config], tmp_path: Path) -> None:
@@ -52,6 +81,45 @@ def test_a_watched_attack_is_in_the_rows(tiny: Callable[..., Config], tmp_path: 
     assert set(found["training_adversarial_n"]) == {5}
     assert set(found["training_adversarial_error"] * 5) <= set(range(6))
     assert "training_adversarial_error" in (tmp_path / "run" / "report.md").read_text()
+
+
+def watch(eps: float) -> tuple[str, ...]:
+    return ("+attack@trainer.watch.attack=pgd_7", "++trainer.watch.images=5", f"++trainer.watch.attack.eps={eps}")
+
+
+def test_an_error_under_another_watched_attack_is_left_out(
+    tiny: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    curves = "measurement=training_curves"
+    first = curves_of(tiny(curves, *watch(0.01)), tmp_path, "first")
+    assert first["training_adversarial_error"].notna().all()
+    assert "training_adversarial_error" not in curves_of(tiny(curves), tmp_path, "unwatched")
+    assert "delete" not in caplog.text
+    other = curves_of(tiny(curves, *watch(0.5)), tmp_path, "other")
+    assert "training_adversarial_error" not in other and "training_adversarial_n" not in other
+    assert other["training_clean_error"].tolist() == first["training_clean_error"].tolist()
+    assert "target has no training_adversarial_error" in caplog.text
+    again = curves_of(tiny(curves, *watch(0.01)), tmp_path, "again")
+    assert again["training_adversarial_error"].tolist() == first["training_adversarial_error"].tolist()
+    (folder,) = tmp_path.glob("models/*-*")
+    rmtree(folder)
+    assert set(curves_of(tiny(curves, *watch(0.5)), tmp_path, "anew")["training_adversarial_n"]) == {5}
+
+
+def test_watched_rows_of_before_the_watch_was_in_their_identity_count(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Published ones are such."""
+    curves = "measurement=training_curves"
+    plain = curves_of(tiny(curves), tmp_path, "plain")
+    (identity,) = set(plain["identity"].dropna()) - set(plain[plain["measurement"] == "clean"]["identity"])
+    file = tmp_path / "rows" / f"{identity}.json"
+    rows = [
+        {**row, "training_adversarial_error": 0.4, "training_adversarial_n": 5} for row in json.loads(file.read_text())
+    ]
+    file.write_text(json.dumps(rows))
+    found = curves_of(tiny(curves, *watch(0.01)), tmp_path, "watched")
+    assert set(found["training_adversarial_error"]) == {0.4} and set(found["identity"]) == {identity}
 
 
 DIVERSITY = (

@@ -19,6 +19,7 @@ def set_up(experiment: Experiment, models: TrainedModels) -> Setup:
         dataset=experiment.data.name,
         models={},
         keys={name: spec.key for name, spec in specs.items()},
+        curves={name: spec.curve for name, spec in specs.items()},
         grid_values=experiment.grid,
         sources=experiment.sources,
         targets=experiment.targets,

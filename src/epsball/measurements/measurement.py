@@ -52,6 +52,8 @@ class Setup:
     """by name, in eval mode and frozen, on the device of `test`; those alone that unfinished rows need"""
     keys: Mapping[str, str]
     """fingerprints of all models"""
+    curves: Mapping[str, Mapping[str, Any]]
+    """what the training.csv of each model should be of: the watch, None for nothing, and the test images' checksum"""
     grid_values: Mapping[str, Mapping[str, float | str]]
     """what stands in further columns of the rows of a grid's models"""
     sources: Sequence[str]

@@ -3,6 +3,7 @@ and learning rate after each epoch."""
 
 import csv
 import io
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from epsball.measurements.measurement import Further, Measurement, Row, Rows, Scope, Setup
 from epsball.output.pages import Section
 from epsball.results.metrics import METRICS
+from epsball.runtime.store import canonical
 from epsball.training.fit import SCORED_IMAGES
 
 if TYPE_CHECKING:
@@ -28,13 +30,18 @@ COLUMNS = {
 }
 """of training.csv, and what they are called in the rows; the gradient alignment loss is there where the trainer adds
 it, the error under attack where it watches one"""
+SCORED, WATCHED = ("clean_error", "clean_n"), ("adversarial_error", "adversarial_n")
+"""columns of training.csv that are of the test images, and of what was watched"""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainingCurves(Measurement):
     """What each target's training.csv says: `training_loss(A, epoch=3)` in tables, claims and figures. The loss is the
     mean over the epoch's steps of what the trainer minimises; the clean error is of the first 1,000 test images, that
-    under attack of the training images that the trainer watches."""
+    under attack of the training images that the trainer watches. A model that was trained beside other test images, or
+    another watch, has no such column."""
 
     metrics: ClassVar[Collection[str]] = tuple(name for name in COLUMNS.values() if name in METRICS)
 
@@ -45,7 +52,7 @@ class TrainingCurves(Measurement):
         return [{"epoch": None, "step": None}]
 
     def unfinished(self, setup: Setup) -> Collection[str]:
-        return [name for name in setup.targets if setup.find("training", name, name) is None]
+        return [name for name in setup.targets if find_rows(setup, name) is None]
 
     def measure(self, setup: Setup) -> Rows:
         return {"results": [row for name in setup.targets for row in curve_rows(setup, name)]}
@@ -74,16 +81,51 @@ def curve_text(name: str, value: float) -> str:
 
 
 def curve_rows(setup: Setup, model: str) -> list[Row]:
-    """Return the rows of one model, read now or kept by an earlier run."""
-
-    def read() -> list[Row]:
-        setup.stop.check()
-        text = setup.store.curve(setup.keys[model]) or ""
-        scored = min(SCORED_IMAGES, len(setup.test))
-        return [epoch_row(line, scored) for line in csv.DictReader(io.StringIO(text))]
-
-    found = setup.find_or_measure("training", model, model, read)
+    """Return the rows of one model, kept by an earlier run or read now."""
+    found = find_rows(setup, model)
+    if found is None:
+        found = [] if setup.skips else read_rows(setup, model)
     return [setup.row(numbers, model, model, "clean", 0.0) for numbers in found]
+
+
+def find_rows(setup: Setup, model: str) -> list[Row] | None:
+    """Return the finished rows of one model; those of before the watch was in their identity count if they have one."""
+    watch = setup.curves[model]["watch"]
+    found = setup.find(measured(watch), model, model)
+    if found is None and watch is not None:
+        older = setup.find(measured(None), model, model) or []
+        found = older if any("training_adversarial_error" in row for row in older) else None
+    return found
+
+
+def measured(watch: object, missing: Sequence[str] = ()) -> object:
+    """Return what names the rows of a training with this watch, beside its model: rows in which asked columns are
+    missing are others."""
+    if watch is None and not missing:
+        return "training"
+    return {"training": {"watch": watch, "missing": missing}}
+
+
+def read_rows(setup: Setup, model: str) -> list[Row]:
+    """Read and keep the rows of one model, without the columns that are of another watch or other test images."""
+    setup.stop.check()
+    key, asked = setup.keys[model], setup.curves[model]
+    text, record = setup.store.curve(key) or "", setup.store.record("", key)
+    said = record[0].get("curve", asked) if record else asked  # a model of before does not say
+    others = {
+        *(SCORED if said["test_checksum"] != asked["test_checksum"] else ()),
+        *(WATCHED if canonical(said["watch"]) != canonical(asked["watch"]) else ()),
+    }
+    lines = csv.DictReader(io.StringIO(text))
+    scored = min(SCORED_IMAGES, len(setup.test))
+    rows = [epoch_row({name: line[name] for name in line if name not in others}, scored) for line in lines]
+    wanted = ["training_clean_error", *(["training_adversarial_error"] if asked["watch"] is not None else [])]
+    missing = [name for name in wanted if rows and not any(name in row for row in rows)]
+    if missing:
+        folder = setup.store.path("", key)
+        why = "it was trained beside other test images or another watch"
+        log.warning("%s has no %s: %s; delete %s to train it again", model, " and no ".join(missing), why, folder)
+    return setup.keep(measured(asked["watch"], missing), model, model, rows)
 
 
 def epoch_row(line: Mapping[str, str], scored: int) -> Row:

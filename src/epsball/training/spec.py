@@ -76,6 +76,13 @@ class ModelSpec:
     def epochs(self) -> float:
         return self.trainer.epochs if self.trainer else 0.0
 
+    @property
+    def curve(self) -> dict[str, Any]:
+        """What its training.csv is of, beside its training: the watch as the config has it, None for nothing, and the
+        test images."""
+        watch = self.config["trainer"]["watch"] if self.trainer else None
+        return {"watch": watch, "test_checksum": self.data.test_checksum}
+
     def make_network(self) -> nn.Module:
         """Return a new network with its initial weights, on the CPU."""
         with borrowed_seed(derived_seed(self.model_seed, "init"), torch.device("cpu")):

@@ -129,6 +129,7 @@ class TrainedModels:
             "parameters": sum(p.numel() for p in network.parameters()),
             "data": spec.data.origin,
             "data_checksum": spec.data.checksum,
+            "curve": spec.curve,
             "seconds": round(seconds, 2),
             "loss": curve[-1]["loss"] if curve else None,
             "clean_error": rate(wrong),
