@@ -182,5 +182,5 @@ def test_images_of_two_roots_are_not_paired_though_they_are_as_many(tiny: Compos
 def test_what_is_stated_of_all_parts_is_checked_before_anything_runs(seeds: list[Config], tmp_path: Path) -> None:
     wrong = {"claims": {"c": {**CLAIM, "checks": ["error(tagret) < 1"]}}}
     with pytest.raises(ConfigError, match=r"claims\.c asks about 'tagret' \(did you mean 'target'\?\)"):
-        run([seeds[:1], seeds[:1]], tmp_path, whole=wrong)
+        run([seeds[:1], [{**seeds[0], "experiment": "other"}]], tmp_path, whole=wrong)
     assert list(tmp_path.iterdir()) == []

@@ -32,7 +32,7 @@ from epsball.cli.explain import as_typed, explain, one_line, refuse_old_keys, re
 from epsball.cli.help import asks_for_help, print_help
 from epsball.cli.idle import Composed, compose, idle_words
 from epsball.cli.local import check_local
-from epsball.cli.parts import parts_of, words_of_parts
+from epsball.cli.parts import parts_of
 from epsball.cli.words import in_order, refuse_absent_folders, typed_keys
 from epsball.experiment.settings import settings_of
 from epsball.runtime.distributed import PeerLost, agreed, gather, is_first, joined, processes, rank
@@ -148,15 +148,15 @@ def run(
             check_local(runtime.runtime)
             plain = as_plain(config, dict(runtime.runtime.choices))
             refuse_old_keys(plain)
-            configs = parts_of(plain, overrides)
-            for each in (one for part in configs for one in part):
+            composed = parts_of(plain, overrides)
+            for each in (one for part in composed.configs for one in part):
                 settings_of(each)
 
             from epsball.experiment.prepare import prepare_parts  # imports torch: what needs none is answered by now
 
-            parts, joint = prepare_parts(configs, plain)
+            parts, joint = prepare_parts(composed.configs, plain)
             one = [Composed(config, runtime.runtime.choices)]
-            own = map(compose, words_of_parts(plain, overrides)) if plain["parts"] else one
+            own = map(compose, composed.words) if plain["parts"] else one
             for told in idle_words(own, overrides):
                 log.info("%s", told)
         experiments = [experiment for part in parts for experiment in part]

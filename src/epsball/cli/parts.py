@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -26,11 +25,17 @@ OF_PART = ("suite", "measurement", "measurements", "grid", "sources", "targets")
 """config keys that say what a part is: a file that lists parts cannot"""
 
 
-def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str, Any]]]:
-    """Return the configs of a run: of one part, or of each that the config lists, one config per seed.
+class Parts(NamedTuple):
+    """The parts of a run: one, or those that its config lists."""
 
-    Raises ConfigError, which names the part that does not compose.
-    """
+    words: list[list[str]]
+    """that compose each, whatever its seed"""
+    configs: list[list[dict[str, Any]]]
+    """of each, one per seed"""
+
+
+def parts_of(plain: dict[str, Any], overrides: list[str]) -> Parts:
+    """Compose the parts of a run. Raises ConfigError, which names the part that does not compose."""
     for key in ("seeds", "parts"):
         if key not in plain:
             raise ConfigError(f"{key} is missing: leave ~{key} out")
@@ -40,41 +45,31 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> list[list[dict[str,
     if not parts and any(key_of(word) == "parts" for word in overrides):
         raise ConfigError("parts should be at least one part, is empty: without it, a paper's file says which")
     check_added_models(overrides)
-    if parts:
-        check_file_of_parts()
-    if seeds == 1 and not parts:
-        return [with_model_fields([plain], [None], [*overrides, *searched()])]
     numbers = [plain["seed"] + i for i in range(seeds)]
-    return [
-        composed_part(part, numbers, words)
-        for part, words in zip(parts or [None], words_of_parts(plain, overrides), strict=True)
-    ]
+    if parts:
+        usual = without_resolving(*searched())
+        words = words_of_parts(plain, overrides, usual)
+        return Parts(words, [composed_part(part, numbers, own, usual) for part, own in zip(parts, words, strict=True)])
+    alone = common_words(plain, overrides, ["seed", "seeds"])
+    if seeds == 1:
+        return Parts([alone], [with_model_fields([plain], [None], [*overrides, *searched()])])
+    return Parts([alone], [composed_seeds(numbers, *alone)])
 
 
-def composed_part(part: str | None, seeds: list[int], words: list[str]) -> list[dict[str, Any]]:
-    """Return the configs of a part, None where the run has no others, with each seed."""
+def composed_part(part: str, seeds: list[int], words: list[str], usual: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the configs of a part with each seed; `usual` is the config without a paper."""
     try:
         own, *configs = composed_seeds([None, *seeds], *words)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(explain(error, part)) from None
     except ConfigError as error:
-        raise ConfigError(f"part {part}: {error}" if part else str(error)) from None
-    if part is None:
-        return configs
+        raise ConfigError(f"part {part}: {error}") from None
     if parts := own["parts"]:
         raise ConfigError(f"parts: {part} has parts itself, name these: [{','.join(parts)}]")
-    usual = top_of(*searched())
     for key in ("seed", "seeds"):
         if own[key] != usual[key]:
             raise ConfigError(f"part {part} has {key}={own[key]}: that is the run's, for all parts")
     return configs
-
-
-def check_file_of_parts() -> None:
-    """ConfigError where the file that lists the parts sets what each of them sets for itself."""
-    for key in OF_PART:
-        if key in changed_by_paper():
-            raise ConfigError(f"{key} is set beside parts, which have their own: set it in the file of each part")
 
 
 def check_added_models(overrides: Sequence[str]) -> None:
@@ -96,31 +91,28 @@ def model_of(word: str) -> str | None:
     return place[1] if place[0] == "models" and len(place) > 1 else None
 
 
-def words_of_parts(plain: dict[str, Any], overrides: list[str]) -> list[list[str]]:
-    """Return the words that compose each part, or the run itself if its config lists none. What the file that lists the
-    parts says of how all are run stands in them."""
-    named = {"seed", "seeds", *(["paper", "parts", "experiment", "objective"] if plain["parts"] else [])}
-    kept = [override for override in overrides if key_of(override) not in named] + searched()
-    kept += [f"workers={convert(plain['workers'], int, 'workers')}"]  # the run's, not a part's
-    if not plain["parts"]:
-        return [kept]
-    typed = {key_of(word) for word in overrides}
-    kept += [f"{key}={as_value(plain[key])}" for key in OF_RUN if key in changed_by_paper() and key not in typed]
-    return [[*kept, f"paper={part}"] for part in plain["parts"]]
+def words_of_parts(plain: dict[str, Any], overrides: list[str], usual: dict[str, Any]) -> list[list[str]]:
+    """Return the words that compose each part. What the file that lists the parts says of how all are run, other than
+    is `usual` without it, stands in them. ConfigError where it says what each part says for itself."""
+    common = common_words(plain, overrides, ["seed", "seeds", "paper", "parts", "experiment", "objective"])
+    if (paper := HydraConfig.get().runtime.choices.get("paper")) is not None:
+        of_file = without_resolving(f"paper={paper}", *searched())
+        changed = [key for key in (*OF_PART, *OF_RUN) if of_file.get(key) != usual.get(key)]
+        for key in changed:
+            if key in OF_PART:
+                raise ConfigError(f"{key} is set beside parts, which have their own: set it in the file of each part")
+        typed = {key_of(word) for word in overrides}
+        common += [f"{key}={as_value(plain[key])}" for key in changed if key not in typed]
+    return [[*common, f"paper={part}"] for part in plain["parts"]]
 
 
-def changed_by_paper() -> dict[str, Any]:
-    """Return the keys that the run's `paper=` file gives another value than they have without it, and that value, with
-    nothing resolved."""
-    choice = HydraConfig.get().runtime.choices.get("paper")
-    if choice is None:
-        return {}
-    with_paper, without = (top_of(*words, *searched()) for words in ([f"paper={choice}"], []))
-    return {key: value for key, value in with_paper.items() if without.get(key) != value}
+def common_words(plain: dict[str, Any], overrides: list[str], without: list[str]) -> list[str]:
+    """Return the command line's words but those for some keys, and the run's number of workers: it is not a part's."""
+    kept = [override for override in overrides if key_of(override) not in without]
+    return [*kept, *searched(), f"workers={convert(plain['workers'], int, 'workers')}"]
 
 
-@cache
-def top_of(*words: str) -> dict[str, Any]:
+def without_resolving(*words: str) -> dict[str, Any]:
     """Return what these words compose, nothing resolved."""
     config = OmegaConf.to_container(hydra_config(words), resolve=False)
     assert isinstance(config, dict)
