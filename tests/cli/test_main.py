@@ -481,6 +481,21 @@ def test_a_file_of_parts_says_how_all_of_them_are_run(main: Callable[..., Ended]
     assert len(list(tmp_path.rglob("model.safetensors"))) == 1
 
 
+def test_a_field_of_what_one_part_alone_has_is_that_parts(main: Callable[..., Ended], tmp_path: Path) -> None:
+    """A model that the other part lacks, and a claim, which is none of the run's as a whole."""
+    claim = "claims: {c: {says: s, paper: p, checks: [error(target) < 0.9]}}"
+    models = "defaults: [/model@models.other: mnist_b]"
+    folder = own_papers(tmp_path, one=f"experiment: own/one\n{claim}", two=f"{models}\nexperiment: own/two")
+    words = ["parts=[one,two]", "models.other.trainer.epochs=0.125", "claims.c.says=mine", "experiment=both"]
+    assert main(*words, folder, *tiny_line("dataset.train_size=80")).code == 0
+    (top,) = (tmp_path / "outputs" / "both").iterdir()
+    assert list(pd.read_csv(top / "claims.csv")["says"]) == ["mine"]
+    said = json.loads((top / "run.json").read_text())["models"]
+    assert set(said) == {"target", "other"}
+    ended = main(*words, folder, "models.othr.trainer.epochs=1", *tiny_line())
+    assert ended.code == 2 and "error: part one: models.othr.trainer.epochs is not a config key" in ended.err
+
+
 @pytest.mark.parametrize(
     ("whole", "second", "told"),
     [

@@ -154,7 +154,7 @@ def run(
 
             from epsball.experiment.prepare import prepare_parts  # imports torch: what needs none is answered by now
 
-            parts, joint = prepare_parts(composed.configs, plain)
+            parts, joint = prepare_parts(composed.configs, composed.whole)
             one = [Composed(config, runtime.runtime.choices)]
             own = map(compose, composed.words) if plain["parts"] else one
             for told in idle_words(own, overrides):

@@ -1,7 +1,8 @@
 """The parts and seeds of a run: the words that compose each, and their configs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import yaml
@@ -11,10 +12,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from epsball.build import ConfigError, convert
-from epsball.cli.compose import composed_seeds, hydra_config, searched, with_model_fields
+from epsball.build import ConfigError, convert, mapping
+from epsball.cli.compose import composed, composed_seeds, hydra_config, searched, with_model_fields
 from epsball.cli.explain import explain
 from epsball.cli.words import key_of
+from epsball.experiment.grid import expand_grids
 
 OF_RUN = (
     *("device", "threads", "precision", "cuda_graphs", "deterministic", "channels_last", "batch_size"),
@@ -25,6 +27,11 @@ OF_PART = ("suite", "measurement", "measurements", "grid", "sources", "targets")
 """config keys that say what a part is: a file that lists parts cannot"""
 
 
+NAMED = ("models", "tables", "claims", "figures")
+"""groups whose entries parts have, under names of their own"""
+Entry = tuple[str, str]  # group and name
+
+
 class Parts(NamedTuple):
     """The parts of a run: one, or those that its config lists."""
 
@@ -32,6 +39,8 @@ class Parts(NamedTuple):
     """that compose each, whatever its seed"""
     configs: list[list[dict[str, Any]]]
     """of each, one per seed"""
+    whole: dict[str, Any]
+    """the run's own config: what it states is of all parts together"""
 
 
 def parts_of(plain: dict[str, Any], overrides: list[str]) -> Parts:
@@ -47,23 +56,68 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> Parts:
     check_added_models(overrides)
     numbers = [plain["seed"] + i for i in range(seeds)]
     if parts:
-        usual = without_resolving(*searched())
-        words = words_of_parts(plain, overrides, usual)
-        return Parts(words, [composed_part(part, numbers, own, usual) for part, own in zip(parts, words, strict=True)])
+        paper, usual = HydraConfig.get().runtime.choices.get("paper"), without_resolving(*searched())
+        of_file = without_resolving(f"paper={paper}", *searched()) if paper is not None else usual
+        words, theirs = where_they_fit(parts, words_of_parts(plain, overrides, of_file, usual))
+        configs = [composed_part(part, numbers, own, usual) for part, own in zip(parts, words, strict=True)]
+        return Parts(words, configs, without_entries(plain, theirs - entries_of(of_file)))
     alone = common_words(plain, overrides, ["seed", "seeds"])
     if seeds == 1:
-        return Parts([alone], [with_model_fields([plain], [None], [*overrides, *searched()])])
-    return Parts([alone], [composed_seeds(numbers, *alone)])
+        return Parts([alone], [with_model_fields([plain], [None], [*overrides, *searched()])], plain)
+    return Parts([alone], [composed_seeds(numbers, *alone)], plain)
 
 
-def composed_part(part: str, seeds: list[int], words: list[str], usual: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the configs of a part with each seed; `usual` is the config without a paper."""
+@contextmanager
+def naming(part: str) -> Iterator[None]:
+    """Name the part that does not compose inside the block. ConfigError for whatever is wrong with it."""
     try:
-        own, *configs = composed_seeds([None, *seeds], *words)
+        yield
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(explain(error, part)) from None
     except ConfigError as error:
         raise ConfigError(f"part {part}: {error}") from None
+
+
+def where_they_fit(parts: list[str], words: list[list[str]]) -> tuple[list[list[str]], set[Entry]]:
+    """Leave words that set a field of a model, table, claim or figure to the parts that have it, where any has. Return
+    the words of each part, and those entries."""
+    fields = {word: entry for own in words for word in own if (entry := entry_of(word))}
+    if not fields:
+        return words, set()
+    there = []
+    for part, own in zip(parts, words, strict=True):
+        with naming(part):
+            config = expand_grids(composed(*(word for word in own if word not in fields)))[0]
+        there.append(entries_of(config))
+    known = set(fields.values()) & set().union(*there)
+    fitting = [
+        [word for word in own if fields.get(word) not in known - entries]
+        for own, entries in zip(words, there, strict=True)
+    ]
+    return fitting, known
+
+
+def entry_of(word: str) -> Entry | None:
+    """Return the model, table, claim or figure of which a word sets a field, None where it sets anything else."""
+    group, name, field = [*key_of(word).split(".", 2), "", ""][:3]
+    return (group, name) if group in NAMED and field else None
+
+
+def entries_of(config: dict[str, Any]) -> set[Entry]:
+    return {(group, name) for group in NAMED for name in config.get(group) or ()}
+
+
+def without_entries(config: dict[str, Any], entries: set[Entry]) -> dict[str, Any]:
+    groups = {group: mapping(config.get(group) or {}, group) for group in NAMED}
+    return config | {
+        group: {name: one for name, one in own.items() if (group, name) not in entries} for group, own in groups.items()
+    }
+
+
+def composed_part(part: str, seeds: list[int], words: list[str], usual: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the configs of a part with each seed; `usual` is the config without a paper."""
+    with naming(part):
+        own, *configs = composed_seeds([None, *seeds], *words)
     if parts := own["parts"]:
         raise ConfigError(f"parts: {part} has parts itself, name these: [{','.join(parts)}]")
     for key in ("seed", "seeds"):
@@ -91,18 +145,18 @@ def model_of(word: str) -> str | None:
     return place[1] if place[0] == "models" and len(place) > 1 else None
 
 
-def words_of_parts(plain: dict[str, Any], overrides: list[str], usual: dict[str, Any]) -> list[list[str]]:
+def words_of_parts(
+    plain: dict[str, Any], overrides: list[str], of_file: dict[str, Any], usual: dict[str, Any]
+) -> list[list[str]]:
     """Return the words that compose each part. What the file that lists the parts says of how all are run, other than
     is `usual` without it, stands in them. ConfigError where it says what each part says for itself."""
+    changed = [key for key in (*OF_PART, *OF_RUN) if of_file.get(key) != usual.get(key)]
+    for key in changed:
+        if key in OF_PART:
+            raise ConfigError(f"{key} is set beside parts, which have their own: set it in the file of each part")
+    typed = {key_of(word) for word in overrides}
     common = common_words(plain, overrides, ["seed", "seeds", "paper", "parts", "experiment", "objective"])
-    if (paper := HydraConfig.get().runtime.choices.get("paper")) is not None:
-        of_file = without_resolving(f"paper={paper}", *searched())
-        changed = [key for key in (*OF_PART, *OF_RUN) if of_file.get(key) != usual.get(key)]
-        for key in changed:
-            if key in OF_PART:
-                raise ConfigError(f"{key} is set beside parts, which have their own: set it in the file of each part")
-        typed = {key_of(word) for word in overrides}
-        common += [f"{key}={as_value(plain[key])}" for key in changed if key not in typed]
+    common += [f"{key}={as_value(plain[key])}" for key in changed if key not in typed]
     return [[*common, f"paper={part}"] for part in plain["parts"]]
 
 
