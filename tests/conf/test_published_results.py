@@ -47,7 +47,7 @@ PAPERS = {  # by folder
         ("table2_conv3", "figure4_conv3", "surrogates"), "paper", {0}, claims=5, tables=3, identities=68
     ),
     "kariyappa/log_odds": Published(
-        ("table2_conv3", "figure4_conv3", "surrogates"), "quick", {0}, claims=5, tables=3, identities=68
+        ("table2_conv3", "figure4_conv3", "surrogates"), "quick", {0, 1}, claims=5, tables=3, identities=136
     ),
     "kurakin": Published(KURAKIN_MEASURED, "quick", {0}, claims=13, tables=13, identities=348),
     "kurakin/three_seeds": Published(
