@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from epsball.build import ConfigError, construct
 from epsball.data.images import Split
-from epsball.experiment.answerable import Expected
 from epsball.experiment.prepare import Experiment, prepare_experiment
 from epsball.experiment.run import measure
 from epsball.experiment.setup import set_up
@@ -109,7 +108,7 @@ def test_a_paper_file_measures_what_its_tables_and_claims_ask_about(
     assert config["scale"]["name"] == scale and config["experiment"] == name
     experiment = prepare_experiment(resized(config), cache)
     assert experiment.sources and experiment.targets
-    assert not list(Expected(experiment, experiment.measurements).holes(experiment.statements))
+    assert not list(experiment.expected.holes(experiment.statements))
     rows = rows_of(experiment)
     for quantity in experiment.asked:
         assert is_measured(quantity, rows), quantity

@@ -56,7 +56,7 @@ def test_a_clean_error_of_other_test_images_is_left_out(
     assert set(second["n"]) == {50} and "training_clean_error" not in second
     assert second["training_loss"].tolist() == first["training_loss"].tolist()
     (folder,) = tmp_path.glob("models/*-*")
-    said = "target has no training_clean_error: it was trained beside other test images or another watch"
+    said = "target has no training_clean_error: it was trained with other test images or another watch"
     assert caplog.text.count(f"{said}; delete {folder} to train it again") == 1
     forget_curve(folder)
     third = curves_of(tiny(words[0], "dataset.test_size=50"), tmp_path, "third")

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from linear import CountingModel, Function, NoFloat64, batch_sizes, linear, seeded
 from squares import CLASSES, EPS, FGSM, cells, errors, example, make_setup, whole
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack
@@ -262,14 +263,7 @@ class Push:
     by: float
     deterministic: bool = True
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        generator: Generator | None = None,
-        shrink: Tensor | None = None,
-    ) -> Tensor:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *_: Any, **__: Any) -> Tensor:
         return x + self.by
 
 

@@ -25,10 +25,9 @@ OF_RUN = (
 """config keys that say how a run is done: where a file lists parts, it says so for all of them"""
 OF_PART = ("suite", "measurement", "measurements", "grid", "sources", "targets")
 """config keys that say what a part is: a file that lists parts cannot"""
-
-
 NAMED = ("models", "tables", "claims", "figures")
 """groups whose entries parts have, under names of their own"""
+
 Entry = tuple[str, str]  # group and name
 
 

@@ -32,6 +32,12 @@ class Expected:
         """Return the cells with an error that each measurement will have."""
         return {label: list(each.error_cells(self.scope)) for label, each in self.measurements.items()}
 
+    @cached_property
+    def clean(self) -> list[str]:
+        """Return the models that will have a row on clean images."""
+        every = self.measurements.values()
+        return list(dict.fromkeys(name for each in every for name in each.clean_models(self.scope)))
+
     def check(self, statements: Statements) -> None:
         """ConfigError where a table, a claim, the objective or a point of a figure is about several rows of a seed, or
         asks for a step, an epoch or the like that no row will have."""
@@ -42,19 +48,18 @@ class Expected:
 
     def holes(self, statements: Statements) -> Iterator[str]:
         """Say of which errors that are stated no row will tell, though their models are there."""
-        clean = {name for each in self.measurements.values() for name in each.clean_models(self.scope)}
         for where, statement in statements.named():
             stated = [one for one in single_of(statement) if one.metric in ERROR_METRICS]
             known = [one for one in stated if {one.target, one.source} <= {*self.scope.sources, *self.scope.targets}]
-            open_ones = [one for one in known if not self.has(one, clean)]
+            open_ones = [one for one in known if not self.has(one)]
             if open_ones:
                 few = f"{where}: {len(open_ones)} of {len(stated)} numbers will not be measured, such as"
                 yield f"{few} {open_ones[0].text}: measurement, sources and targets say what is"
 
-    def has(self, quantity: Quantity, clean: Collection[str]) -> bool:
-        """Whether a row will have an error; those of the `clean` models on clean images are there."""
+    def has(self, quantity: Quantity) -> bool:
+        """Whether a row will have an error."""
         if quantity.attack == "clean":
-            return quantity.target == quantity.source and quantity.target in clean
+            return quantity.target == quantity.source and quantity.target in self.clean
         every = self.measurements.values()
         own = any(quantity.attack in each.makes for each in every)  # of no attack of the config
         return own or any(is_of(cell, quantity) for cells in self.cells.values() for cell in cells)

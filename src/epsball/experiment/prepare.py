@@ -75,12 +75,16 @@ class Experiment:
         return {"dataset": self.data.name, "measurement": measurement}
 
     @cached_property
+    def expected(self) -> Expected:
+        """The rows that its measurements will have of each seed."""
+        return Expected(self, self.measurements)
+
+    @cached_property
     def cells(self) -> list[ExpectedCell]:
         """The cells with an error that it should have of each seed, clean ones first."""
-        every = self.measurements.items()
-        clean = dict.fromkeys(name for _, each in every for name in each.clean_models(self))
-        cells: list[ExpectedCell] = [(self.dataset, "clean", name, name, "clean", 0.0) for name in clean]
-        return cells + [(self.dataset, label, *cell) for label, each in every for cell in each.error_cells(self)]
+        cells: list[ExpectedCell] = [(self.dataset, "clean", name, name, "clean", 0.0) for name in self.expected.clean]
+        every = self.expected.cells.items()
+        return cells + [(self.dataset, label, *cell) for label, own in every for cell in own]
 
     @cached_property
     def config_hash(self) -> str:
@@ -150,7 +154,7 @@ def prepare_experiment(
         places=places,
         given=read_given(settings.rows) if given is None else given,
     )
-    Expected(experiment, measurements).check(statements)
+    experiment.expected.check(statements)
     if statements.objective:
         check_measured(statements.objective, [experiment])
     return experiment
@@ -248,7 +252,7 @@ def tell_same(seeds: Sequence[Experiment]) -> None:
 
 def tell_holes(experiment: Experiment) -> None:
     """Log what the experiment's statements ask about and its measurements will not have."""
-    for told in Expected(experiment, experiment.measurements).holes(experiment.statements):
+    for told in experiment.expected.holes(experiment.statements):
         log.info("%s", told)
 
 

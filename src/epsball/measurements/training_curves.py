@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 class TrainingCurves(Measurement):
     """What each target's training.csv says: `training_loss(A, epoch=3)` in tables, claims and figures. The loss is the
     mean over the epoch's steps of what the trainer minimises; the clean error is of the first 1,000 test images, that
-    under attack of the training images that the trainer watches. A model that was trained beside other test images, or
+    under attack of the training images that the trainer watches. A model that was trained with other test images, or
     another watch, has no such column."""
 
     metrics: ClassVar[Collection[str]] = tuple(name for name in COLUMNS.values() if name in METRICS)
@@ -123,7 +123,7 @@ def read_rows(setup: Setup, model: str) -> list[Row]:
     missing = [name for name in wanted if rows and not any(name in row for row in rows)]
     if missing:
         folder = setup.store.path("", key)
-        why = "it was trained beside other test images or another watch"
+        why = "it was trained with other test images or another watch"
         log.warning("%s has no %s: %s; delete %s to train it again", model, " and no ".join(missing), why, folder)
     return setup.keep(measured(asked["watch"], missing), model, model, rows)
 

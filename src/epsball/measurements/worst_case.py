@@ -52,7 +52,8 @@ class WorstCase(Measurement):
         """Return a cell of each source at each eps, one where eps differ by rounding alone."""
         values: list[float] = []
         for eps in sorted(named.attack.eps for named in scope.attacks):
-            values += [] if values and is_equal(values[-1], eps) else [eps]
+            if not values or not is_equal(values[-1], eps):
+                values.append(eps)
         return [Cell(source, source, "worst_case", eps) for source in scope.sources for eps in values]
 
     def unfinished(self, setup: Setup) -> Collection[str]:
