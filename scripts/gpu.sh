@@ -7,7 +7,8 @@
 #     speed     steps and images per second, share of the card's measured peak, memory; torchattacks; several processes
 #     tramer    all of Tramèr et al. on MNIST at paper scale, a seed at a time, then all $SEEDS under one report
 #     madry     Madry et al. at paper scale, a seed at a time, by value: mnist (Table 1, Figures 1, 2, 4, section 3.1),
-#               capacity (Figure 3, MNIST), cifar10 (the same of width 1), capacity_cifar10, wide (Table 2, width 10)
+#               capacity (Figure 3, MNIST), cifar10 (the same of width 1), capacity_cifar10, wide (Table 2 and section 4,
+#               width 10; of Figure 3 the wide networks are left out)
 #     kariyappa Kariyappa and Qureshi at paper scale, likewise: conv3 (MNIST), conv3_more (surrogates, activations), conv4
 #               (with Figure 5), resnet20, mix
 #     kurakin   Kurakin et al. at paper scale on CIFAR-10, likewise: adversarial (Tables 1 to 3, Figure 3), transfer
@@ -177,9 +178,9 @@ madry() {
     run_groups madry <<EOF
 mnist paper=madry/all parts=[madry/table1,madry/text_mnist,madry/figure1_mnist,madry/figure2_mnist,madry/figure4_mnist,madry/maxima_mnist]
 capacity paper=madry/figure3_mnist
-cifar10 paper=madry/all parts=[madry/table2,madry/figure1_cifar10,madry/figure2_cifar10,madry/figure4_cifar10,madry/maxima_cifar10]
+cifar10 paper=madry/all parts=[madry/table2,madry/figure1_cifar10,madry/figure2_cifar10,madry/figure4_cifar10,madry/maxima_cifar10] models.A.arch.width=1 models.A_copy.arch.width=1 models.A_nat.arch.width=1
 capacity_cifar10 paper=madry/figure3_cifar10 grid.natural.values.width=[1]
-wide paper=madry/table2 models.A.arch.width=10 models.A_copy.arch.width=10 models.A_nat.arch.width=10
+wide paper=madry/all parts=[madry/table2,madry/text_cifar10]
 EOF
 }
 

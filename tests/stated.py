@@ -388,8 +388,8 @@ RECIPE = {  # model: its arch, trainer, epochs
     "mnist_a_rand": ("mnist_a", "rand_fgsm_adv", 6),
     "madry_mnist": ("madry_mnist", "madry", 100_000 / 1100),
     "madry_mnist_nat": ("madry_mnist", "madry_nat", 100_000 / 1100),
-    "madry_cifar10": ("wide_resnet_w1", "madry_cifar", 80_000 / 391),
-    "madry_cifar10_nat": ("wide_resnet_w1", "madry_cifar_nat", 80_000 / 391),
+    "madry_cifar10": ("wide_resnet", "madry_cifar", 80_000 / 391),
+    "madry_cifar10_nat": ("wide_resnet", "madry_cifar_nat", 80_000 / 391),
 }  # Tramèr 3.1, 5.2: 6 epochs; 5.3: 12; train.py: 6 for A to D; Madry: the challenges' config.json
 A, A_ADV, B = {"A": "mnist_a"}, {"A_adv": "mnist_a_adv"}, {"B": "mnist_b"}
 PARTS: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {  # models, suite, source
@@ -413,6 +413,31 @@ PARTS: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {  # models, suit
         {"fgsm": {**FGSM, "eps": [0.25, 0.3, 1.0]}, "rand_fgsm": RAND_FGSM},
         "3.3: eps = 1; 4: eps - alpha = 0.25",
     ),
+}
+V3, V3_ADV, V4 = ({name: f"imagenet_{name}"} for name in ("v3", "v3_adv", "v4"))
+STEP, RAND_STEP = ({"eps": 16 / 256, "label": "least_likely", "start_share": share} for share in (0.0, 0.5))
+IMAGENET_PARTS: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {  # models, suite, source
+    "table1_imagenet": (V3 | V3_ADV | V4, {"step_ll": STEP}, "Table 1: eps 16/256"),
+    "table2_imagenet": (V3 | V3_ADV | V4, {"step_ll": STEP, "rand_step_ll": RAND_STEP}, "Table 2: alpha 8/256"),
+    "table5": (
+        V3 | V3_ADV | {n: f"imagenet_{n}" for n in ("incres_v2", "incres_v2_adv_ens")} | V4,
+        {"step_ll": STEP, "rand_step_ll": RAND_STEP},
+        "Table 5",
+    ),
+    "table7_imagenet": (V3 | V3_ADV, {}, "Table 7: gradient norms, no attack"),
+    "table8_imagenet": (V3 | V3_ADV | V4, {"rand_step_ll": RAND_STEP}, "Table 8: eps 16/256, alpha 8/256"),
+}
+IMAGENET_MODELS = {  # of timm, with its weights: Tramèr, section 3.1 and Table 3
+    "imagenet_v3": "inception_v3.tf_in1k",
+    "imagenet_v3_adv": "inception_v3.tf_adv_in1k",
+    "imagenet_v4": "inception_v4.tf_in1k",
+    "imagenet_incres_v2": "inception_resnet_v2.tf_in1k",
+    "imagenet_incres_v2_adv_ens": "inception_resnet_v2.tf_ens_adv_in1k",
+    "imagenet_resnet_v2_50": "resnetv2_50.a1h_in1k",
+}
+IMAGENET_TRAINED = {  # networks that it trains: their frozen sources
+    "imagenet_v3_adv_ens3": ("imagenet_v3", "imagenet_resnet_v2_50"),
+    "imagenet_v3_adv_ens4": ("imagenet_v3", "imagenet_resnet_v2_50", "imagenet_incres_v2"),
 }
 MADRY_A, COPY, NAT = {"A": "madry_mnist"}, {"A_copy": "madry_mnist"}, {"A_nat": "madry_mnist_nat"}
 CIFAR_A, CIFAR_COPY, CIFAR_NAT = {"A": "madry_cifar10"}, {"A_copy": "madry_cifar10"}, {"A_nat": "madry_cifar10_nat"}

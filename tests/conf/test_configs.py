@@ -18,7 +18,7 @@ GROUPS = {
 FILES = [path for path in sorted(CONF.rglob("*.yaml")) if path.parent.name != "local" or path.stem == "none"]
 """all but a developer's own"""
 BASES = (
-    *("tramer", "madry", "madry_cifar10", "madry_figure1", "madry_figure2", "madry_maxima"),
+    *("tramer", "tramer_imagenet", "madry", "madry_cifar10", "madry_figure1", "madry_figure2", "madry_maxima"),
     *("kariyappa", "kariyappa_cifar10", "kurakin"),
 )
 """what the parts of a paper share: files beside config.yaml"""

@@ -40,8 +40,8 @@ class Published(NamedTuple):
 
 
 PAPERS = {  # by folder
-    "tramer": Published(PARTS, "paper", {0, 1, 2, 3}, claims=16, tables=9, identities=204),
-    "madry": Published(MADRY_PARTS, "quick", {0}, claims=16, tables=10, identities=274),
+    "tramer": Published(PARTS, "paper", {0, 1, 2, 3}, claims=17, tables=9, identities=204),
+    "madry": Published(MADRY_PARTS, "quick", {0}, claims=22, tables=10, identities=274),
     "kariyappa": Published(KARIYAPPA_MEASURED, "quick", {0}, claims=11, tables=8, identities=144),
     "kariyappa/paper": Published(
         ("table2_conv3", "figure4_conv3", "surrogates"), "paper", {0}, claims=5, tables=3, identities=68

@@ -13,6 +13,9 @@ from conftest import ROOT
 from stated import (
     ALL,
     DEFENCES,
+    IMAGENET_MODELS,
+    IMAGENET_PARTS,
+    IMAGENET_TRAINED,
     KARIYAPPA_ENSEMBLES,
     KARIYAPPA_PARTS,
     KURAKIN_PARTS,
@@ -105,15 +108,54 @@ def test_a_model_is_its_arch_trained_by_its_trainer(found: Callable[[str], Confi
     model = everything["model"][name]
     assert model["arch"] == everything["arch"][arch]
     assert model["trainer"] == {**everything["trainer"][trainer], "epochs": epochs}
-    assert set(RECIPE) | {"random_forest", *KARIYAPPA_MODELS, *KURAKIN_MODELS} == set(options("model"))
+    others = {"random_forest", *KARIYAPPA_MODELS, *KURAKIN_MODELS, *IMAGENET_MODELS, *IMAGENET_TRAINED}
+    assert set(RECIPE) | others == set(options("model"))
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("name", IMAGENET_MODELS)
+def test_a_network_of_imagenet_is_timms_with_weights_of_its_1000_classes(
+    found: Callable[[str], Config], name: str
+) -> None:
+    timm = pytest.importorskip("timm")
+    model = found(ALL)["model"][name]
+    assert model["trainer"] is None
+    assert model["arch"] == {**found(ALL)["arch"]["timm"], "model": IMAGENET_MODELS[name], "pretrained": True}
+    known = timm.get_pretrained_cfg(IMAGENET_MODELS[name])
+    assert known.has_weights and known.num_classes == 1000
+
+
+@pytest.mark.parametrize("name", IMAGENET_TRAINED)
+def test_ensemble_adversarial_training_on_imagenet_is_kurakins_with_frozen_sources(
+    found: Callable[[str], Config], name: str
+) -> None:
+    """Section 5.2: half of a minibatch of 16 on each machine, RMSProp of 0.045 for all images of a step, 280 epochs."""
+    model, kurakin = found(ALL)["model"][name], found(ALL)["trainer"]["kurakin"]
+    assert model["arch"] == {**found(ALL)["arch"]["inception_v3"], "batch_norm_momentum": 0.0003}
+    objective, optimizer = model["trainer"]["objective"], model["trainer"]["optimizer"]
+    assert (model["trainer"]["epochs"], model["trainer"]["batch_size"], objective["count"]) == (280, 16, 8)
+    assert isclose(optimizer["lr"] * 1600 / 16, 0.045) and isclose(objective["delay"], 280 * 12.5 / 187)
+    own = {"attack": {**kurakin["objective"]["attack"], "eps": 16 / 256}, "count": 8, "delay": objective["delay"]}
+    assert objective == {**kurakin["objective"], **own}
+    assert objective["include_self"] and objective["source_choice"] == "random"
+    sources = {f"imagenet_{source}": spec for source, spec in model["trainer"]["sources"].items()}
+    assert sources == {source: found(ALL)["model"][source] for source in IMAGENET_TRAINED[name]}
+
+
+@pytest.mark.parametrize("part", [*PARTS, *IMAGENET_PARTS])
 def test_a_part_of_a_paper_is_about_its_models(found: Callable[[str], Config], part: str) -> None:
-    models = found(f"paper=tramer/{part} scale=paper")["models"]
-    assert models == {name: found(ALL)["model"][file] for name, file in PARTS[part][0].items()}
-    assert list(models) == list(PARTS[part][0])
-    assert set(PARTS) | {"all"} == {path.stem for path in (ROOT / "conf/paper/tramer").glob("*.yaml")}
+    stated = {**PARTS, **IMAGENET_PARTS}[part][0]
+    own = {name: spec for name, spec in found(f"paper=tramer/{part} scale=paper")["models"].items() if spec}
+    images = ("dataset",) if part in IMAGENET_PARTS else ()  # ALL has MNIST
+    assert {name: without(spec, *images) for name, spec in own.items()} == {
+        name: without(found(ALL)["model"][file], *images) for name, file in stated.items()
+    }
+    assert list(own) == list(stated)
+    files = {path.stem for path in (ROOT / "conf/paper/tramer").glob("*.yaml")}
+    assert {*PARTS, *IMAGENET_PARTS, "all", "imagenet"} == files
+
+
+def without(config: Config, *keys: str) -> Config:
+    return {key: value for key, value in config.items() if key not in keys}
 
 
 @pytest.mark.parametrize(("levels", "steps"), [(1, 1), (2, 2), (3, 3), (4, 5), (6, 7), (8, 10), (10, 12), (16, 20)])

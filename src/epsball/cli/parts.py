@@ -133,7 +133,7 @@ def check_added_models(overrides: Sequence[str]) -> None:
         return
     given = hydra_config([*(word for word in overrides if model_of(word) not in added.values()), *searched()])
     for word, name in added.items():
-        if name in (given.models or ()):
+        if (given.models or {}).get(name) is not None:  # a file may name a model that it leaves out
             field = f"models.{name}.trainer.epochs=3 sets a field of that one"
             raise ConfigError(f"{word}: the run has a model {name}: add this one under another name ({field})")
 
