@@ -109,10 +109,9 @@ def test_a_paper_file_measures_what_its_tables_and_claims_ask_about(
     if config["parts"]:  # what its claims ask about, its parts measure
         pytest.skip("a list of parts: each is tested by itself")
     trained = compose("arch=mnist_d", "trainer=standard", "models=alone")["models"]["target"]
-    for number, spec in enumerate(filter(None, (config["models"] or {}).values())):
-        if spec["arch"].get("pretrained"):  # timm's weights: nothing is downloaded in a test
-            spec |= {"arch": trained["arch"], "trainer": trained["trainer"], "seed": number}
-    config["models"] = {name: spec for name, spec in (config["models"] or {}).items() if spec}
+    for number, (model, spec) in enumerate((config["models"] or {}).items()):
+        if spec is None or spec["arch"].get("pretrained"):  # a model that the file leaves to the user; timm's weights
+            config["models"][model] = {**trained, "seed": number}
     experiment = prepare_experiment(resized(config), cache)
     assert experiment.sources and experiment.targets
     assert not list(experiment.expected.holes(experiment.statements))
