@@ -452,13 +452,15 @@ def saved(state: dict[str, Any], onto: torch.device) -> dict[str, Any]:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("at", [2, 4, 9])
 def test_a_captured_training_goes_on_bit_for_bit(optimizer: str, at: int) -> None:
-    """Stopped before the first capture, at it, and after replays; what goes on counts its eager calls anew."""
-    made, steps = tiny_training(optimizer=OPTIMIZERS[optimizer], epochs=100.0, schedule={"name": "constant"}), 16
+    """Stopped before the first capture, at it, and after replays; what goes on counts its eager calls anew. The
+    learning rate has fallen after the first step, and never again."""
+    schedule = {"name": "step", "milestones": [0.01], "gamma": 0.1}
+    made, steps = tiny_training(optimizer=OPTIMIZERS[optimizer], epochs=100.0, schedule=schedule), 16
     made.trainer = replace(made.trainer, objective=replace(made.trainer.objective, delay=0))
     with borrowed_seed(1, DEVICE):
         straight, batches = made.begin(captured=True), made.batches(steps)
         for number, index in enumerate(batches):
-            straight.advance(index, 0.0)
+            straight.advance(index, float(number))
             if number + 1 == at:
                 stopped = saved(straight.state(), DEVICE)
         finished = straight.state()
@@ -466,10 +468,11 @@ def test_a_captured_training_goes_on_bit_for_bit(optimizer: str, at: int) -> Non
     with borrowed_seed(99, DEVICE):
         again = made.begin(captured=True)
         again.load(stopped)
-        for index in batches[at:]:
-            again.advance(index, 0.0)
+        for number, index in enumerate(batches[at:], at):
+            again.advance(index, float(number))
         assert_replayed(again.graph_cache, 1)
         assert identical(finished, again.state())
+    assert again.lr == OPTIMIZERS[optimizer]["lr"] * 0.1
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -157,6 +157,29 @@ def test_a_learning_rate_that_a_graph_reads_is_written_over() -> None:
     assert [group["lr"] for group in state.state()["optimizer"]["param_groups"]] == [0.125, 0.125]
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("at", [4, 6, 9])
+def test_a_training_whose_rates_a_graph_reads_goes_on_at_the_rate_that_had_fallen(
+    at: int, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any milestone, after the first, and after the last, from which on the schedule changes nothing."""
+    original = TrainingState.begin
+
+    def begin(*arguments: Any) -> TrainingState:
+        state = original(*arguments)
+        for group in state.optimizer.param_groups:
+            group["lr"] = torch.tensor(state.lr)  # as on CUDA
+        return state
+
+    monkeypatch.setattr(TrainingState, "begin", begin)
+    by, stopped = trainer(optimizer=OPTIMIZERS[optimizer]), Recorder(interrupt_at=at)
+    weights, curve, _ = fitted(by)
+    with pytest.raises(Interrupted):
+        fitted(by, recorder=stopped)
+    weights_again, curve_again, _ = fitted(by, recorder=Recorder(state=stopped.last))
+    assert identical(weights, weights_again) and curve == curve_again
+
+
 # ---- half precision
 
 

@@ -184,17 +184,19 @@ class TrainingState:
     def advance(self, index: Tensor, epoch: float, *pixels: Tensor) -> None:
         """Take one step on the training images at `index`, with what was read of them; `epoch` is how far training has
         come."""
-        self.set_learning_rate(self.trainer.optimizer.lr * self.trainer.schedule.factor(epoch, self.trainer.epochs))
+        lr = self.trainer.optimizer.lr * self.trainer.schedule.factor(epoch, self.trainer.epochs)
+        if lr != self.lr:
+            self.set_learning_rate(lr)
         loss = self.graph_cache(self.objective.route(self.step), self.minimise, index, *pixels)
         self.loss_sum, self.step = self.loss_sum + loss, self.step + 1
 
     def set_learning_rate(self, lr: float) -> None:
         """Set the learning rate of all groups. On CUDA it is a tensor, written over: captured steps read it there."""
         for group in self.optimizer.param_groups:
-            if not isinstance(group["lr"], Tensor):
-                group["lr"] = lr
-            elif lr != self.lr:
+            if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
         self.lr = lr
 
     def minimise(self, index: Tensor, *pixels: Tensor) -> Tensor:
@@ -274,7 +276,7 @@ class TrainingState:
         """Go on from a saved state."""
         self.model.load_state_dict(state["model"])
         load_optimizer(self.optimizer, state["optimizer"])
-        self.lr = state["optimizer"]["param_groups"][0]["lr"]
+        self.set_learning_rate(state["optimizer"]["param_groups"][0]["lr"])
         self.step, self.counted_from, self.curve = state["step"], state["counted_from"], list(state["curve"])
         loss_sum = state["loss_sum"].to(self.loss_sum.device)
         if loss_sum.dim() == 0 and self.step > self.counted_from:  # older than the terms: this epoch's are not known
@@ -323,7 +325,8 @@ def batch_indices(train: Images, size: int, seed: int, start: int, total: int) -
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: State) -> None:
     """Load a saved state, of whichever device.
 
-    How the optimiser computes is of its own device: a step captured on CUDA counts and reads the learning rate there.
+    How the optimiser computes is of its own device: a step captured on CUDA counts and reads the learning rate there,
+    whose value is left to `set_learning_rate`.
     """
     groups = []
     for own, group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
