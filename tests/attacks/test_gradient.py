@@ -339,6 +339,25 @@ def test_keep_best_returns_the_iterate_with_the_highest_loss(at: float, last: fl
     assert replace(attack, keep="best")(peak(at), x, y).item() == pytest.approx(best)
 
 
+@pytest.mark.parametrize("start", ["none", "sign"])
+def test_keep_best_does_not_ask_whether_a_start_is_clipped_where_none_leaves_the_box(start: str) -> None:
+    x, y = torch.full((20, 1, 1, 1), 0.5, dtype=torch.float64), torch.zeros(20, dtype=torch.long)
+    fields = {} if start == "none" else {"start": "sign", "start_share": 0.5}
+    model, clipped = peak(0.57), gradient(eps=0.2, steps=3, step_size=0.15, keep="best", **fields)
+    last, best = (replace(clipped, clip_start=False, keep=keep)(model, x, y, seeded()) for keep in ("last", "best"))
+    assert torch.equal(best, clipped(model, x, y, seeded()))
+    assert (model(best) > model(last))[:, 1].any()
+
+
+def test_keep_best_looks_at_every_iterate_after_a_start_outside_the_box() -> None:
+    """1.5, whose loss counts for nothing, then 1, 0.7 and 0.5; or 0.5, 0.8, 0.5 and 0.8."""
+    x, y = torch.ones(20, 1, 1, 1, dtype=torch.float64), torch.zeros(20, dtype=torch.long)
+    attack = gradient(eps=0.5, start="sign", start_share=1.0, clip_start=False, step_size=0.3, steps=3)
+    last, best = (replace(attack, keep=keep)(peak(0.68), x, y, seeded()).flatten() for keep in ("last", "best"))
+    assert sorted(set(last.tolist())) == pytest.approx([0.5, 0.8])
+    assert sorted(set(best.tolist())) == pytest.approx([0.7, 0.8])
+
+
 def test_keep_best_chooses_per_example() -> None:
     model = Curve(lambda x: -(x[:, 0] - x[:, 1]).abs())  # the second pixel says where the first should be
     x = torch.tensor([[0.5, 0.61], [0.5, 0.9]], dtype=torch.float64).view(2, 1, 1, 2)

@@ -107,8 +107,8 @@ class GradientAttack:
         for _ in range(steps):
             value, gradient, state.label = self.gradient(model, state.x_adv, state.label)
             values.append(value)
-            if self.keep == "best" and (self.clip_start or state.best is not None):  # an unclipped start is no example
-                state.best = better(state.best, (value, state.x_adv.clamp(state.low, state.high)))
+            if self.keep == "best":
+                state.best = better(state.best, state.example(value))
             if self.momentum:
                 gradient = state.velocity = self.momentum * state.velocity + gradient / norm(gradient, 1)
             state.x_adv = (state.x_adv + state.size * STEPS[self.step](gradient)).clamp(state.low, state.high)
@@ -279,6 +279,12 @@ class AttackState:
     """accumulated gradients, for momentum"""
     best: tuple[Tensor, Tensor] | None
     """value and images of the best iterates, for keep=best"""
+
+    def example(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the iterates as examples, with their value. An unclipped start outside the box is none: its projection
+        has another value, and counts as the worst of all."""
+        outside = ((self.x_adv < self.low) | (self.x_adv > self.high)).flatten(1).any(1)
+        return value.masked_fill(outside, -math.inf), self.x_adv.clamp(self.low, self.high)
 
     def only(self, rows: Tensor | slice) -> Self:
         """Return the state of the chosen examples alone. The best iterates are left behind."""
