@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT
 from own_files import changed, random_images, write_npz
 
-from epsball.build import ConfigError
+from epsball.build import ConfigError, build
 from epsball.experiment import record as experiment_record
 from epsball.experiment import run as experiment_run
 from epsball.experiment.prepare import Experiment, prepare_experiment, prepare_parts
@@ -26,7 +26,7 @@ from epsball.experiment.run import run_experiments
 from epsball.experiment.setup import set_up
 from epsball.measurements import gradient_norms, transfer_matrix
 from epsball.measurements.transfer_matrix import transfer
-from epsball.models import predictions
+from epsball.models import MODELS, predictions
 from epsball.models.forest import RandomForest
 from epsball.paper.claims import natural
 from epsball.paper.expressions import Quantity
@@ -191,6 +191,26 @@ def test_published_weights_are_measured_as_they_are(tiny: Compose, tmp_path: Pat
     with pytest.raises(
         ConfigError, match=r"models\.target\.trainer is missing: .* only a network with published weights"
     ):
+        prepare_experiment(config)
+
+
+def test_published_weights_of_other_classes_are_measured_only_once_trained(
+    tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their last layer is a new one, of random numbers."""
+    timm = pytest.importorskip("timm")
+    published = timm.create_model("resnet18").state_dict()  # of ImageNet's classes
+    for source in ("load_state_dict_from_hf", "load_state_dict_from_url"):
+        monkeypatch.setattr(f"timm.models._builder.{source}", lambda *_, **__: dict(published))
+    config = tiny("suite=none", "dataset.test_size=20")
+    arch = {"name": "timm", "model": "resnet18", "pretrained": True, "checkpoint": None}
+    assert build(MODELS, arch, (3, 32, 32), 1000, where="arch").has_weights
+    config["models"]["target"]["arch"] = arch
+    network = prepare_experiment(config).specs["target"].make_network()
+    assert torch.equal(network[1].state_dict()["layer1.0.conv1.weight"], published["layer1.0.conv1.weight"])
+    config["models"]["target"]["trainer"] = None
+    said = "the published weights are of 1000 classes, these images have 10"
+    with pytest.raises(ConfigError, match=rf"^models\.target\.trainer is missing: [^\n]*; {said}$"):
         prepare_experiment(config)
 
 

@@ -16,7 +16,8 @@ from epsball.models.layers import MeanStd, Shape, check_input
 
 def timm(shape: Shape, classes: int, *, model: str, pretrained: bool, checkpoint: str | None) -> nn.Module:
     """timm's `model` behind its own mean and deviation, with its published weights or those of a file: `has_weights`,
-    so that it can be measured as it is, without a trainer.
+    so that it can be measured as it is, without a trainer, unless the published ones are of another number of classes,
+    for which the last layer is a new one.
 
     Refuses a name that timm lacks and an image that the network does not take.
     """
@@ -30,7 +31,10 @@ def timm(shape: Shape, classes: int, *, model: str, pretrained: bool, checkpoint
     if len(mean) != shape[0]:
         mean, std = [fmean(mean)], [fmean(std)]
     net = nn.Sequential(MeanStd(mean, std), network)
-    net.has_weights = pretrained or checkpoint is not None  # type: ignore[assignment]
+    published = config["num_classes"]
+    net.has_weights = checkpoint is not None or (pretrained and published == classes)  # type: ignore[assignment]
+    if pretrained and not net.has_weights:
+        net.lacks = f"the published weights are of {published} classes, these images have {classes}"  # type: ignore[assignment]
     _try_one_image(net, shape, f"{model} takes images of {config['input_size']} (C, H, W), these are {shape}")
     return net
 
@@ -62,8 +66,8 @@ def _create(
             warnings.filterwarnings("ignore", message="for .*: copying from a non-meta parameter")  # a network on meta
             network = library.create_model(model, pretrained=pretrained, checkpoint_path=checkpoint or "", **settings)
     except (OSError, RuntimeError, TypeError, AssertionError) as error:  # OSError: no network
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"model {model!r} cannot be made so by timm: {reason[0]}") from error
+        reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__
+        raise ValueError(f"model {model!r} cannot be made so by timm: {reason}") from error
     return network, network.pretrained_cfg
 
 

@@ -188,8 +188,8 @@ def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, whe
     """ConfigError unless the trainer can train the network; one that fits itself has none."""
     fitted = hasattr(network, "fit_to")
     if trainer is None and not (fitted or getattr(network, "has_weights", False)):
-        untrained = "only a network with published weights, or those of a file, may have none"
-        raise ConfigError(f"{where}.trainer is missing: a model is {{dataset, arch, trainer, seed}}; {untrained}")
+        why = getattr(network, "lacks", "only a network with published weights, or those of a file, may have none")
+        raise ConfigError(f"{where}.trainer is missing: a model is {{dataset, arch, trainer, seed}}; {why}")
     if trainer is not None and fitted:
         raise UnfitError(f"{at} should be null: {type(network).__name__} fits itself to the data, without gradients")
     if trainer is not None:
