@@ -441,7 +441,7 @@ def test_a_higher_loss_does_not_replace_what_fools(monkeypatch: pytest.MonkeyPat
     assert (fooled[1] & ~fooled[0] & (losses[2:] > losses[1]).any(0)).any() and not fooled.any(0).all()
     for on_gpu in (False, True):
         if on_gpu:
-            monkeypatch.setattr("epsball.attacks.gradient.worth_attacking", lambda _: slice(None))
+            monkeypatch.setattr("epsball.attacks.gradient.worth_attacking", lambda *_: slice(None))
         together = replace(attack, restarts=4)(Function(model), x, y, seeded())
         torch.testing.assert_close(together, expected, rtol=0, atol=1e-6)
 
@@ -466,11 +466,22 @@ def test_a_device_that_keeps_the_fooled_in_the_batch_gives_the_same_examples(
     seen = batch_sizes(net)
     attack(net, x, y, seeded(), shrink=shrink)
     assert min(seen) < max(seen) == 40  # some were fooled, some stood
-    monkeypatch.setattr("epsball.attacks.gradient.worth_attacking", lambda _: slice(None))
+    monkeypatch.setattr("epsball.attacks.gradient.worth_attacking", lambda *_: slice(None))
     seen.clear()
     kept = attack(net, x, y, seeded(), shrink=shrink)
     assert set(seen) == {40}
     torch.testing.assert_close(kept, dropped, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_restarts_show_batch_norm_the_whole_batch_where_it_normalises_by_it(training: bool) -> None:
+    """The fooled go along, as on a GPU; alone, the last that stands would have no variance."""
+    x, y = torch.rand(12, 1, 4, 4, generator=seeded(2)), torch.arange(12) % 3
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).train(training)
+    seen = batch_sizes(net)
+    replace(EVERY["restarts"], restarts=20, eps=0.1, step_size=0.02, step_share=None)(net, x, y, seeded())
+    assert (set(seen) == {12}) == training
 
 
 @pytest.mark.parametrize("seed", range(4))

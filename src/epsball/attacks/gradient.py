@@ -13,6 +13,7 @@ from typing import Literal, Self
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from epsball.attacks.balls import STEPS, norm
 from epsball.attacks.losses import cross_entropy, entropy, log_cross_entropy, margin, weighted
@@ -200,7 +201,7 @@ class GradientAttack:
         value, fooled = self.outcome(model, x_adv, y, label)
         for _ in range(1, self.restarts):
             start = self.draw_start(x, scale, generator)
-            rows = worth_attacking(fooled)
+            rows = worth_attacking(model, fooled)
             if isinstance(rows, Tensor) and len(rows) == 0:
                 continue
             again = self.ascend(model, x[rows], start[rows], scale[rows] if scale.dim() else scale, label[rows])
@@ -304,13 +305,15 @@ class AttackState:
         return self.x_adv, self.low, self.high, self.size, self.velocity
 
 
-def worth_attacking(fooled: Tensor) -> Tensor | slice:
+def worth_attacking(model: nn.Module, fooled: Tensor) -> Tensor | slice:
     """Return the rows that another restart attacks: on the CPU those that stand, elsewhere all.
 
     On a GPU the fooled go along and are left as they are: no shape depends on what the device finds, so that the host
-    need not wait for it, and a training step with restarts can be captured.
+    need not wait for it, and a training step with restarts can be captured. So they do where batch norm normalises by
+    the batch, of which they are a part.
     """
-    return (~fooled).nonzero().squeeze(1) if fooled.device.type == "cpu" else slice(None)
+    whole = fooled.device.type != "cpu" or any(isinstance(m, _BatchNorm) and m.training for m in model.modules())
+    return slice(None) if whole else (~fooled).nonzero().squeeze(1)
 
 
 def better(a: tuple[Tensor, Tensor] | None, b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -190,15 +190,7 @@ class Trainer:
         """Raise ValueError unless `number` processes can share every batch equally."""
         shared = {"batch_size": self.batch_size}
         if (adversarial := crafting(self.objective)) is not None:
-            place = crafting_place(self.objective)
-            shared[f"{place}.count"] = adversarial.count or 0
-            alike = self.batch_norm == "local" or adversarial.crafting_mode == "eval"
-            restarts = getattr(adversarial.attack, "restarts", 1)  # which examples start again is each process's own
-            require(
-                number == 1 or alike or restarts == 1,
-                f"{place}.attack.restarts should be 1 where {number} processes craft in train mode with batch_norm "
-                f"synchronised, is {restarts}",
-            )
+            shared[f"{crafting_place(self.objective)}.count"] = adversarial.count or 0
         for name, value in shared.items():
             require(value % number == 0, f"{name} should be a multiple of the job's {number} processes, is {value}")
 
