@@ -118,6 +118,31 @@ def test_a_model_out_of_the_store_is_in_eval_mode_and_frozen(compose: Callable[.
     assert now is not found
 
 
+def test_a_model_that_was_scored_on_other_images_is_reused_without_its_error(
+    compose: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def told(images: int) -> tuple[Config, str]:
+        line = (*SMALL, "trainer.epochs=0.1", f"dataset.test_size={images}", f"outputs={tmp_path}")
+        experiment = prepare_experiment(compose(*line))
+        models = models_of(experiment)
+        caplog.clear()
+        models.train(experiment.specs, experiment.execution)
+        (recorded,) = models.recorded(experiment.specs)
+        (read,) = models_of(experiment).recorded(experiment.specs)
+        assert recorded == (read[0], {**read[1], "reused": recorded[1]["reused"]})
+        return recorded[1], next(message for message in caplog.messages if "parameters" in message)
+
+    trained, said = told(30)
+    assert trained["clean_n"] == 30 and 0 < trained["clean_error"] <= 1
+    assert said.startswith(f"target: clean error {trained['clean_error']:.2%} of 30 images, ") and "reused" not in said
+    reused, said = told(40)
+    assert (reused["clean_error"], reused["clean_n"], reused["reused"]) == (None, None, True)
+    assert said.startswith("target: scored on other test images, ")
+    assert told(30)[0] == {**trained, "reused": True}
+
+
 def test_networks_are_released_after_their_last_use(three_models: Callable[..., Experiment]) -> None:
     """A run of many models holds those that some experiment still needs."""
     first = three_models("uses")

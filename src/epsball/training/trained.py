@@ -69,11 +69,8 @@ class TrainedModels:
             network = place_network(spec, execution)
             network.load_state_dict(stored.weights)
             self.networks[place] = network.eval().requires_grad_(False)
-            self.records[spec.key] = model_record(stored.spec, stored.path, stored.reused)
-            how = "reused; trained" if stored.reused else "trained"
-            error, size, seconds = (stored.spec[key] for key in ("clean_error", "parameters", "seconds"))
-            where = f"{how} in {seconds:.0f} s, {stored.path}"
-            log.info("%s: clean error %.2f%%, %d parameters, %s", name, 100 * error, size, where)
+            record = self.records[spec.key] = model_record(spec, stored.spec, stored.path, stored.reused)
+            log.info("%s: %s", name, describe_model(record))
         return self.networks[place]
 
     def release(self, specs: Mapping[str, ModelSpec]) -> None:
@@ -172,7 +169,7 @@ class TrainedModels:
         for name, spec in with_sources(specs):
             record = self.records.get(spec.key)
             if record is None and (stored := self.store.record(spec.label, spec.key)):
-                record = self.records[spec.key] = model_record(*stored)
+                record = self.records[spec.key] = model_record(spec, *stored)
             yield name, record or {"fingerprint": spec.key}
 
 
@@ -216,7 +213,19 @@ def place_network(spec: ModelSpec, execution: Execution) -> nn.Module:
     return network.to(memory_format=torch.channels_last) if execution.channels_last else network
 
 
-def model_record(spec: Row, path: Path, reused: bool = True) -> Row:
-    """Return what run.json says of a model, from its spec.json."""
+def model_record(spec: ModelSpec, stored: Row, path: Path, reused: bool = True) -> Row:
+    """Return what run.json says of a model, from its spec.json; of errors on other test images than the spec's nothing
+    (a model of before `curve` does not say which, but how many)."""
+    scored_on = stored.get("curve", spec.curve)["test_checksum"], stored["clean_n"]
+    asked = spec.data.test_checksum, len(spec.data.test)
+    other = {} if scored_on == asked else {"clean_error": None, "clean_n": None}
     kept = ("fingerprint", "parameters", "clean_error", "clean_n", "loss", "seconds", "device")
-    return {**{key: spec[key] for key in kept}, "path": str(path), "reused": reused}
+    return {**{key: stored[key] for key in kept}, **other, "path": str(path), "reused": reused}
+
+
+def describe_model(record: Row) -> str:
+    """Say in a line what run.json says of a model."""
+    error, n = record["clean_error"], record["clean_n"]
+    scored = "scored on other test images" if error is None else f"clean error {error:.2%} of {n} images"
+    how = "reused; trained" if record["reused"] else "trained"
+    return f"{scored}, {record['parameters']} parameters, {how} in {record['seconds']:.0f} s, {record['path']}"
