@@ -84,7 +84,8 @@ class Adversarial:
     placement: Literal["append", "replace", "only"]
     """adversarial examples beside the clean images, in place of the first `count` of them, or alone"""
     count: int | None
-    """images that are replaced (Kurakin's k); set with placement replace alone"""
+    """images that are replaced (Kurakin's k); set with placement replace alone. An epoch's short last batch of at most
+    so many has no clean ones"""
     weight: float
     """of an adversarial example's loss, a clean image's being 1 (Kurakin's lambda)"""
     passes: Literal["one", "two"]
