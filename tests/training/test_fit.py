@@ -196,6 +196,28 @@ def test_every_weight_has_a_gradient_in_bf16(placement: str, fields: dict[str, A
     assert [key for key, p in state.model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+@pytest.mark.parametrize(
+    "when",
+    [{"crafted_on": "original", "crafted_once": True}, {"crafting_mode": "eval"}, {}],
+    ids=["once", "repeatable", "in each step"],
+)
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_examples_are_crafted_in_the_trainings_precision_also_those_before_it(
+    precision: str, dtype: torch.dtype, when: dict[str, Any]
+) -> None:
+    fgsm = {**PGD, "steps": 1, "step_size": 0.1, "start": "none", "start_share": 0.0}
+    fields = {"attack": fgsm, "eps_distribution": "fixed", "eps_rise": None, "delay": 0, "include_self": False, **when}
+    source, seen = network(1).eval().requires_grad_(False), list[torch.dtype]()
+    source[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    by = trainer(objective={**ADVERSARIAL, **fields}, precision=precision, augment=None, watch=None)
+    state = TrainingState.begin(network(), by, [source], data(), 0)
+    before = len(seen)
+    state.advance(torch.arange(BATCH), 0.0)
+    assert before == (4 if when else 0) and len(seen) - before == (0 if when else 1)
+    assert set(seen) == {dtype}
+    assert all(images.dtype == torch.float32 for images in state.objective.cached)  # type: ignore[attr-defined]
+
+
 # ---- one seed, one training
 
 

@@ -174,7 +174,8 @@ class TrainingState:
         same = data.train.repeats and (trainer.augment is None or trainer.objective.takes_originals)
         repeatable = (lambda: data.train.batches(crafted)) if same else None
         per_epoch = steps_per_epoch(len(data.train), trainer.batch_size)
-        objective = trainer.objective.prepare(sources, repeatable, trainer.epochs, seed, per_epoch)
+        with autocast(trainer.precision, device):  # the sources are frozen: it keeps no copies of their parameters
+            objective = trainer.objective.prepare(sources, repeatable, trainer.epochs, seed, per_epoch)
         loss_sum, optimizer, lr = torch.zeros((), device=device), trainer.optimizer.make(model), trainer.optimizer.lr
         if device.type == "cuda":
             for group in optimizer.param_groups:
