@@ -84,6 +84,13 @@ def test_three_and_three_point_zero_have_one_fingerprint() -> None:
     assert fingerprint(other) == fingerprint(IDENTITY)
 
 
+def test_whole_numbers_that_round_to_one_float_have_their_own_fingerprints() -> None:
+    """Seeds may be of any size."""
+    numbers = [2**53, 2**53 + 1, 2**53 + 2, 2**63 - 1, 2**63, 2**63 + 1, 10**400, 10**400 + 1, -(2**53), -(2**53) - 1]
+    assert len({fingerprint({"seed": number}) for number in numbers}) == len(numbers)
+    assert fingerprint({"seed": 2**60}) == fingerprint({"seed": 2.0**60})
+
+
 def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the paths of all values in nested dicts and lists."""
     if not isinstance(node, dict | list):

@@ -55,12 +55,14 @@ def younger(key: object, value: object) -> bool:
 
 
 def canonical(value: Any) -> Any:
-    """Return `value` with one spelling for equal numbers, and without fields that say nothing new."""
+    """Return `value` with one spelling for equal numbers, and without fields that say nothing new. A whole number that
+    no float equals, such as 2**53 + 1, stays as it is: rounded, it would be another's."""
     if isinstance(value, Mapping):
         return {str(k): canonical(v) for k, v in value.items() if not younger(k, v)}
     if isinstance(value, list | tuple):
         return [canonical(v) for v in value]
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and value.bit_length() < 1024 and float(value) == value else value
 
 
 @dataclass(frozen=True)
