@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from epsball.experiment.prepare import prepare_experiment
+from epsball.experiment.prepare import prepare_experiment, prepare_parts
 from epsball.experiment.run import run_experiments
 from epsball.measurements.training_curves import epoch_row
 from epsball.runtime.progress import Stop
@@ -61,6 +61,29 @@ def test_a_clean_error_of_other_test_images_is_left_out(
     forget_curve(folder)
     third = curves_of(tiny(words[0], "dataset.test_size=50"), tmp_path, "third")
     assert third["training_clean_error"].tolist() == first["training_clean_error"].tolist() and set(third["n"]) == {30}
+
+
+def test_parts_of_one_run_that_share_a_model_have_each_its_own_test_images_and_watch(
+    tiny: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is trained for the first of them; the second is told what it lacks."""
+    lines = [("dataset.test_size=30",), ("dataset.test_size=50", *watch(0.01))]
+    configs = [
+        [{**tiny("measurement=training_curves", f"experiment=e{number}", *line), "outputs": str(tmp_path)}]
+        for number, line in enumerate(lines)
+    ]
+    parts, joint = prepare_parts(configs, {"experiment": "paper/all"})
+    specs = [part[0].specs["target"] for part in parts]
+    assert specs[0].key == specs[1].key and [len(spec.data.test) for spec in specs] == [30, 50]
+    assert [spec.trainer.watch is None for spec in specs if spec.trainer] == [True, False]
+    run_experiments("paper/all", parts, tmp_path / "run", [], Stop(), joint)
+    first, second = (pd.read_csv(tmp_path / "run" / f"e{number}" / "results.csv") for number in (0, 1))
+    assert first["training_clean_error"].notna().all() and "training_clean_error" not in second
+    assert second["training_loss"].tolist() == first["training_loss"].tolist()
+    assert "target has no training_clean_error and no training_adversarial_error: it was trained with" in caplog.text
+    assert len(list(tmp_path.glob("models/*-*"))) == 1
+    models = [json.loads((tmp_path / "run" / f"e{number}" / "run.json").read_text())["models"] for number in (0, 1)]
+    assert [model["target"]["clean_n"] for model in models] == [30, None]
 
 
 def forget_curve(folder: Path) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -94,12 +94,12 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class BuildCache:
-    """Data sets and model specs that the configs of one run share, built once."""
+    """Data sets and model specs that the configs of one run share, built and checked once."""
 
     data: dict[str, Data] = field(default_factory=dict)
     """data sets by their spec"""
     specs: dict[str, ModelSpec] = field(default_factory=dict)
-    """model specs by fingerprint"""
+    """model specs by fingerprint, of equal ones the first"""
 
 
 def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[str, str] | None = None) -> ModelSpec:
@@ -140,7 +140,8 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         differentiable = getattr(network, "differentiable", True)
         number = len(members(network))
         cache.specs[key] = ModelSpec(fields, identity, label, trainer, data, sources, seed, differentiable, number)
-    return cache.specs[key]
+    checked = cache.specs[key]  # perhaps with another watch, or other test images
+    return replace(checked, config=fields, trainer=trainer, data=data, sources=sources)
 
 
 def build_sources(trainer: Trainer | None, at: Mapping[str, str], cache: BuildCache) -> dict[str, ModelSpec]:

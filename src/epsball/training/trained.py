@@ -33,9 +33,11 @@ class TrainedModels:
         """`uses`: the models that are used together, by name, of each experiment of the run."""
         self.store, self.stop = store, stop
         used = list(uses)
-        self.specs = {spec.key: spec for specs in used for _, spec in with_sources(specs)}  # all of the run
+        self.specs: dict[str, ModelSpec] = {}  # all of the run; of equal ones the first, whose learning curve it is
+        for _, spec in (named for specs in used for named in with_sources(specs)):
+            self.specs.setdefault(spec.key, spec)
         self.uses_left = Counter(spec.key for specs in used for spec in specs.values())
-        self.records: dict[str, Row] = {}  # what run.json says of each model, by fingerprint
+        self.records: dict[str, tuple[Row, Path, bool]] = {}  # spec.json, folder and whether reused, by fingerprint
         self.networks: dict[tuple[str, torch.device, bool], nn.Module] = {}
         self.on_device: dict[tuple[str, str, torch.device], Data] = {}
         self.mistakes: dict[tuple[str, Execution], dict[str, Mistakes]] = {}
@@ -69,8 +71,8 @@ class TrainedModels:
             network = place_network(spec, execution)
             network.load_state_dict(stored.weights)
             self.networks[place] = network.eval().requires_grad_(False)
-            record = self.records[spec.key] = model_record(spec, stored.spec, stored.path, stored.reused)
-            log.info("%s: %s", name, describe_model(record))
+            self.records[spec.key] = stored.spec, stored.path, stored.reused
+            log.info("%s: %s", name, describe_model(model_record(spec, *self.records[spec.key])))
         return self.networks[place]
 
     def release(self, specs: Mapping[str, ModelSpec]) -> None:
@@ -167,10 +169,10 @@ class TrainedModels:
         """Yield what run.json says of these models and of their sources; of one that is not in the store, not yet or
         because its rows were given, the fingerprint alone."""
         for name, spec in with_sources(specs):
-            record = self.records.get(spec.key)
-            if record is None and (stored := self.store.record(spec.label, spec.key)):
-                record = self.records[spec.key] = model_record(spec, *stored)
-            yield name, record or {"fingerprint": spec.key}
+            if spec.key not in self.records and (stored := self.store.record(spec.label, spec.key)):
+                self.records[spec.key] = *stored, True
+            known = self.records.get(spec.key)
+            yield name, model_record(spec, *known) if known else {"fingerprint": spec.key}
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ def place_network(spec: ModelSpec, execution: Execution) -> nn.Module:
     return network.to(memory_format=torch.channels_last) if execution.channels_last else network
 
 
-def model_record(spec: ModelSpec, stored: Row, path: Path, reused: bool = True) -> Row:
+def model_record(spec: ModelSpec, stored: Row, path: Path, reused: bool) -> Row:
     """Return what run.json says of a model, from its spec.json; of errors on other test images than the spec's nothing
     (a model of before `curve` does not say which, but how many)."""
     scored_on = stored.get("curve", spec.curve)["test_checksum"], stored["clean_n"]
