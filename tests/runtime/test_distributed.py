@@ -7,8 +7,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -33,6 +35,7 @@ from epsball.runtime.distributed import (
     threads_of_process,
 )
 from epsball.training.fit import batch_indices, replica_seed, steps_per_epoch
+from epsball.training.spec import BuildCache, build_spec
 
 RUN = str(ROOT / "run.py")
 RESNET = (
@@ -292,6 +295,25 @@ def test_a_step_s_batches_are_those_of_one_process_together(monkeypatch: pytest.
         assert torch.equal(interleaved(parts), batch[: len(batch) // number * number])
         first = torch.cat([part[: k // number] for part in parts])
         assert set(first.tolist()) == set(batch[:k].tolist())
+
+
+@pytest.mark.parametrize("batch_norm", ["local", "synchronised"])
+def test_a_batch_norm_that_is_more_than_that_is_not_synchronised(
+    monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., dict[str, Any]], batch_norm: str
+) -> None:
+    """timm's has the network's activations in it, which training would do without."""
+    pytest.importorskip("timm")
+    arch = {"name": "timm", "model": "mobilenetv3_small_050", "pretrained": False, "checkpoint": None}
+    target = tiny()["models"]["target"] | {"arch": arch}
+    target["trainer"] |= {"batch_norm": batch_norm}
+    build_spec(target, "models.target", BuildCache())
+    become(monkeypatch, 0, 2)
+    said = (
+        "models.target.trainer.batch_norm should be local where several processes train a network with BatchNormAct2d"
+    )
+    refused = pytest.raises(ConfigError, match=f"^{said}$")
+    with refused if batch_norm == "synchronised" else nullcontext():
+        build_spec(target, "models.target", BuildCache())
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from epsball.runtime.device import borrowed_seed, derived_seed
 from epsball.runtime.distributed import processes
 from epsball.runtime.store import fingerprint
 from epsball.training.diversity import members
-from epsball.training.synchronised import has_batch_norm
+from epsball.training.synchronised import check_synchronised, has_batch_norm
 from epsball.training.trainer import Trainer, crafting_place
 
 FIELDS = ("dataset", "arch", "trainer", "seed")
@@ -200,6 +200,8 @@ def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, whe
             raise ConfigError(f"{at}.objective.{error}") from None
         try:
             trainer.check_processes(processes())
+            if processes() > 1 and trainer.batch_norm == "synchronised":
+                check_synchronised(network)
         except ValueError as error:
             raise ConfigError(f"{at}.{error}") from None
         try:

@@ -78,6 +78,14 @@ def synchronised(model: nn.Module, wanted: bool) -> Iterator[None]:
             norm.__class__ = kind
 
 
+def check_synchronised(model: nn.Module) -> None:
+    """Raise ValueError where a batch norm of the model is more than that: it would be without the rest, in training
+    alone. Most networks of timm have their activations in it."""
+    kinds = {type(module) for module in model.modules() if isinstance(module, _BatchNorm)}
+    for kind in kinds - {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d}:
+        raise ValueError(f"batch_norm should be local where several processes train a network with {kind.__name__}")
+
+
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether what a model learns depends on how a batch is shared out."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())
