@@ -86,6 +86,19 @@ def test_without_mistakes_beside_them_rows_count_unpaired(seeds: list[Config], f
     assert read(again / "claims.csv")["paired"].tolist() == ["no"] and not (again / "mistakes.csv").exists()
 
 
+def test_given_rows_without_mistakes_get_those_that_the_store_has(
+    seeds: list[Config], first: Path, tmp_path: Path
+) -> None:
+    """The verdict does not turn from paired to unpaired because rows that are there already are given, too."""
+    (tmp_path / "rows.csv").write_bytes((first / "results.csv").read_bytes())
+    given = {**seeds[0], "rows": [str(tmp_path / "rows.csv")]}
+    again = run([[given]], first.parent, "again")
+    for file in ("results.csv", "mistakes.csv", "claims.csv"):
+        assert (again / file).read_bytes() == (first / file).read_bytes(), file
+    unused = run([[{**given, "reuse": False}]], first.parent, "unused")
+    assert read(unused / "claims.csv")["paired"].tolist() == ["no"]
+
+
 @pytest.mark.parametrize("words", ["trainer.epochs=2", "suite.fgsm.step_share=0.5", "precision=tf32"])
 def test_rows_of_other_settings_are_refused(tiny: Compose, first: Path, tmp_path: Path, words: str) -> None:
     config = {**tiny(words), "rows": [str(first / "results.csv")]}

@@ -148,6 +148,22 @@ def test_the_first_file_that_has_an_identity_counts(tmp_path: Path) -> None:
         assert found["mistakes_top1"] == packed_bits([True] * round(100 * error) + [False] * round(100 - 100 * error))
 
 
+def test_the_images_mistaken_come_from_whichever_file_has_them(tmp_path: Path) -> None:
+    """A file of old rows without them does not make a check unpaired, whatever the order; bits of another count, of a
+    machine where another image was mistaken, are not of this row."""
+    row = known(seen(clean("A", 0), [True] * 10 + [False] * 90), "aaa", "clean")
+    old = written(tmp_path / "old", {name: value for name, value in row.items() if name != "mistakes_top1"})
+    new, more = (
+        written(tmp_path / f"{k}", known(seen(clean("A", 0), [True] * k + [False] * (100 - k)), "aaa", "clean"))
+        for k in (10, 11)
+    )
+    for paths in ((old, new), (new, old), (old, more, new), (old, old, new, more)):
+        (found,) = read_given(paths).find("aaa") or []
+        assert found["error_top1"] == 0.1 and found["mistakes_top1"] == row["mistakes_top1"]
+    (found,) = read_given([old, more]).find("aaa") or []
+    assert found["error_top1"] == 0.1 and "mistakes_top1" not in found
+
+
 @pytest.mark.parametrize("identity", ["123456789012", "12e456789012", "000000000001", "1_000", "nan", "inf", "None"])
 def test_a_fingerprint_that_looks_like_a_number_stays_a_text(identity: str, tmp_path: Path) -> None:
     """Twelve hexadecimal digits are a number one time in 200; 12e456789012 would be infinite."""

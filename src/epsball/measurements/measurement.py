@@ -16,7 +16,7 @@ from epsball.models.predictions import Mistakes, find_mistakes, rate
 from epsball.output.pages import Section
 from epsball.paper.expressions import Quantity
 from epsball.results.distributions import mean_and_sd
-from epsball.results.given import GivenRows
+from epsball.results.given import GivenRows, lacks_mistakes, with_mistakes
 from epsball.results.metrics import TOP1, TOP5
 from epsball.results.paired import packed_bits
 from epsball.runtime.device import derived_seed
@@ -129,8 +129,10 @@ class Setup:
         """Return the numbers of the rows that were given, or kept by an earlier run; None when there are none."""
         identity = self.identity(what, source, target)
         found = self.given.find(identity)
-        if found is None and self.reuse:
+        if self.reuse and found is None:
             found = self.store.rows(identity)
+        elif self.reuse and found and lacks_mistakes(found):
+            found = with_mistakes(found, self.store.rows(identity) or [])
         return found and [{**row, "identity": identity} for row in found]
 
     def keep(self, what: object, source: str, target: str, rows: list[Row]) -> list[Row]:

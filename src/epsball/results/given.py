@@ -60,7 +60,7 @@ class GivenRows:
 
 def read_given(paths: Sequence[str]) -> GivenRows:
     """Read files of rows. Raises ConfigError, which names file and line, where one is damaged. The first file that has
-    an identity counts."""
+    an identity counts; which images were mistaken, where that has none of it, comes from a later one."""
     given = GivenRows()
     for path in map(Path, paths):
         own: dict[str, list[dict[str, Any]]] = {}
@@ -81,7 +81,9 @@ def read_given(paths: Sequence[str]) -> GivenRows:
             if content not in seen:
                 group.append(numbers)
             seen.add(content)
-        given.rows = {**{identity: counted_once(group) for identity, group in own.items()}, **given.rows}
+        for identity, group in own.items():
+            rows = counted_once(group)
+            given.rows[identity] = with_mistakes(given.rows.get(identity, rows), rows)
     return given
 
 
@@ -179,3 +181,23 @@ def add_mistakes(row: dict[str, Any], bits: Mapping[str, str], place: str) -> No
                 mean = f"{counted} of {row['n']} images, {metric.name} is {row[metric.name]}"
                 raise ConfigError(f"rows: mistakes.csv of {place} is damaged: it has {mean}")
             row[str(metric.mistakes)] = text
+
+
+def lacks_mistakes(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether it is not known which images the error of the one row of an identity counts."""
+    counting = [metric for metric in METRICS.values() if metric.mistakes and not metric.complement]
+    return len(rows) == 1 and any(metric.name in rows[0] and metric.mistakes not in rows[0] for metric in counting)
+
+
+def with_mistakes(rows: list[dict[str, Any]], others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of an identity; one alone with the images mistaken that it lacks and that the same row has among
+    `others`. Those of a machine on which they were more or fewer do not count."""
+    if not lacks_mistakes(rows) or len(others) != 1:
+        return rows
+    filled = dict(rows[0])
+    bits = {name: others[0][name] for name in MISTAKES if name not in filled and name in others[0]}
+    try:
+        add_mistakes(filled, bits, "rows")
+    except ConfigError:
+        return rows
+    return [filled]
