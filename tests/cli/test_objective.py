@@ -70,6 +70,19 @@ def test_an_objective_over_parts_has_their_rows(main: Callable[..., Ended], tmp_
     assert value == pytest.approx(clean["A_adv"] - clean["B"], abs=1e-12)
 
 
+def test_without_a_value_the_job_fails_and_what_was_measured_is_recorded_as_done(
+    main: Callable[..., Ended], tmp_path: Path
+) -> None:
+    """A ratio over no error has none."""
+    ended = main(*watched('objective="1 / (error(target) - error(target))"', f"hydra.run.dir={tmp_path / 'run'}"))
+    told = "objective: 1 / (error(target) - error(target)) has no value in this run's rows"
+    assert ended.code == 1 and told in ended.err and "results.csv" in ended.out
+    assert SEEN[0].return_value is None
+    said = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert said["status"] == "done" and said["objective"]["value"] is None
+    assert not (tmp_path / "run" / "traceback.txt").exists()
+
+
 WRONG = {
     "a number": ("objective=3", ["objective should be a text", "3"]),
     "no expression": ('objective="error(target"', ["objective: 'error(target' cannot be read"]),

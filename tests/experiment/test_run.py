@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,14 +22,16 @@ from epsball.experiment import record as experiment_record
 from epsball.experiment import run as experiment_run
 from epsball.experiment.prepare import Experiment, prepare_experiment, prepare_parts
 from epsball.experiment.record import claim_directory, config_hash, git_commit
-from epsball.experiment.run import run_experiments
+from epsball.experiment.run import Judged, PartResult, joined_rows, judge, run_experiments
 from epsball.experiment.setup import set_up
+from epsball.experiment.statements import Statements
 from epsball.measurements import gradient_norms, transfer_matrix
 from epsball.measurements.transfer_matrix import transfer
 from epsball.models import MODELS, predictions
 from epsball.models.forest import RandomForest
-from epsball.paper.claims import natural
+from epsball.paper.claims import Claim, natural
 from epsball.paper.expressions import Quantity
+from epsball.paper.objective import Objective
 from epsball.results.rows import COLUMNS, PAPER, as_dicts
 from epsball.runtime.progress import Interrupted, Stop
 from epsball.runtime.store import CheckpointFolder, Store
@@ -55,6 +57,7 @@ PGD = {
     **{"momentum": 0.0, "restarts": 1, "keep": "last"},
 }
 MATRIX = {"name": "transfer_matrix", "cells": "all"}
+NOTHING_JUDGED = Judged(pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
 
 
 def table(rows: dict[str, str], columns: dict[str, str], paper: dict[str, list[float]] | None) -> Config:
@@ -152,12 +155,15 @@ def test_a_statement_that_names_several_rows_stays_open_and_nothing_is_lost(
             },
         },
         "conclusion": {"confirmed": "Fine", "refuted": "Not fine", "open": "Nobody knows"},
+        "objective": "training_loss(target, epoch=1)",
     }
     words = ("measurement=training_curves", "suite=none")
     configs = [tiny(*words, f"trainer.epochs={epochs}", f"experiment=e{epochs}") for epochs in (1, 2)]
     parts, joint = prepare_parts([[{**config, "outputs": str(tmp_path)}] for config in configs], whole)
     top = tmp_path / "run"
-    run_experiments("paper/all", parts, top, [], Stop(), joint)
+    done = run_experiments("paper/all", parts, top, [], Stop(), joint)
+    assert json.loads((top / "run.json").read_text())["status"] == "done" and done.objective is None
+    assert done.unanswered.startswith("objective: training_loss(target) names several rows of a seed")
     assert read(top / "claims.csv").set_index("claim")["verdict"].to_dict() == {"open": "open", "known": "confirmed"}
     compared = read(top / "comparison.csv").set_index("table")["ours"]
     assert isnan(compared["unclear"]) and compared["clear"] > 0
@@ -165,6 +171,24 @@ def test_a_statement_that_names_several_rows_stays_open_and_nothing_is_lost(
     unclear = ("claims.open", "tables.unclear", "figures.unclear")
     assert [f"{key} stays open" in caplog.text for key in unclear] == [True] * 3
     assert caplog.text.count(told) == 3 and "Nobody knows" in (top / "report.html").read_text()
+
+
+def test_a_model_that_stands_in_a_grid_in_one_part_alone_has_one_row(caplog: pytest.LogCaptureFixture) -> None:
+    """Joint statements name it, by its grid's value or without, and mean one row; a second measuring of it, of other
+    last bits, is no other row. Rows of one identity that differ in their step or the like all stay."""
+    row = {"dataset": "d", "seed": 0, "measurement": "clean", "source": "A", "target": "A", "attack": "clean"}
+    row |= {"eps": 0.0, "n": 100, "error_top1": 0.1, "loss_mean": 0.5, "identity": "i", "source_model": "m"}
+    curve = [{**row, "measurement": "c", "identity": "c", "error_top1": nan, "step": step} for step in (1.0, 2.0)]
+    other = {**row, "source": "B", "target": "B", "identity": "j", "error_top1": 0.3}
+    in_grid = pd.DataFrame([{**row, "width": 1.0}, {**other, "width": 2.0}, *({**one, "width": 1.0} for one in curve)])
+    plain = pd.DataFrame([{**row, "loss_mean": 0.5000000001}, *curve])
+    of = Claim(says="x", paper="-", checks=["error(A) < error(B)", "error(A, width=1) < error(B, width=2)"])
+    for parts in ([in_grid, plain], [plain, in_grid]):
+        joined = joined_rows([PartResult([], [], part, NOTHING_JUDGED, "") for part in parts])
+        assert len(joined) == 4 and joined["width"].tolist().count(1.0) == 3
+        assert judge(Statements(claims={"c": of}), joined).claims["check_verdict"].tolist() == ["confirmed"] * 2
+        assert Objective("error(A)").value(as_dicts(joined)) == 0.1
+    assert "several rows" not in caplog.text
 
 
 def test_published_weights_are_measured_as_they_are(tiny: Compose, tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ def test_what_rows_lack_is_no_number(expression: str) -> None:
         Objective(expression).value(ROWS)
 
 
+def test_several_rows_of_a_seed_are_no_number() -> None:
+    with pytest.raises(ValueError, match=r"objective: error\(A \| A, pgd\) names several rows of a seed"):
+        Objective("error(A | A, pgd)").value([*ROWS, {**ROWS[0], "measurement": "another"}])
+
+
 def test_of_models_under_other_names() -> None:
     mine = Objective("error(B | B, pgd)").mapped(lambda quantity: quantity.renamed({"B": "A"}))
     assert mine.value(ROWS) == 0.625

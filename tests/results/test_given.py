@@ -138,6 +138,19 @@ def test_rows_of_older_runs_say_how_long_they_took(tmp_path: Path) -> None:
     assert (found["error_top1"], found["seconds"]) == (0.25, 1.5)
 
 
+def test_a_row_measured_twice_may_differ_in_its_last_bits(tmp_path: Path) -> None:
+    """Two parts of a run without reuse; the first counts. More than last bits are a damaged file."""
+    first = {**A, "loss_mean": 0.5, "loss_sd": 1.0}
+    (found,) = (
+        read_given([written(tmp_path, first, {**first, "target": "B", "loss_mean": 0.5000001})]).find("aaa") or []
+    )
+    assert found["loss_mean"] == 0.5
+    for other in ({"loss_mean": 0.51}, {"error_top1": 0.26}, {"loss_mean": nan}):
+        assert refusal(written(tmp_path, first, {**first, **other})).endswith(
+            "another line of its identity has other numbers"
+        )
+
+
 def test_the_first_file_that_has_an_identity_counts(tmp_path: Path) -> None:
     first = written(tmp_path / "one", known(seen(clean("A", 0), [True] * 10 + [False] * 90), "aaa", "clean"))
     second = written(tmp_path / "two", known(seen(clean("A", 0), [True] * 20 + [False] * 80), "aaa", "clean"), A_ON_B)

@@ -139,7 +139,7 @@ def run(
     config: DictConfig, overrides: list[str], folder: Path | None, stop: Stop, again: EarlierRun | None
 ) -> float | None:
     """Check the config, claim a run directory (`folder`, in a sweep; that of an earlier run where it goes on with it),
-    run, say what was written; return the objective's value."""
+    run, say what was written; return the objective's value. RuntimeError where it should have one and has none."""
     configure_logging()
     runtime = HydraConfig.get()
     with stop.at_once():
@@ -176,9 +176,11 @@ def run(
             write_hydra(directory, config, overrides)
     with log_file(directory / "run.log") if is_first() else nullcontext():
         log.info("run directory: %s", directory)
-        files, objective = run_experiments(plain["experiment"], parts, directory, overrides, stop, joint)
-    print("\n".join(f"wrote {path}" for path in files), end="\n" if files else "")
-    return objective
+        done = run_experiments(plain["experiment"], parts, directory, overrides, stop, joint)
+    print("\n".join(f"wrote {path}" for path in done.files), end="\n" if done.files else "")
+    if done.unanswered:  # after all is written and recorded: only who searches by the value has failed
+        raise RuntimeError(done.unanswered)
+    return done.objective
 
 
 @contextmanager

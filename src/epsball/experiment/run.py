@@ -28,8 +28,9 @@ from epsball.paper.figures import Figure, figure_sections
 from epsball.paper.objective import Objective
 from epsball.paper.points import figure_points
 from epsball.paper.tables import Table, compare, comparison_sections, table_sections, with_paper_values
+from epsball.results.given import MEASURED
 from epsball.results.intervals import with_intervals
-from epsball.results.rows import COLUMNS, IMAGES, MISTAKES, PAPER, SECONDS, as_dicts
+from epsball.results.rows import COLUMNS, FURTHER, IMAGES, KEY, PAPER, as_dicts
 from epsball.runtime.device import executing
 from epsball.runtime.distributed import is_first
 from epsball.runtime.files import write_whole
@@ -79,6 +80,8 @@ class Finished(NamedTuple):
     """most readable first"""
     objective: float | None
     """the value of the config's objective, if it has one; of several processes the first has it"""
+    unanswered: str = ""
+    """why an objective that the config has is without a value: what was measured is there all the same"""
 
 
 def run_experiments(
@@ -110,8 +113,8 @@ def run_experiments(
             if not is_first():
                 return Finished([], None)
             result = present_part(parts[0], rows, record)
-            value = tell_objective(parts[0][0].statements.objective, result.results, record)
-            return Finished([*result.files, directory / "run.json"], value)
+            found = tell_objective(parts[0][0].statements.objective, result.results, record)
+            return Finished([*result.files, directory / "run.json"], *found)
         results = {}
         for part, part_record in zip(parts, record.of_parts(), strict=True):
             log.info("%s", part_record.name)
@@ -123,7 +126,7 @@ def run_experiments(
             return Finished([], None)
         joined = joined_rows(results.values())
         files = join_parts(results, joined, record, joint)
-        return Finished([*files, directory / "run.json"], tell_objective(joint.objective, joined, record))
+        return Finished([*files, directory / "run.json"], *tell_objective(joint.objective, joined, record))
 
 
 def measure_part(part: Part, record: Record, models: TrainedModels) -> Rows:
@@ -258,23 +261,32 @@ def as_frames(rows: Rows) -> dict[str, "pd.DataFrame"]:
     return {file: pd.DataFrame(found, columns=None if found else columns.get(file)) for file, found in rows.items()}
 
 
-def tell_objective(objective: Objective | None, rows: "pd.DataFrame", record: Record) -> float | None:
-    """Return the value of a run's objective, printed, and put into run.json."""
+def tell_objective(objective: Objective | None, rows: "pd.DataFrame", record: Record) -> tuple[float | None, str]:
+    """Return the value of a run's objective, printed, and put into run.json; or why it has none."""
     if objective is None:
-        return None
-    value = objective.value(as_dicts(rows))
+        return None, ""
+    try:
+        value = objective.value(as_dicts(rows))
+    except (RuntimeError, ValueError) as error:
+        record.objective = {"expression": objective.expression, "value": None}
+        return None, str(error)
     record.objective = {"expression": objective.expression, "value": value}
     print(f"objective: {objective.expression} = {value:.6g}")
-    return value
+    return value, ""
 
 
 def joined_rows(results: Iterable[PartResult]) -> "pd.DataFrame":
-    """Return the rows of all parts, each once, without the papers' numbers."""
+    """Return the rows of all parts, without the papers' numbers. What several parts have is there once, as the first
+    measured it, with the grid's values that any of them gives it: the same model may stand in a grid in one alone."""
     import pandas as pd
 
     rows = pd.concat([result.results for result in results], ignore_index=True)
     rows = rows.drop(columns=list(PAPER), errors="ignore")
-    return rows.drop_duplicates([name for name in rows if name not in (SECONDS, *MISTAKES)], ignore_index=True)
+    known = [name for name in ("seed", *KEY, *FURTHER, "identity") if name in rows]
+    grid = [str(name) for name in rows if name not in MEASURED]
+    if grid and len(rows):
+        rows[grid] = rows.groupby(known, dropna=False, sort=False)[grid].transform("first")
+    return rows.drop_duplicates(known, ignore_index=True)
 
 
 def join_parts(

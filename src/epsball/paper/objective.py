@@ -38,8 +38,12 @@ class Objective:
         return replace(self, changes=(*self.changes, change))
 
     def value(self, rows: Sequence[Row]) -> float:
-        """Return its mean over the seeds. RuntimeError where the rows have none: no search can go by it."""
-        value = estimate(self.side, by_seed(rows), None).value
+        """Return its mean over the seeds. RuntimeError where the rows have none: no search can go by it. ValueError
+        where a seed has several."""
+        try:
+            value = estimate(self.side, by_seed(rows), None).value
+        except ValueError as error:
+            raise ValueError(f"objective: {error}") from None
         if not isfinite(value):
             raise RuntimeError(f"objective: {self.expression} has no value in this run's rows")
         return value

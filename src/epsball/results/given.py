@@ -7,7 +7,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, isnan
+from math import isclose, isfinite, isnan
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,13 @@ def read_given(paths: Sequence[str]) -> GivenRows:
             given.places.setdefault(label, []).append((row["identity"], place))
             numbers = {name: value for name, value in row.items() if name in MEASURED and name not in DROPPED}
             group = own.setdefault(row["identity"], [])
-            told = "error_top1" in row  # one row, whatever its attack is called; others may be many of one identity
-            varying = (SECONDS, "attack") if told else (SECONDS,)
-            content = row["identity"], *(item for item in numbers.items() if item[0] not in varying)
-            if told and group and content not in seen:
-                raise ConfigError(f"rows: {place} is damaged: another line of its identity has other numbers")
+            if (
+                "error_top1" in row and group
+            ):  # one row, whatever its attack is called; others may be many of one identity
+                if not is_again(numbers, group[0]):
+                    raise ConfigError(f"rows: {place} is damaged: another line of its identity has other numbers")
+                continue
+            content = row["identity"], *(item for item in numbers.items() if item[0] != SECONDS)
             if content not in seen:
                 group.append(numbers)
             seen.add(content)
@@ -85,6 +87,18 @@ def read_given(paths: Sequence[str]) -> GivenRows:
             rows = counted_once(group)
             given.rows[identity] = with_mistakes(given.rows.get(identity, rows), rows)
     return given
+
+
+def is_again(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a row is another one again: measured twice, it may differ in last bits and the seconds that it took."""
+    names = (row.keys() | other.keys()) - {SECONDS, "attack"}
+    return all(is_close(row.get(name), other.get(name)) for name in names)
+
+
+def is_close(value: object, other: object) -> bool:
+    if isinstance(value, float) and isinstance(other, float):
+        return isclose(value, other, rel_tol=1e-5, abs_tol=1e-9)
+    return value == other
 
 
 def counted_once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
