@@ -156,6 +156,19 @@ def test_a_mean_of_shares_counts_no_whole_number_of_images() -> None:
     assert (share.low, share.high) == wilson(0.5, 48) and (every.low, every.high) == wilson(1, 48)
 
 
+def test_nothing_bounds_a_mean_with_an_infinite_value() -> None:
+    """A loss that overflows in one seed: nothing that was measured is lost for it."""
+    rows = [{"loss_mean": value, "loss_sd": 1.0, "n": 100} for value in (math.inf, 2.0)]
+    found = estimate_cell(rows, "loss_mean")
+    assert (found.value, found.low, found.high, found.seeds) == (math.inf, -math.inf, math.inf, 2)
+    assert math.isnan(found.sd)
+
+
+def test_a_mean_of_no_images_has_no_interval() -> None:
+    found = estimate_cell([{"loss_mean": 2.0, "loss_sd": 1.0, "n": 0}], "loss_mean")
+    assert found.value == 2.0 and math.isnan(found.low) and math.isnan(found.high)
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_error_estimates_have_a_row_per_cell_over_its_seeds(named: bool) -> None:
     """The measurement is named where rows do not: a clean row is of clean images, any other of a transfer matrix."""

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import hypot, inf, isnan, nan, sqrt
+from math import hypot, inf, isfinite, isnan, nan, sqrt
 from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -185,7 +185,7 @@ def estimate_row(row: Row, metric: str, interval: Interval | None) -> Estimate:
         return Estimate(value, value, value)
     if asked.is_rate:
         return Estimate(value, *rate_interval(value, n, interval, asked.shares))
-    if isnan(value) or asked.spread is None:
+    if isnan(value) or asked.spread is None or n == 0:
         return Estimate(value, nan, nan)
     half = z(0.95) * as_float(row.get(asked.spread)) / sqrt(n)
     return Estimate(value, value - half, value + half)
@@ -193,13 +193,15 @@ def estimate_row(row: Row, metric: str, interval: Interval | None) -> Estimate:
 
 def mean_estimate(single: Sequence[Estimate]) -> Estimate:
     """Return the mean of several seeds' estimates of one thing, of those that have it; NaN when none has. Where it is
-    no number in one of them, a ratio over 0, nothing bounds the mean."""
+    no number in one of them, a ratio over 0, or is infinite, nothing bounds the mean."""
     known = [estimate for estimate in single if not isnan(estimate.value)]
     if known and len(known) < len(single) and any(map(is_unbounded, single)):
         return replace(mean_estimate(known), low=-inf, high=inf)
     if len(known) <= 1:
         return known[0] if known else Estimate(nan, nan, nan, seeds=0)
     values = [estimate.value for estimate in known]
+    if not all(map(isfinite, values)):
+        return Estimate(sum(values) / len(values), -inf, inf, nan, len(known))
     centre, sd = fmean(values), stdev(values)
     spread = student_t(len(known) - 1) * sd / sqrt(len(known))
     with_ends = [estimate for estimate in known if not isnan(estimate.low)]  # none: what varies is known of seeds alone
