@@ -349,6 +349,26 @@ def test_a_margin_in_points_is_a_constant() -> None:
     )
 
 
+@pytest.mark.parametrize("margin", [0.01, 0.03, 0.1])
+def test_an_exact_tie_is_one_whatever_floating_point_makes_of_it(margin: float) -> None:
+    """1 - 0.3 and 1 - 0.2 - 0.1 differ by 1e-16: neither is larger, and a claim about all images is open."""
+    signs = {"<": False, "<=": True, ">": False, ">=": True}
+    for count in range(0, 900, 7):
+        rows = [clean("A", count / 1000 + margin, 1000), clean("B", count / 1000, 1000)]
+        for sign, holds in signs.items():
+            for text in (f"accuracy(A) {sign} accuracy(B) - {margin}", f"error(A) - {margin} {sign} error(B)"):
+                for images in ("sample", "all"):
+                    (check,) = judge_claim(Claim("says", "paper", [text], images=images), by_seed(rows))
+                    assert (check.holds, check.in_seeds) == (holds, [holds]), (text, count)
+                    assert (check.verdict, check.gap.value) == ("open", 0.0)
+    (check,) = judge_claim(Claim("says", "paper", ["error(A) < error(B) + 0.1"], images="all"), by_seed(TIED_IN_MEAN))
+    assert (check.holds, check.in_seeds, check.gap.value) == (False, [True, False], 0.0)
+
+
+TIED_IN_MEAN = [clean("A", 0.3), clean("B", 0.3), clean("A", 0.4, seed=1), clean("B", 0.2, seed=1)]
+"""gaps to error(B) + 0.1 of -0.1 and 0.1"""
+
+
 def test_about_is_two_checks_with_a_margin() -> None:
     rows = pair(40, 42, agree=260)
     claim = Claim("says", "paper", ["error(B) - 0.03 < error(A) < error(B) + 0.03"])

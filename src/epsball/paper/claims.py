@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import isnan
+from math import isfinite, isnan
 from operator import ge, gt, le, lt
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -129,7 +129,7 @@ class Check:
     rights: Sequence[Estimate]
     """the right side in each seed"""
     gaps: Sequence[Estimate]
-    """left minus right in each seed"""
+    """left minus right in each seed, 0 where they tie"""
     paired: bool
     """whether all its rates were compared image by image, in each seed that has them"""
 
@@ -148,7 +148,7 @@ class Check:
     @cached_property
     def gap(self) -> Estimate:
         """Left minus right. Over seeds its spread is that of the seeds' gaps: the two sides are of the same models."""
-        return mean_estimate(self.gaps)
+        return without_noise(mean_estimate(self.gaps), self.left, self.right)
 
     @property
     def verdict(self) -> Verdict:
@@ -161,19 +161,27 @@ class Check:
     @property
     def holds(self) -> bool | None:
         """Whether the measured values themselves compare so; None when one is missing."""
-        return self.compared(self.left, self.right)
+        return self.compared(self.gap)
 
     @property
     def in_seeds(self) -> list[bool]:
         """Return the same of each seed that has both sides."""
-        return [holds for holds in map(self.compared, self.lefts, self.rights) if holds is not None]
+        return [holds for holds in map(self.compared, self.gaps) if holds is not None]
 
-    def compared(self, left: Estimate, right: Estimate) -> bool | None:
-        """Whether these values compare as claimed; None when one is missing."""
-        if isnan(left.value) or isnan(right.value):
+    def compared(self, gap: Estimate) -> bool | None:
+        """Whether values this far apart compare as claimed; None when one is missing."""
+        if isnan(gap.value):
             return None
         compare = {"<": lt, "<=": le, ">": gt, ">=": ge}[self.comparison.operator]
-        return bool(compare(left.value, right.value))
+        return bool(compare(gap.value, 0))
+
+
+def without_noise(gap: Estimate, left: Estimate, right: Estimate) -> Estimate:
+    """Return the gap between two values, 0 where it, or an end of its interval, is of floating point alone: of 0.2 and
+    0.3 - 0.1 neither is larger."""
+    noise = 1e-12 * max([1.0, *(abs(side.value) for side in (left, right) if isfinite(side.value))])
+    value, low, high = (0.0 if abs(number) < noise else number for number in (gap.value, gap.low, gap.high))
+    return replace(gap, value=value, low=low, high=high)
 
 
 def judge_claim(claim: Claim, seeds: Sequence[SeedRows]) -> list[Check]:
@@ -193,6 +201,7 @@ def judge_comparison(comparison: Comparison, seeds: Sequence[SeedRows], interval
         [estimate_in_seed(side, own, interval) for own in seeds]
         for side in (comparison.left, comparison.right, comparison.gap)
     )
+    gaps = [without_noise(*sides) for sides in zip(gaps, lefts, rights, strict=True)]
     measured = [own for own, gap in zip(seeds, gaps, strict=True) if not isnan(gap.value)]
     return Check(comparison, lefts, rights, gaps, all(is_paired(comparison.gap, own) for own in measured))
 
