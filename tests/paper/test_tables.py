@@ -105,6 +105,23 @@ def test_beside_is_the_same_for_people() -> None:
     assert list(norms.iloc[1])[3:] == ["0.800", "-", "-", "-", "-", "-", "-"]
 
 
+def test_small_values_keep_two_digits_and_their_column_is_written_alike() -> None:
+    """Never fewer than two decimals, three beside an interval; what is 0, or not there, asks for none."""
+    columns = {"norm": "gradient_l2_mean({row})", "sd": "gradient_l2_sd({row})"}
+    paper = {"A": [0.034, None], "B": [None, None]}
+    table = Table("T", {"A": "A", "B": "B"}, columns, paper, "value", "none")
+    rows = [
+        clean("A", 0.1, 400, gradient_l2_mean=0.0021, gradient_l2_sd=0.0),
+        clean("B", 0.1, 400, gradient_l2_mean=12.5, gradient_l2_sd=3.0),
+    ]
+    frame = compare({"t": table}, rows)
+    assert paper_table("t", table, frame).to_numpy().tolist() == [
+        ["A", "0.0021 (0.0340)", "0.00"],
+        ["B", "12.5000", "3.00"],
+    ]
+    assert comparison_text(frame)["ours"].tolist() == ["0.0021", "0.000", "12.5000", "3.000"]
+
+
 def test_without_tables_there_is_nothing_to_compare() -> None:
     assert compare({}, ROWS).empty
 

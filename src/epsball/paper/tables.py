@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import isnan, nan
+from math import floor, inf, isnan, log10, nan
 from typing import TYPE_CHECKING, Any, Literal
 
 from epsball.build import bound, did_you_mean, listed, require
@@ -131,7 +131,8 @@ class Table:
         return 100.0 if self.unit == "percent" else 1.0
 
 
-DIGITS = {"percent": 1, "value": 2}  # of a number in the paper's shape
+DIGITS = {"percent": 1, "value": 2}  # at least, of a number in the paper's shape
+EXACT = {"percent": 1, "value": 3}  # and of one with its interval
 
 
 def compare(tables: Mapping[str, Table], rows: Sequence[Row]) -> "pd.DataFrame":
@@ -181,13 +182,23 @@ def named_cell(cell: Sum) -> dict[str, str]:
 def comparison_text(compared: "pd.DataFrame") -> "pd.DataFrame":
     """Write `comparison.csv` for people: intervals as text."""
     shown = compared[["table", "row", "column"]].copy()
-    digits = [1 if unit == "percent" else 3 for unit in compared["unit"]]
+    own = {column: digits_of(cells, EXACT) for column, cells in compared.groupby(["table", "column"])}
+    digits = [own[column] for column in zip(compared["table"], compared["column"], strict=True)]
     for name in ("ours", "sd", "paper", "difference"):
         shown[name] = [number_text(value, d) for value, d in zip(compared[name], digits, strict=True)]
     for name, low, high in (("interval", "low", "high"), ("normal", "normal_low", "normal_high")):
         ends = zip(compared[low], compared[high], digits, strict=True)
         shown[name] = ["-" if isnan(a) else f"[{number_text(a, d)}, {number_text(b, d)}]" for a, b, d in ends]
     return shown.assign(inside=compared["inside"])
+
+
+def digits_of(cells: "pd.DataFrame", fewest: Mapping[str, int]) -> int:
+    """Return how many decimals the numbers of a column are written with: of values so many that the smallest of ours
+    and of the paper's keeps two digits."""
+    unit = str(cells["unit"].iloc[0])
+    numbers = [abs(number) for name in ("ours", "paper") for number in cells[name]] if unit == "value" else []
+    needed = [1 - floor(log10(number)) for number in numbers if 1e-12 < number < inf]
+    return max([fewest[unit], *needed])
 
 
 def number_text(value: float, digits: int) -> str:
@@ -250,9 +261,9 @@ def paper_table(name: str, table: Table, compared: "pd.DataFrame") -> "pd.DataFr
     mine = compared[compared["table"] == name]
     best = tied_for_best(table, mine)
     cells = {(cell["row"], cell["column"]): cell for cell in as_dicts(mine)}
+    digits = {name: digits_of(mine[mine["column"] == name], DIGITS) for name in table.column_fields}
     lines = [
-        {"": row}
-        | {name: cell_text(cells[row, name], DIGITS[table.unit], (row, name) in best) for name in table.column_fields}
+        {"": row} | {name: cell_text(cells[row, name], own, (row, name) in best) for name, own in digits.items()}
         for row in table.row_fields
     ]
     return pd.DataFrame(lines)
