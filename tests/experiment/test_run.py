@@ -191,6 +191,17 @@ def test_a_model_that_stands_in_a_grid_in_one_part_alone_has_one_row(caplog: pyt
     assert "several rows" not in caplog.text
 
 
+def test_a_run_says_why_the_worst_of_several_stays_open(caplog: pytest.LogCaptureFixture) -> None:
+    """Its rows were given without the images that were mistaken: in one line for each statement that asks."""
+    row = {"dataset": "d", "seed": 0, "measurement": "m", "source": "A", "target": "A", "eps": 0.1, "n": 8}
+    rows = pd.DataFrame([{**row, "attack": attack, "error_top1": 0.5} for attack in ("fgsm", "pgd")])
+    of = Claim(says="x", paper="-", checks=["error(A | A, worst(fgsm, pgd)) > error(A | A, fgsm)"] * 2)
+    found = judge(Statements(claims={"c": of}), rows).claims
+    assert found["verdict"].tolist() == ["open"] * 2
+    told = "claims.c: the worst of several is not known: which images error(A | A, fgsm) counts was not kept"
+    assert [record.getMessage() for record in caplog.records] == [told]
+
+
 def test_published_weights_are_measured_as_they_are(tiny: Compose, tmp_path: Path) -> None:
     """Without a trainer; a file of the same name with other weights is another model."""
     timm = pytest.importorskip("timm")

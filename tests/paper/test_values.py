@@ -9,7 +9,7 @@ import pytest
 from cells import T1, T2, Bits, Row, Z, clean, ends, fgsm, measured, of_table, seen, summed, wilson
 
 from epsball.paper.expressions import Sum, parse_expression
-from epsball.paper.values import SeedRows, by_seed, estimate_in_seed, is_paired
+from epsball.paper.values import SeedRows, by_seed, estimate_in_seed, is_paired, why_unknown
 from epsball.results import intervals
 
 # ---- one row
@@ -350,6 +350,21 @@ def test_the_worst_of_what_is_not_known_image_by_image_is_not_measured(rows: lis
     """The larger of two errors would be too low."""
     found = measured("error(A | B, worst(fgsm, pgd))", rows)
     assert isnan(found.value) and isnan(found.low) and found.seeds == 0
+
+
+def test_why_the_worst_of_several_is_not_known_is_said() -> None:
+    """Nothing where a row is missing: that is told before anything is measured."""
+    (fgsm_, pgd) = (f"error(A | B, {attack})" for attack in ("fgsm", "pgd"))
+    said = {
+        "no row": "",
+        "no images": f"which images {pgd} counts was not kept",
+        "no images of either": f"which images {fgsm_} counts was not kept",
+        "other images": f"{fgsm_} and {pgd} are of other images, 8 of digits and 16 of digits",
+        "another data set": f"{fgsm_} and {pgd} are of other images, 8 of digits and 8 of mnist",
+    }
+    (worst,) = parse_expression("error(A | B, worst(fgsm, pgd))").quantities
+    assert {name: why_unknown(worst, by_seed(rows)) for name, rows in LACKING.items()} == said
+    assert why_unknown(worst, by_seed(ATTACKED)) == why_unknown(worst.single[0], by_seed(LACKING["no images"])) == ""
 
 
 def test_the_worst_of_several_eps_says_which() -> None:

@@ -28,6 +28,7 @@ from epsball.paper.figures import Figure, figure_sections
 from epsball.paper.objective import Objective
 from epsball.paper.points import figure_points
 from epsball.paper.tables import Table, compare, comparison_sections, table_sections, with_paper_values
+from epsball.paper.values import by_seed, why_unknown
 from epsball.results.given import MEASURED
 from epsball.results.intervals import with_intervals
 from epsball.results.rows import COLUMNS, FURTHER, IMAGES, KEY, PAPER, as_dicts
@@ -170,6 +171,11 @@ def of_label(label: str, setup: Setup, rows: Iterable[Row]) -> list[Row]:
 def judge(statements: Statements, results: "pd.DataFrame") -> Judged:
     """Set our numbers beside those of the paper's tables, judge its claims, check by check, and measure its figures."""
     rows = as_dicts(results)
+    seeds = by_seed(rows)
+    for where, statement in statements.named():
+        reasons = dict.fromkeys(why_unknown(quantity, seeds) for quantity in statement.quantities)
+        for reason in filter(None, reasons):
+            log.warning("%s: the worst of several is not known: %s", where, reason)
     return Judged(
         compared=answered("tables", compare, statements.tables, rows),
         claims=answered("claims", claims_table, statements.claims, rows),

@@ -164,6 +164,24 @@ def worst(quantity: Quantity, rows: SeedRows, interval: Interval | None) -> tupl
     return found, Mistaken(known[0].dataset, bits)
 
 
+def why_unknown(quantity: Quantity, seeds: Sequence[SeedRows]) -> str:
+    """Say why the worst of several attacks, or sources, is not known in a seed that has the error of each; empty where
+    there is none such."""
+    metric = METRICS[quantity.metric]
+    for rows in seeds if len(quantity.single) > 1 else ():
+        found = [(one, rows.find(one)) for one in quantity.single]
+        if all(len(own) == 1 for _, own in found):
+            parts = [(one, own[0], rows.mistakes(own[0], metric)) for one, own in found]
+            (first, of_first, known), *_ = parts
+            for one, row, part in parts:
+                if part is None:
+                    return f"which images {one.text} counts was not kept"
+                if known is not None and not part.is_beside(known):
+                    numbers = " and ".join(f"{own[metric.trials]:.0f} of {own['dataset']}" for own in (of_first, row))
+                    return f"{first.text} and {one.text} are of other images, {numbers}"
+    return ""
+
+
 def estimate_ratio(ratio: Ratio, rows: SeedRows, interval: Interval | None) -> Estimate:
     """Return a ratio's value in one seed. Its ends are those R at which the interval of numerator - R * denominator
     just leaves 0 out (E. C. Fieller; A. Donner and G. Y. Zou, Statistical Methods in Medical Research 21 (2012)
