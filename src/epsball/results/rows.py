@@ -95,7 +95,7 @@ def error_rows(rows: "pd.DataFrame") -> "pd.DataFrame":
 
 def over_seeds(rows: "pd.DataFrame", by: Sequence[str] | None = None) -> "pd.DataFrame":
     """Return one row per `by` (the rows' key), in order of appearance: mean of each rate, `<rate>_sd` (ddof 1, NaN for
-    one seed), `seeds`.
+    one seed), `seeds`; of a rate that some of a cell's seeds lack, `<rate>_seeds`, how many have it.
 
     paper_value and paper_metric are kept where the rows have them.
     """
@@ -105,11 +105,18 @@ def over_seeds(rows: "pd.DataFrame", by: Sequence[str] | None = None) -> "pd.Dat
     rates = [metric.name for metric in METRICS.values() if metric.is_rate and metric.name in rows.columns]
     rows = rows.astype(dict.fromkeys(rates, float))
     groups = rows.groupby(by, sort=False, dropna=False)
-    parts = [groups[rates].mean(), groups[rates].std(ddof=1).add_suffix("_sd"), groups["seed"].nunique()]
+    seeds = groups["seed"].nunique()
     paper = [column for column in ("paper_value", "paper_metric") if column in rows.columns]
+    parts = [groups[rates].mean(), groups[rates].std(ddof=1).add_suffix("_sd"), seeds.rename("seeds")]
     parts += [groups[paper].first()] if paper else []
-    order = [column for rate in rates for column in (rate, f"{rate}_sd")]
-    return pd.concat(parts, axis=1).rename(columns={"seed": "seeds"}).reset_index()[[*by, "seeds", *order, *paper]]
+    order = []
+    for rate in rates:
+        having = rows.assign(seed=rows["seed"].where(rows[rate].notna())).groupby(by, sort=False, dropna=False)
+        count = having["seed"].nunique().rename(f"{rate}_seeds")
+        fewer = bool(((count > 0) & (count < seeds)).any())
+        parts += [count] if fewer else []
+        order += [rate, f"{rate}_sd", *([f"{rate}_seeds"] if fewer else [])]
+    return pd.concat(parts, axis=1).reset_index()[[*by, "seeds", *order, *paper]]
 
 
 def as_float(value: object) -> float:
