@@ -228,6 +228,33 @@ def test_a_run_of_several_seeds_is_not_replaced_by_a_run_of_one(tmp_path: Path) 
     ]
 
 
+@pytest.mark.parametrize(
+    ("later", "told"),
+    [
+        ([0], "old: of its seed 0 new's count, which are of another config, and its others (1) stand in one mean with"),
+        ([1, 2], "old: of its seed 1 new's count, which are of another config, and its others (0) stand in one mean"),
+        ([0, 1, 2], "old: of its seeds 0, 1 new's count, which are of another config\n"),
+        ([2], ""),
+    ],
+)
+@pytest.mark.parametrize("identities", [{}, {"old": "a", "new": "b"}, {"old": "a", "new": "a"}], ids=str)
+def test_two_configs_that_share_seeds_are_told(
+    tmp_path: Path, capsys, later: list[int], told: str, identities: dict[str, str]
+) -> None:
+    """A mean over seeds may be of both. The hash is of all seeds of a run: rows of one identity are of one config."""
+    for name, seeds, age in (("old", [0, 1], 50), ("new", later, 0)):
+        run = make_run(tmp_path / name, seeds[0], {"A>A": 0.2}, age=age, seeds=seeds, config_hash=name)
+        rows = pd.concat([pd.read_csv(run / "results.csv").assign(seed=seed) for seed in seeds])
+        rows.assign(**({"identity": identities[name]} if identities else {})).to_csv(run / "results.csv", index=False)
+        os.utime(run / "results.csv", (1e9 - age, 1e9 - age))
+    assert collect.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    if identities.get("new") == "a":
+        assert "another config" not in text
+    else:
+        assert told in text and ("another config" in text) == bool(told)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process's beginning is unknown")
 def test_a_killed_run_is_told_from_one_that_runs(tmp_path: Path, capsys) -> None:
     """Both say `running`: the killed one could say no more. One of another host is not looked for."""

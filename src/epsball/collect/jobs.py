@@ -1,6 +1,8 @@
 """Find the runs that belong together: jobs of an experiment, the newest of each."""
 
 import json
+from collections.abc import Iterator
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from epsball.collect.runs import Run
@@ -84,7 +86,7 @@ def overrides(record: dict[str, Any]) -> Settings:
 
 def newest(runs: list[Run]) -> tuple[list[Run], list[str]]:
     """Return the runs whose rows count, the last of which count most, and a line for each run that another config
-    of its job replaced.
+    of its job replaced, wholly or in some of its seeds.
 
     Where one job and seed was run twice, a finished run beats an unfinished one, then the newer wins.
     """
@@ -97,7 +99,30 @@ def newest(runs: list[Run]) -> tuple[list[Run], list[str]]:
             counted.append(run)
         else:
             replaced.append(f"{run.name}: not counted, {winner.name} replaces it and has another config_hash")
-    return counted, replaced
+    return counted, [*replaced, *pooled(counted)]
+
+
+def pooled(counted: list[Run]) -> Iterator[str]:
+    """Yield a line for each two runs of a job, of other lists of seeds, that share seeds and measured other things in
+    them: a mean of it may then be of both."""
+    for run, later in combinations(counted, 2):
+        shared = sorted({*run.seeds} & {*later.seeds})
+        if run.identity[:2] == later.identity[:2] and run.seeds != later.seeds and shared and differ(run, later):
+            others = ", ".join(str(seed) for seed in run.seeds if seed not in shared)
+            beside = f", and its others ({others}) stand in one mean with them" if others else ""
+            of = f"{'seeds' if len(shared) > 1 else 'seed'} {', '.join(map(str, shared))}"
+            yield f"{run.name}: of its {of} {later.name}'s count, which are of another config{beside}"
+
+
+def differ(run: Run, other: Run) -> bool:
+    """Whether any row of a cell and seed that both have is of other models, images or settings; the config_hash of
+    several seeds is of their list, too."""
+    assert run.rows is not None and other.rows is not None
+    frames, cell = (run.rows, other.rows), ["seed", *KEY]
+    if run.config_hash == other.config_hash or not all("identity" in rows for rows in frames):
+        return run.config_hash != other.config_hash
+    here, there = ({key: set(own["identity"]) for key, own in rows.groupby(cell)} for rows in frames)
+    return any(here[key] != there[key] for key in here.keys() & there.keys())
 
 
 def current(runs: list[Run]) -> list[Run]:
