@@ -432,6 +432,16 @@ def test_a_name_for_an_equal_model_is_no_hole(tmp_path: Path, capsys) -> None:
     ]
 
 
+def test_a_name_that_no_job_lists_has_its_column_too(tmp_path: Path, capsys) -> None:
+    for seed in (0, 1):
+        run_with_names(tmp_path / f"one{seed}", seed, {"A>A": 0.4}, {"B": "A"}, "one")
+    assert collect.main([str(tmp_path)]) == 0
+    assert lines(capsys.readouterr().out)[2:] == [
+        ["-", "clean", "0", "1.0 ± 0.0", "= A"],
+        ["A", "fgsm", "8/255", "40.0 ± 0.0", "= A"],
+    ]
+
+
 def test_models_that_are_equal_in_one_seed_alone_count_in_its_mean(tmp_path: Path, capsys) -> None:
     """Such as a companion of a fixed seed, which is the target in that one."""
     both = {"A>A": 0.9, "A>B": 0.2, "B>A": 0.3, "B>B": 0.8}

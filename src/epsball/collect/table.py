@@ -104,7 +104,9 @@ def wide(table: "pd.DataFrame", equal: Mapping[Job, Names]) -> "pd.DataFrame":
         line = lines.setdefault(key, dict(zip([*front, *MATRIX_LINE], key, strict=True)))
         line |= {name: f"= {listed}" for name, listed in equal.get((row["experiment"], row["job"]), {}).items()}
         line[row["target"]] = cell_text(row)
-    columns = [*front, *MATRIX_LINE, *dict.fromkeys(table["target"])]
+    targets = dict.fromkeys(table["target"])
+    named = [name for names in equal.values() for name, listed in names.items() if listed in targets]
+    columns = [*front, *MATRIX_LINE, *dict.fromkeys([*targets, *named])]
     return pd.DataFrame(list(lines.values()), columns=columns)
 
 
