@@ -5,6 +5,7 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from linear import CountingModel, Function, linear, seeded, two_class
@@ -16,13 +17,14 @@ from epsball.attacks.gradient import GradientAttack
 from epsball.attacks.noise import NoiseAttack
 from epsball.data.images import Split
 from epsball.measurements.iterates import Followed, Look, increases_loss
-from epsball.measurements.loss_paths import LossPaths
+from epsball.measurements.loss_paths import LossPaths, averaged
 from epsball.measurements.maxima import ball_distance
 from epsball.measurements.measurement import Row, Setup
 from epsball.measurements.violations import Violation
 from epsball.models.predictions import Mistakes
 from epsball.models.wrappers import Ensemble
 from epsball.results.distributions import Bins
+from epsball.results.intervals import estimate_cell
 from epsball.results.paired import packed_bits, unpacked_bits
 
 R, STEPS, IMAGES = 3, 6, 20
@@ -313,7 +315,18 @@ def test_starts_are_as_far_apart_as_points_of_the_ball(tmp_path: Path) -> None:
 def test_a_model_without_gradient_has_no_cosine(tmp_path: Path) -> None:
     setup = setup_of(tmp_path, models={"A": linear(torch.zeros(CLASSES, 4))})
     row = one(rows_of(PATHS, setup), "final_loss")
-    assert isnan(row["gradient_cosine"]) and row["negative_gradient_share"] == 0
+    assert isnan(row["gradient_cosine"]) and row["negative_gradient_share"] == 0 and row["gradient_cosine_n"] == 0
+
+
+def test_a_mean_of_those_images_that_have_it_counts_these() -> None:
+    """A row whose images all have it says nothing more, as published ones do."""
+    assert averaged("maxima_angle", np.array([80.0, 100.0])).keys() == {"maxima_angle", "maxima_angle_sd"}
+    row = {"n": 6, **averaged("maxima_angle", np.array([80.0, nan, 100.0, nan, nan, 90.0]))}
+    assert (row["maxima_angle"], row["maxima_angle_sd"], row["maxima_angle_n"]) == (90.0, 10.0, 3)
+    assert estimate_cell([row], "maxima_angle").high == pytest.approx(90 + 1.959964 * 10 / 3**0.5)
+    assert estimate_cell([{**row, "maxima_angle_n": nan}], "maxima_angle").high == pytest.approx(
+        90 + 1.959964 * 10 / 6**0.5
+    )
 
 
 # ---- rows that are kept

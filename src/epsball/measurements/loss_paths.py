@@ -271,9 +271,12 @@ def check_attack(named: NamedAttack, steps: Sequence[int]) -> None:
 
 
 def averaged(metric: str, values: Any) -> Row:
-    """Return a metric, the mean of (N,) values of images, with its standard deviation; NaN ones are left out."""
-    found = mean_and_sd("", values[~np.isnan(values)])
-    return {metric: found["_mean"], str(METRICS[metric].spread): found["_sd"]}
+    """Return a metric, the mean of (N,) values of images, with its standard deviation; NaN ones are left out, and the
+    others counted where there are any."""
+    known = values[~np.isnan(values)]
+    found = mean_and_sd("", known)
+    fewer = {str(METRICS[metric].fewer): len(known)} if len(known) < len(values) else {}
+    return {metric: found["_mean"], str(METRICS[metric].spread): found["_sd"], **fewer}
 
 
 def mean_errors(rows: "pd.DataFrame") -> "pd.DataFrame":

@@ -15,7 +15,7 @@ from epsball.results.rows import COLUMNS, FURTHER, IMAGES, MISTAKES, SECONDS, Ro
 
 Cell = tuple[str, str, str]  # target, source, attack
 
-TRIALS = tuple(metric.trials for metric in METRICS.values())
+TRIALS = tuple(str(name) for metric in METRICS.values() for name in (metric.trials, metric.fewer))
 UNKNOWN = Estimate(nan, nan, nan, seeds=0)
 
 

@@ -22,7 +22,7 @@ LABELS = ("dataset", "measurement", "seed", "source", "target", *FINGERPRINTS)
 DROPPED = (*LABELS, "part", "error_top1_low", "error_top1_high", *PAPER)  # what a run knows or works out for itself
 MEASURED = {
     *(*COLUMNS, *FURTHER, *MISTAKES, SECONDS),
-    *(str(name) for metric in METRICS.values() for name in (metric.name, metric.trials, metric.spread)),
+    *(str(name) for metric in METRICS.values() for name in (metric.name, metric.trials, metric.spread, metric.fewer)),
 }
 """columns that a measurement fills; any other is a grid's value, which a row has in its own run alone: in another run
 or part the same model may be of no grid"""

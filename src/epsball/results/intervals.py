@@ -180,7 +180,7 @@ def estimate_row(row: Row, metric: str, interval: Interval | None) -> Estimate:
     The ends are NaN where the interval is not known: a standard deviation's, a rate's of an unknown number of trials.
     """
     asked = find_metric(metric)
-    value, n = asked.value_in(row), as_float(row.get(asked.trials))
+    value, n = asked.value_in(row), asked.trials_in(row)
     if interval is None:
         return Estimate(value, value, value)
     if asked.is_rate:

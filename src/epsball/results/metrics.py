@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 from typing import Any, Literal
 
 from epsball.build import did_you_mean, listed
@@ -24,6 +24,8 @@ class Metric:
     """the column that says of how many trials it is the share or the mean"""
     spread: str | None = None
     """of a mean: the column with the standard deviation over its trials"""
+    fewer: str | None = None
+    """of a mean: the column with the number of trials that have such a number, in rows where some have none"""
     short: str | None = None
     """what tables and claims may call it"""
     label: str | None = None
@@ -49,6 +51,11 @@ class Metric:
         number = nan if value is None else float(str(value))
         return 1 - number if self.complement else number
 
+    def trials_in(self, row: Mapping[str, Any]) -> float:
+        """Return of how many trials it is in a row; NaN where the row does not say."""
+        counts = (float(str(row[name])) for name in (self.fewer, self.trials) if name and row.get(name) is not None)
+        return next((count for count in counts if not isnan(count)), nan)
+
     @property
     def is_rate(self) -> bool:
         return self.unit == "percent"
@@ -66,8 +73,9 @@ def mean(quantity: str, better: Better | None = None, short: str | None = None) 
 
 
 def averaged(name: str) -> Metric:
-    """Return the metric of a mean over images of something that is no rate, with its standard deviation beside it."""
-    return Metric(name, "value", None, "n", spread=f"{name}_sd")
+    """Return the metric of a mean over images of something that is no rate, with its standard deviation beside it; not
+    every image need have it."""
+    return Metric(name, "value", None, "n", spread=f"{name}_sd", fewer=f"{name}_n")
 
 
 TOP1, TOP5 = "mistakes_top1", "mistakes_top5"
