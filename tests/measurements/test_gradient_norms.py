@@ -1,6 +1,7 @@
 """Norms of the input gradient on linear models, whose gradients are known."""
 
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 
 import pandas as pd
@@ -143,7 +144,16 @@ def test_they_are_shown_as_means_over_the_seeds(measured: Measure, tmp_path: Pat
     means = [1.5 * row["gradient_l2_mean"] for row in rows[2:]]
     assert list(section.table["mean"].astype(float)) == pytest.approx(means, abs=1e-4)
     spread = rows[2]["gradient_l2_sd"]
-    assert NORMS.say(shown).startswith(f"A: gradient norm {means[0]:.4f}, sd {spread:.4f}, 0.00% zero\nB: ")
+    assert NORMS.say(shown).startswith(f"A: gradient norm {means[0]:.4g}, sd {spread:.4g}, 0.00% zero\nB: ")
+
+
+def test_small_norms_keep_their_digits(tmp_path: Path) -> None:
+    """Those of a confident model are as small as 1e-23."""
+    row = {"measurement": "mine", "target": "A", "gradient_l2_mean": 2.1e-7, "gradient_l2_sd": nan}
+    shown = {"results": pd.DataFrame([{**row, "gradient_zero_share": 0.25}])}
+    (section,) = NORMS.present(shown, tmp_path)
+    assert section.table is not None and section.table.to_numpy().tolist() == [["A", "2.1e-07", "-", "0.25"]]
+    assert NORMS.say(shown) == "A: gradient norm 2.1e-07, sd nan, 25.00% zero\n"
 
 
 def test_without_a_model_that_has_gradients_there_is_no_section(measured: Measure, tmp_path: Path) -> None:

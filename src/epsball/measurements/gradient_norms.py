@@ -47,7 +47,7 @@ class GradientNorms(OfEachTarget):
         return gradient_rows(norms, self.bins)
 
     def line(self, row: Mapping[Any, float]) -> str:
-        return f"gradient norm {row['mean']:.4f}, sd {row['sd']:.4f}, {row['share of zeros']:.2%} zero"
+        return f"gradient norm {row['mean']:.4g}, sd {row['sd']:.4g}, {row['share of zeros']:.2%} zero"
 
 
 def gradient_norms(model: nn.Module, test: Images, batch_size: int, stop: Stop) -> Tensor:

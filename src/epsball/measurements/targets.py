@@ -61,7 +61,7 @@ class OfEachTarget(Measurement):
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
         if (means := self.means(frames["results"])).empty:
             return []
-        return [Section(self.heading, self.text, means.round(4).astype(str).replace("nan", "-").reset_index())]
+        return [Section(self.heading, self.text, means.map("{:.5g}".format).replace("nan", "-").reset_index())]
 
     def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
         means = self.means(frames["results"]).to_dict("index")
