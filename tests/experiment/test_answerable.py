@@ -113,3 +113,25 @@ def test_errors_that_no_row_will_have_are_told(stated: Prepare) -> None:
     )
     matrix = {"transfer_matrix": TransferMatrix(cells="all")}
     assert not list(Expected(experiment, matrix).holes(experiment.statements))
+
+
+def test_an_objective_may_ask_for_the_errors_that_a_claim_may(stated: Prepare) -> None:
+    """A loss surface's row has a loss, though no attack of the config made its example."""
+    surface = {"name": "loss_surface", "model": "target", "other": "target", "extent": 0.3, "zoom": 0.03, "grid": 3}
+    surface |= {"points": 1, "averaged": 4, "clip": True}
+    suite = {"fgsm": stated({}).config["suite"]["fgsm"]}
+    only: Config = {"measurement": surface, "measurements": {}, "suite": suite}
+    loss = "loss_mean(target | target, surface, e1=0, e2=0)"
+    experiment = stated({**only, "objective": loss, **claim(f"{loss} < 9")})
+    assert not list(experiment.expected.holes(experiment.statements))
+
+
+def test_a_measurement_that_is_named_has_the_errors_itself(stated: Prepare) -> None:
+    """A worst case beside a matrix has FGSM's examples in it, and no error of FGSM."""
+    beside: Config = {"measurement": {"name": "transfer_matrix", "cells": "all"}, "measurements": MEASUREMENTS}
+    for asked in ("target | target, fgsm, measurement=worst", "target | target, pgd, eps=0.1, measurement=worst"):
+        experiment = stated({**beside, **claim(f"error({asked}) < 0.5")})
+        (told,) = experiment.expected.holes(experiment.statements)
+        assert told.startswith("claims.c: 1 of 1 numbers will not be measured")
+        with pytest.raises(ConfigError, match=r"^objective asks about .*, which is not measured: see measurement"):
+            stated({**beside, "objective": f"error({asked})"})

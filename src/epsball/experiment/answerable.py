@@ -57,12 +57,18 @@ class Expected:
                 yield f"{few} {open_ones[0].text}: measurement, sources and targets say what is"
 
     def has(self, quantity: Quantity) -> bool:
-        """Whether a row will have an error."""
+        """Whether a row will have an error, on the data, of the measurement and at the eps that are said."""
+        said = {"dataset": ANY, "measurement": ANY, "eps": ANY, **dict(quantity.conditions)}
+        if not is_equal(self.scope.dataset, said["dataset"]):
+            return False
         if quantity.attack == "clean":
             return quantity.target == quantity.source and quantity.target in self.clean
-        every = self.measurements.values()
-        own = any(quantity.attack in each.makes for each in every)  # of no attack of the config
-        return own or any(is_of(cell, quantity) for cells in self.cells.values() for cell in cells)
+        for label, cells in self.cells.items():
+            if is_equal(label, said["measurement"]):
+                own = not cells and quantity.attack in self.measurements[label].makes  # of no attack of the config
+                if own or any(is_of(cell, quantity) and is_equal(cell.eps, said["eps"]) for cell in cells):
+                    return True
+        return False
 
     def check_quantity(self, quantity: Quantity, drawn: Collection[str], where: str) -> None:
         """Check one quantity as `check` does; in the columns `drawn` a figure has all that there is."""

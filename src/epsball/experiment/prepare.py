@@ -12,7 +12,7 @@ from typing import Any
 from epsball.attacks import NamedAttack
 from epsball.build import ConfigError, UnfitError, check_name, convert, did_you_mean, listed, mapping
 from epsball.data.images import Data
-from epsball.experiment.answerable import Expected
+from epsball.experiment.answerable import Expected, single_of
 from epsball.experiment.components import attacks_of, check_measurements, distinct, measurements_of, with_files
 from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
 from epsball.experiment.settings import Settings, folder_of_part, settings_of
@@ -24,7 +24,7 @@ from epsball.paper.objective import Objective
 from epsball.paper.tables import Table
 from epsball.results.given import GivenRows, read_given
 from epsball.results.metrics import ERROR_METRICS
-from epsball.results.rows import KEY, MATRIX_LINE
+from epsball.results.rows import MATRIX_LINE
 from epsball.runtime.device import Execution
 from epsball.runtime.distributed import processes
 from epsball.runtime.store import fingerprint
@@ -276,12 +276,8 @@ def joint_names(experiments: Sequence[Experiment]) -> KnownNames:
 
 def check_measured(objective: Objective, experiments: Sequence[Experiment]) -> None:
     """ConfigError where the objective is of an error that no experiment has. Other metrics are known when measured."""
-    named = ("dataset", "measurement", "eps")  # further columns are a measurement's or a grid's own
-    cells = [dict(zip(KEY, cell, strict=True)) for one in experiments for cell in one.cells]
-    for quantity in (single for asked in objective.quantities for single in asked.single):
-        known = replace(quantity, conditions=tuple(pair for pair in quantity.conditions if pair[0] in named))
-        known = known.without("measurement") if quantity.attack == "clean" else known
-        if quantity.metric in ERROR_METRICS and not any(known.is_about(cell) for cell in cells):
+    for quantity in single_of(objective):
+        if quantity.metric in ERROR_METRICS and not any(one.expected.has(quantity) for one in experiments):
             measured = "which is not measured: see measurement, sources and targets"
             raise ConfigError(f"objective asks about {quantity.text}, {measured}")
 
