@@ -11,6 +11,7 @@ from own_files import changed, random_images, write_npz
 from epsball.experiment.expected import flat_settings
 from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.record import for_collectors
+from epsball.experiment.settings import COMPUTED, FILES
 
 Tiny = Callable[..., dict[str, Any]]
 
@@ -30,8 +31,10 @@ def test_settings_are_flat_plain_and_hold_no_seed_no_path_and_no_machine(tiny: T
 
 
 def test_settings_of_other_seeds_paths_and_machines_are_the_same(tiny: Tiny) -> None:
-    others = ("seed=7", "outputs=y", "workers=2", "device=auto", "threads=null", "cuda_graphs=false", "reuse=false")
-    assert flat_settings(tiny(*others)) == flat_settings(tiny())
+    """So that seeds of machines with other cores, memory and paths add up."""
+    plain = tiny()
+    for key in (*COMPUTED, *FILES, "seed", "reuse"):
+        assert key in plain and flat_settings({**plain, key: "another"}) == flat_settings(plain)
     assert flat_settings(tiny("trainer.epochs=7")) != flat_settings(tiny())
 
 

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from epsball.build import ConfigError, convert, fraction_hint
 from epsball.cli.keys import absent_key
 from epsball.experiment.grid import expand_grids, laid_over
+from epsball.experiment.settings import STATED
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 SCALES = ("paper", "quick", "smoke")
@@ -60,7 +61,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "plus": arithmetic(operator.add),
     "quotient": arithmetic(operator.floordiv),
 }
-OPEN = ("models", "grid", "tables", "claims", "figures")
+OPEN = ("models", "grid", *STATED)
 """groups that take keys which no file gives: a grid's models have no names yet while Hydra composes"""
 GLOBAL = ("paper", "diagnostic", "local")
 """groups whose files set keys of the whole config"""

@@ -13,11 +13,10 @@ from epsball.build import ConfigError, did_you_mean, listed
 from epsball.cli.compose import CONF, hydra_config
 from epsball.cli.keys import absent_key, keys_below
 from epsball.cli.words import own_folders, search_path, settings, typed_keys, unreadable
+from epsball.experiment.settings import STATED
 
 RENAMED = {"task": "measurement", "report": "diagnostic"}
 """config keys and groups of older versions, as they are called now"""
-STATED = ("tables", "claims", "figures")
-"""config keys of named statements"""
 WITH_FIELDS = ("arch", "attack", "trainer", "dataset", "measurement")
 """groups whose options have fields of their own"""
 

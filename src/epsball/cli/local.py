@@ -6,12 +6,10 @@ from hydra.conf import RuntimeConf
 from omegaconf import OmegaConf
 
 from epsball.build import ConfigError, listed
+from epsball.experiment.settings import COMPUTED, FILES
 
 ABSENT = "none"  # local=none: without any
-KEYS = (
-    *("outputs", "data", "device", "threads", "workers", "batch_size", "cuda_graphs", "deterministic"),
-    *("channels_last", "checkpoint_seconds", "hydra"),
-)
+KEYS = (*FILES, *COMPUTED, "hydra")
 """config keys that a local file may set: where files lie and how is computed, no result's identity"""
 
 

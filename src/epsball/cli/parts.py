@@ -17,15 +17,13 @@ from epsball.cli.compose import composed, composed_seeds, hydra_config, searched
 from epsball.cli.explain import explain
 from epsball.cli.words import key_of
 from epsball.experiment.grid import expand_grids
+from epsball.experiment.settings import COMPUTED, FILES, STATED
 
-OF_RUN = (
-    *("device", "threads", "precision", "cuda_graphs", "deterministic", "channels_last", "batch_size"),
-    *("outputs", "checkpoint_seconds", "reuse", "rows", "missing"),
-)
+OF_RUN = (*COMPUTED, *FILES, "precision", "reuse", "rows", "missing")
 """config keys that say how a run is done: where a file lists parts, it says so for all of them"""
 OF_PART = ("suite", "measurement", "measurements", "grid", "sources", "targets")
 """config keys that say what a part is: a file that lists parts cannot"""
-NAMED = ("models", "tables", "claims", "figures")
+NAMED = ("models", *STATED)
 """groups whose entries parts have, under names of their own"""
 
 Entry = tuple[str, str]  # group and name

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from epsball.experiment.settings import COMPUTED, FILES, STATED
+
 NO_SETTINGS = (
-    *("experiment", "parts", "seed", "seeds", "tables", "claims", "figures", "objective", "conclusion"),
-    *("outputs", "data", "reuse", "rows", "missing", "checkpoint_seconds"),
-    *("device", "threads", "workers", "cuda_graphs", "deterministic"),
+    *("experiment", "parts", "seed", "seeds", *STATED, "objective", "conclusion"),
+    *(*COMPUTED, *FILES, "reuse", "rows", "missing"),
 )
 """config keys in which jobs of one experiment do not differ: seeds, paths, and how it is computed"""
 NO_FIELDS = ("seed", "root", "download")

@@ -15,8 +15,8 @@ from epsball.data.images import Data
 from epsball.experiment.answerable import Expected, single_of
 from epsball.experiment.components import attacks_of, check_measurements, distinct, measurements_of, with_files
 from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
-from epsball.experiment.settings import Settings, folder_of_part, settings_of
-from epsball.experiment.statements import STATED, KnownNames, Statements
+from epsball.experiment.settings import STATED, Settings, folder_of_part, settings_of
+from epsball.experiment.statements import KnownNames, Statements
 from epsball.measurements.measurement import Measurement
 from epsball.paper.expressions import Quantity
 from epsball.paper.figures import Figure

@@ -11,9 +11,15 @@ from epsball.runtime.distributed import threads_of_process
 if TYPE_CHECKING:
     from epsball.runtime.device import Execution
 
+STATED = ("tables", "claims", "figures")
+"""config keys of what is stated, by names"""
+COMPUTED = ("device", "threads", "workers", "batch_size", "cuda_graphs", "deterministic", "channels_last")
+"""config keys that say how a run is computed: in no identity, for they change last bits at most"""
+FILES = ("outputs", "data", "checkpoint_seconds")
+"""config keys that say where files lie, and how often the largest is written"""
 COMPONENTS = (
     *("dataset", "attack", "suite", "models", "grid", "measurement", "measurements"),
-    *("tables", "claims", "figures", "objective", "conclusion"),
+    *(*STATED, "objective", "conclusion"),
 )
 """config keys of what Settings lacks"""
 REFERRED = ("scale", "arch", "trainer", "eps", "data")

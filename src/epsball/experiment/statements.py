@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from epsball.attacks import NamedAttack
 from epsball.build import ConfigError, check_name, construct, convert, did_you_mean, listed, mapping, under
 from epsball.experiment.grid import GridModel, resolve
+from epsball.experiment.settings import STATED
 from epsball.measurements import MEASUREMENTS
 from epsball.measurements.measurement import Measurement
 from epsball.paper.claims import Claim, Conclusion
@@ -20,9 +21,6 @@ from epsball.results.metrics import ERROR_METRICS, METRICS, Metric
 from epsball.results.rows import FURTHER, KEY
 
 Statement = TypeVar("Statement", Claim, Table, Figure, Objective)
-
-STATED = ("tables", "claims", "figures")
-"""config keys of what is stated"""
 
 
 @dataclass(frozen=True)
