@@ -104,16 +104,6 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "misspelt diagnostic": (["diagnostic=none_"], ["diagnostic=none_ does not exist", "none"]),
     "no surface": (tiny_line("measurement=loss_surface"), ["measurement.other names 'holdout'", "target"]),
-    "an old group": (["task=worst_case"], ["task is called measurement now: measurement=worst_case"]),
-    "an old group, added": (["+task=worst_case"], ["task is called measurement now: +measurement=worst_case"]),
-    "an old group, left out": (["~task"], ["task is called measurement now: ~measurement"]),
-    "another old group": (["report=masking"], ["report is called diagnostic now: diagnostic=masking"]),
-    "an old field": (["task.cells=asked"], ["task is called measurement now: measurement.cells=asked"]),
-    "an old field, added": (["+task.cells=all"], ["task is called measurement now: +measurement.cells=all"]),
-    "an old field and others": (
-        ["seed=1", "task.cells=all", "task.name=x"],
-        ["task is called measurement now: measurement.cells=all measurement.name=x"],
-    ),
     "rows of no file": (tiny_line("rows=[nothing.csv]"), ["rows: nothing.csv cannot be read", "No such file"]),
     "rows that are no rows": (tiny_line(f"rows=[{RUN}]"), [f"rows: {RUN} lacks the columns dataset, seed"]),
     "misspelt answer to missing rows": (tiny_line("missing=skp"), ["missing should be one of measure, skip, is 'skp'"]),
@@ -575,10 +565,9 @@ def test_a_sweep_in_which_only_configs_are_wrong_exits_with_2(
     ("line", "told"),
     [
         ("arch=mnist_d,mnist_z", "mnist_z"),
-        ("report=masking,none", "report is called diagnostic now: diagnostic=masking,none"),
         ("arch=mnist_d,mnist_b trainer.epoch=3", "trainer.epoch is not a config key (did you mean 'epochs'?)"),
     ],
-    ids=["misspelt", "old", "misspelt beside"],
+    ids=["misspelt", "misspelt beside"],
 )
 def test_a_wrong_word_in_a_sweep_runs_nothing(main: Callable[..., Ended], tmp_path: Path, line: str, told: str) -> None:
     ended = main("-m", *line.split())

@@ -25,7 +25,7 @@ def errors(models: str = "AB", eps: tuple[float, ...] = (0.1, 0.2, 0.3), seed: i
     cells = [(m, m, "clean", 0.0, 0.01) for m in models]
     cells += [(s, t, "fgsm", e, 0.01 + e * (1 + (s == t))) for s in models for t in models for e in eps]
     frame = pd.DataFrame(cells, columns=["source", "target", "attack", "eps", "error_top1"])
-    return frame.assign(dataset="digits", seed=seed, n=n)
+    return frame.assign(dataset="digits", measurement="matrix", seed=seed, n=n)
 
 
 def pictures(models: str = "AB", count: int = 2, channels: int = 1, side: int = 8) -> pd.DataFrame:

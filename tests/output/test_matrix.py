@@ -29,7 +29,7 @@ def attacked(error: float, seed: int = 0, eps: float = 0.3) -> pd.DataFrame:
     """A's clean error of 99.5 per cent, and `error` on its own FGSM examples and, as high, on those of B."""
     cells = [("A", "clean", 0.0, 0.995), ("A", "fgsm", eps, error), ("B", "fgsm", eps, error)]
     rows = pd.DataFrame(cells, columns=["source", "attack", "eps", "error_top1"])
-    return with_intervals(rows.assign(dataset="digits", seed=seed, target="A", n=1000))
+    return with_intervals(rows.assign(dataset="digits", measurement="matrix", seed=seed, target="A", n=1000))
 
 
 def two_seeds() -> pd.DataFrame:
@@ -188,7 +188,11 @@ def test_where_nothing_was_measured_all_say_so(rows: pd.DataFrame, tmp_path: Pat
     assert not draw_error_by_eps(rows, tmp_path / "e.png")
     assert list(tmp_path.iterdir()) == []
     write_results(with_intervals(rows), tmp_path / "results.csv")
-    assert (tmp_path / "results.csv").read_text().startswith("dataset,seed,source,target,attack,eps,n,error_top1,")
+    assert (
+        (tmp_path / "results.csv")
+        .read_text()
+        .startswith("dataset,seed,measurement,source,target,attack,eps,n,error_top1,")
+    )
 
 
 def test_where_nothing_was_asked_there_are_no_sections() -> None:

@@ -29,7 +29,7 @@ def measured(models: str = "AB", attacks: tuple[str, ...] = ("fgsm",), seed: int
         for j, t in enumerate(models)
     ]
     frame = pd.DataFrame(cells, columns=["source", "target", "attack", "eps", "error_top1"])
-    return with_intervals(frame.assign(dataset="digits", seed=seed, n=1000))
+    return with_intervals(frame.assign(dataset="digits", measurement="matrix", seed=seed, n=1000))
 
 
 def beside_paper(rows: pd.DataFrame, value: float, metric: str = "error_top1") -> pd.DataFrame:
@@ -38,25 +38,14 @@ def beside_paper(rows: pd.DataFrame, value: float, metric: str = "error_top1") -
     return rows.assign(paper_value=given.map({True: value, False: math.nan}), paper_metric=metric)
 
 
-def with_measurement(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.assign(measurement=rows["attack"].map(lambda attack: "clean" if attack == "clean" else "matrix"))
-
-
 SHOWN = tuple(name for name in COLUMNS if name not in FINGERPRINTS)  # these rows have none
-UNNAMED = tuple(name for name in SHOWN if name != "measurement")  # older runs' rows name no measurement
-OLD_AND_NEW = pytest.mark.parametrize(
-    ("rows", "columns"), [(measured(), UNNAMED), (with_measurement(measured()), SHOWN)]
-)
 
 
-@OLD_AND_NEW
-def test_results_have_the_agreed_columns_and_survive_a_round_trip(
-    rows: pd.DataFrame, columns: tuple[str, ...], tmp_path: Path
-) -> None:
-    rows = rows.assign(error_top1=1 / 3)
+def test_results_have_the_agreed_columns_and_survive_a_round_trip(tmp_path: Path) -> None:
+    rows = measured().assign(error_top1=1 / 3)
     assert write_results(rows, tmp_path / "results.csv") == [tmp_path / "results.csv"]
     back = pd.read_csv(tmp_path / "results.csv")
-    assert tuple(back.columns) == columns[:-3]
+    assert tuple(back.columns) == SHOWN[:-3]
     assert list(back["error_top1"]) == pytest.approx([1 / 3] * 6, rel=1e-15)
     assert "0.3333333333333333," in (tmp_path / "results.csv").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
@@ -68,7 +57,7 @@ def test_the_images_mistaken_stand_in_a_file_beside_the_rows(tmp_path: Path) -> 
     assert kept == [tmp_path / "rows.csv", tmp_path / "mistakes.csv"]
     assert (tmp_path / "mistakes.csv").read_text().splitlines()[:2] == ["identity,mistakes_top1", "a,bits 0"]
     assert "bits" not in (tmp_path / "rows.csv").read_text()
-    assert tuple(pd.read_csv(tmp_path / "rows.csv").columns) == (*UNNAMED[:-3], "identity")
+    assert tuple(pd.read_csv(tmp_path / "rows.csv").columns) == (*SHOWN[:-3], "identity")
 
 
 def test_what_rows_took_stands_in_a_file_beside_them(tmp_path: Path) -> None:
@@ -77,19 +66,18 @@ def test_what_rows_took_stands_in_a_file_beside_them(tmp_path: Path) -> None:
     assert write_results(rows, tmp_path / "rows.csv") == [tmp_path / "rows.csv", tmp_path / "timings.csv"]
     first = rows.iloc[0]
     (line,) = pd.read_csv(tmp_path / "timings.csv").to_dict(orient="records")
-    key = ("dataset", "seed", "source", "target", "attack", "eps", "identity")
+    key = ("dataset", "seed", "measurement", "source", "target", "attack", "eps", "identity")
     assert line == {**{name: first[name] for name in key}, "seconds": 0.5}
     write_results(rows.drop(columns="seconds"), tmp_path / "rows.csv")  # again, in the same directory
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
 
 
-@OLD_AND_NEW
-def test_paper_columns_appear_only_with_a_value(rows: pd.DataFrame, columns: tuple[str, ...], tmp_path: Path) -> None:
+def test_paper_columns_appear_only_with_a_value(tmp_path: Path) -> None:
     assert COLUMNS[-6:-3] == PAPER == ("paper_value", "paper_metric", "difference")
     assert COLUMNS[-3:] == FINGERPRINTS == ("source_model", "target_model", "identity")
     assert COLUMNS[:7] == ("dataset", "seed", "measurement", "source", "target", "attack", "eps")
-    for value, expected in [(0.1, columns), (math.nan, columns[:-3])]:
-        write_results(beside_paper(rows, value), tmp_path / "results.csv")
+    for value, expected in [(0.1, SHOWN), (math.nan, SHOWN[:-3])]:
+        write_results(beside_paper(measured(), value), tmp_path / "results.csv")
         assert tuple(pd.read_csv(tmp_path / "results.csv").columns) == expected
 
 
@@ -290,7 +278,9 @@ def test_the_best_target_and_its_ties_are_in_bold() -> None:
     def row(target: str, error: float) -> dict[str, object]:
         return {"source": "A", "target": target, "attack": "fgsm", "eps": 0.3, "error_top1": error}
 
-    rows = pd.DataFrame([row("A", 0.500), row("B", 0.100), row("C", 0.110)]).assign(dataset="digits", seed=0, n=1000)
+    rows = pd.DataFrame([row("A", 0.500), row("B", 0.100), row("C", 0.110)]).assign(
+        dataset="digits", measurement="matrix", seed=0, n=1000
+    )
     bold = best_in_bold(with_intervals(rows)).loc[("A", "fgsm", 0.3)]
     assert [cell.startswith("**") for cell in bold] == [False, True, True]  # B and C overlap, A does not
     plain = interval_texts(*bounds(with_intervals(rows))).loc[("A", "fgsm", 0.3)]

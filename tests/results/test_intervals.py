@@ -169,9 +169,7 @@ def test_a_mean_of_no_images_has_no_interval() -> None:
     assert found.value == 2.0 and math.isnan(found.low) and math.isnan(found.high)
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_error_estimates_have_a_row_per_cell_over_its_seeds(named: bool) -> None:
-    """The measurement is named where rows do not: a clean row is of clean images, any other of a transfer matrix."""
+def test_error_estimates_have_a_row_per_cell_over_its_seeds() -> None:
     key = {"dataset": "digits", "source": "A", "target": "A", "n": 100}
     rows = pd.DataFrame(
         [
@@ -182,7 +180,7 @@ def test_error_estimates_have_a_row_per_cell_over_its_seeds(named: bool) -> None
         ]
     )
     names = ["clean", "clean", "transfer_matrix", "transfer_matrix"]
-    found = error_estimates(rows.assign(measurement=names) if named else rows)
+    found = error_estimates(rows.assign(measurement=names))
     assert list(found["measurement"]) == ["clean", "transfer_matrix"]  # what has no error has no place in a matrix
     assert list(found["error_top1"]) == pytest.approx([0.1, 0.4])
     ends = found[["error_top1_low", "error_top1_high"]].to_numpy().tolist()

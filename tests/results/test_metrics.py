@@ -204,7 +204,7 @@ def test_an_added_rate_has_a_mean_over_seeds_and_an_added_value_none(add: Callab
     add(SHARE)
     add(MARGIN)
     rows = pd.DataFrame([clean("A", seed, robust_share=share, margin=1.0) for seed, share in enumerate((0.2, 0.4))])
-    found = over_seeds(rows)
+    found = over_seeds(rows, ["target"])
     assert list(found["robust_share"]) == pytest.approx([0.3]) and "margin" not in found
     assert list(found["robust_share_sd"]) == pytest.approx([0.02**0.5])
 
@@ -216,7 +216,7 @@ def attacked(*errors: float, eps: float = 0.1) -> pd.DataFrame:
     """Errors of A, B, ... on FGSM examples of A, of 1000 images and of 40 others."""
     names = "ABC"[: len(errors)]
     cells = [clean(name, error_top1=error) for name, error in zip(names, errors, strict=True)]
-    return pd.DataFrame(cells).assign(source="A", attack="fgsm", eps=eps, others=40)
+    return pd.DataFrame(cells).assign(measurement="matrix", source="A", attack="fgsm", eps=eps, others=40)
 
 
 @pytest.mark.parametrize(("better", "bold"), [("low", [True, False, False]), ("high", [False, False, True])])

@@ -8,19 +8,21 @@ import pytest
 from epsball.results.rows import (
     COLUMNS,
     FINGERPRINTS,
+    KEY,
     PAPER,
     eps_label,
     in_order,
     mistakes_of,
     over_seeds,
     wide_matrix,
-    with_measurement,
 )
 
 
 def rows(*cells: tuple[int, str, str, str, float, float], n: int = 100) -> pd.DataFrame:
     names = ["seed", "source", "target", "attack", "eps", "error_top1"]
-    return pd.DataFrame([dict(zip(names, cell, strict=True)) for cell in cells]).assign(dataset="digits", n=n)
+    return pd.DataFrame([dict(zip(names, cell, strict=True)) for cell in cells]).assign(
+        dataset="digits", measurement="transfer_matrix", n=n
+    )
 
 
 def test_over_seeds_is_mean_and_sample_sd() -> None:
@@ -30,7 +32,8 @@ def test_over_seeds_is_mean_and_sample_sd() -> None:
             (1, "A", "B", "fgsm", 0.3, 0.2),
             (2, "A", "B", "fgsm", 0.3, 0.3),
             (0, "B", "B", "fgsm", 0.3, 0.7),
-        ).assign(paper_value=[0.15, 0.15, 0.15, math.nan])
+        ).assign(paper_value=[0.15, 0.15, 0.15, math.nan]),
+        KEY,
     )
     assert list(table["source"]) == ["A", "B"]
     assert list(table["seeds"]) == [3, 1]
@@ -51,27 +54,18 @@ def test_a_rate_that_some_seeds_lack_says_how_many_have_it() -> None:
 
 
 def test_over_seeds_tells_measurements_of_one_cell_apart() -> None:
-    one = rows((0, "A", "A", "fgsm", 0.3, 0.1), (1, "A", "A", "fgsm", 0.3, 0.3)).assign(measurement="transfer_matrix")
+    one = rows((0, "A", "A", "fgsm", 0.3, 0.1), (1, "A", "A", "fgsm", 0.3, 0.3))
     other = one.assign(measurement="asked", error_top1=0.5)
-    table = over_seeds(pd.concat([one, other], ignore_index=True))
+    table = over_seeds(pd.concat([one, other], ignore_index=True), KEY)
     assert list(table["measurement"]) == ["transfer_matrix", "asked"]
     assert list(table["error_top1"]) == pytest.approx([0.2, 0.5])
-    assert list(over_seeds(one.drop(columns="measurement"))["error_top1"]) == pytest.approx([0.2])
-
-
-def test_rows_without_a_measurement_get_the_one_they_were_of() -> None:
-    old = rows((0, "A", "A", "clean", 0.0, 0.1), (0, "A", "B", "fgsm", 0.3, 0.2))
-    assert list(with_measurement(old)["measurement"]) == ["clean", "transfer_matrix"]
-    assert list(with_measurement(old.assign(measurement=math.nan))["measurement"]) == ["clean", "transfer_matrix"]
-    joined = pd.concat([old, old.assign(measurement=["clean", "worst_case"])], ignore_index=True)
-    assert list(with_measurement(joined)["measurement"]) == ["clean", "transfer_matrix", "clean", "worst_case"]
 
 
 def test_columns_are_in_order_and_others_follow() -> None:
     given = rows((0, "A", "B", "fgsm", 0.3, 0.2)).assign(e1=0.1)
-    unnamed = [name for name in COLUMNS if name not in ("measurement", *PAPER, *FINGERPRINTS)]
+    unnamed = [name for name in COLUMNS if name not in (*PAPER, *FINGERPRINTS)]
     assert list(in_order(given).columns) == [*unnamed, "e1"]
-    named = in_order(given.assign(measurement="transfer_matrix", paper_value=0.3, paper_metric="error_top1"))
+    named = in_order(given.assign(paper_value=0.3, paper_metric="error_top1"))
     assert list(named.columns) == [*(name for name in COLUMNS if name not in FINGERPRINTS), "e1"]
     assert list(named["error_top1"]) == [0.2]
     found = in_order(given.assign(identity="abc", mistakes_top1="bits", mistakes_top5="bits"))
@@ -97,7 +91,7 @@ def test_which_images_were_mistaken_stands_by_identity_once() -> None:
 
 def test_empty_columns_have_empty_means() -> None:
     empty = rows((0, "A", "B", "fgsm", 0.3, 0.2)).assign(error_top5=None, paper_value=None, paper_metric=None)
-    assert over_seeds(empty)["error_top5"].isna().all()
+    assert over_seeds(empty, KEY)["error_top5"].isna().all()
 
 
 def test_matrix_has_sources_as_rows_and_targets_as_columns_in_order_of_appearance() -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -226,33 +225,6 @@ def test_an_epoch_in_words() -> None:
     assert describe({**row, "gal": 0.6}) == "loss 1.5000, GAL 0.6000, clean error 0.2500"
     watched = {**row, "gal": -0.5, "adversarial_error": 1.0, "adversarial_n": 5}
     assert describe(watched) == "loss 1.5000, GAL -0.5000, clean error 0.2500, attacked 1.0000"
-
-
-@pytest.mark.parametrize("at", [4, 6])
-def test_a_state_of_before_the_terms_goes_on(at: int) -> None:
-    """Its losses are summed as a scalar. Of an epoch that it is in the midst of GAL is not known, and not made up."""
-    by = plain(objective=DIVERSITY)
-    weights, curve, straight = fitted(by, model=ensemble())
-    stopped = Recorder(interrupt_at=at)
-    with pytest.raises(Interrupted):
-        fitted(by, model=ensemble(), recorder=stopped)
-    assert straight.last["loss_sum"].shape == (2,)
-    older = {**stopped.last, "loss_sum": stopped.last["loss_sum"][0]}
-    weights_on, curve_on, _ = fitted(by, model=ensemble(1), recorder=Recorder(state=older))
-    assert identical(weights, weights_on)
-    assert [row["loss"] for row in curve_on] == [row["loss"] for row in curve]
-    assert [row["gal"] for row in curve_on[::2]] == [row["gal"] for row in curve[::2]]
-    assert curve_on[1]["gal"] == curve[1]["gal"] if at == 4 else math.isnan(curve_on[1]["gal"])
-
-
-def test_a_scalar_sum_of_losses_stays_one_without_terms() -> None:
-    stopped = Recorder(interrupt_at=6)
-    with pytest.raises(Interrupted):
-        fitted(plain(), recorder=stopped)
-    assert stopped.last["loss_sum"].shape == ()
-    again = Recorder(state=stopped.last)
-    assert fitted(plain(), recorder=again)[1] == fitted(plain())[1]
-    assert again.last["loss_sum"].shape == ()
 
 
 # ---- the last backward pass

@@ -15,8 +15,6 @@ from epsball.cli.keys import absent_key, keys_below
 from epsball.cli.words import own_folders, search_path, settings, typed_keys, unreadable
 from epsball.experiment.settings import STATED
 
-RENAMED = {"task": "measurement", "report": "diagnostic"}
-"""config keys and groups of older versions, as they are called now"""
 WITH_FIELDS = ("arch", "attack", "trainer", "dataset", "measurement")
 """groups whose options have fields of their own"""
 
@@ -95,23 +93,6 @@ def several_values(word: str) -> str:
     return f"{word} names several: -m runs each in turn, {others}"
 
 
-def renamed(key: str) -> str:
-    """Say what an old key or group is called now, with the words of the command line that set it; empty if it is not an
-    old one."""
-    old = re.split("[.@]", key)[0]
-    if old not in RENAMED:
-        return ""
-    words = [word for word in settings() if re.match(rf"[+~]*{old}([.@=]|$)", word)]
-    now = [re.sub(rf"^([+~]*){old}", rf"\1{RENAMED[old]}", word) for word in words]
-    return f"{old} is called {RENAMED[old]} now" + (f": {' '.join(now)}" if now else "")
-
-
-def refuse_old_keys(config: Mapping[str, Any]) -> None:
-    """ConfigError if a config has an old key: `+task.cells=all`, and a file that says `task:`, compose."""
-    if answer := next(filter(None, map(renamed, config)), ""):
-        raise ConfigError(answer)
-
-
 def refuse_several_options() -> None:
     """ConfigError where the command line gives a group a list of options, whose fields Hydra would mix."""
     for key, value in typed_keys().items():
@@ -141,10 +122,8 @@ def no_such_option(group: str, option: str, options: list[str]) -> str:
 
 
 def unknown_key(key: str, part: str | None) -> str:
-    """Say what a key that does not exist was perhaps meant to be: an old name, one beside it, one further down, a field
-    of another option of a group, or a group that is added."""
-    if answer := renamed(key):
-        return answer
+    """Say what a key that does not exist was perhaps meant to be: one beside it, one further down, a field of another
+    option of a group, or a group that is added."""
     config = with_typed_options(part)
     choices = config.hydra.runtime.choices
     if not key.startswith("hydra."):

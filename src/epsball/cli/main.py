@@ -28,7 +28,7 @@ from epsball.cli.compose import (
     register_with_hydra,
     write_hydra,
 )
-from epsball.cli.explain import as_typed, explain, one_line, refuse_old_keys, refuse_several_options
+from epsball.cli.explain import as_typed, explain, one_line, refuse_several_options
 from epsball.cli.help import asks_for_help, print_help
 from epsball.cli.idle import Composed, compose, idle_words
 from epsball.cli.local import check_local
@@ -147,7 +147,6 @@ def run(
             refuse_sweep(runtime.mode)
             check_local(runtime.runtime)
             plain = as_plain(config, dict(runtime.runtime.choices))
-            refuse_old_keys(plain)
             composed = parts_of(plain, overrides)
             for each in (one for part in composed.configs for one in part):
                 settings_of(each)

@@ -13,30 +13,17 @@ if TYPE_CHECKING:
 
 Settings = dict[str, Any]
 
-SHAPING = (
-    *("dataset", "suite", "attack", "attacks", "eps", "model", "models"),
-    *("sources", "targets", "paper", "grid", "scale"),
-)
-"""overrides that decide which cells a run measures: older runs that agree on them should have the same cells"""
-
 
 def name_jobs(runs: list[Run]) -> None:
-    """Give each run its `job`: the settings in which the runs of its experiment differ.
-
-    Older runs say only how they were called: if there are any, the experiment's jobs are named by their overrides.
-    """
+    """Give each run its `job`: the settings in which the runs of its experiment differ. One whose config was refused
+    says only how it was called."""
     for experiment in {run.experiment for run in runs}:
         group = [run for run in runs if run.experiment == experiment and run.record]
-        if all("settings" in run.record for run in group):
-            settings = with_typed_seeds(group, [with_groups(run.record["settings"]) for run in group])
-            keys = telling_keys(settings)
-        else:
-            settings = [overrides(run.record) for run in group]
-            keys = differing_keys(settings)
+        said = [with_groups(run.record.get("settings") or overrides(run.record)) for run in group]
+        settings = with_typed_seeds(group, said)
+        keys = telling_keys(settings)
         for run, setting in zip(group, settings, strict=True):
-            chosen = [(key, as_text(setting.get(key, "(default)"))) for key in keys]
-            run.job = " ".join(f"{key}={value}" for key, value in chosen)
-            run.shape = tuple(pair for pair in chosen if pair[0].split(".")[0].split("@")[0] in SHAPING)
+            run.job = " ".join(f"{key}={as_text(setting.get(key, '(default)'))}" for key in keys)
 
 
 def with_groups(settings: Settings) -> Settings:
@@ -53,15 +40,9 @@ def with_typed_seeds(runs: list[Run], settings: list[Settings]) -> list[Settings
     return [setting | untyped | one for setting, one in zip(settings, typed, strict=True)]
 
 
-def differing_keys(settings: list[Settings]) -> list[str]:
-    """Return the keys whose values differ; a key that some lack differs."""
-    keys = dict.fromkeys(key for setting in settings for key in setting)
-    return [key for key in keys if len({as_text(setting.get(key, "(default)")) for setting in settings}) > 1]
-
-
 def telling_keys(settings: list[Settings]) -> list[str]:
     """Return the keys that tell jobs apart: of those with different values the groups, then each field that tells apart
-    what these do not. A field that some lack, such as one that an older version did not have, does not by itself."""
+    what these do not. A field that some lack, which another option of its group has, does not by itself."""
     keys = dict.fromkeys(key for setting in settings for key in setting)
     values = {key: [as_text(setting[key]) if key in setting else None for setting in settings] for key in keys}
     differing = [key for key in keys if len({value for value in values[key] if value is not None}) > 1]

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epsball.results.metrics import ERROR
-from epsball.results.rows import FINGERPRINTS, with_measurement
+from epsball.results.rows import FINGERPRINTS
 from epsball.runtime.processes import state_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NEEDED = ("dataset", "seed", "source", "target", "attack", "eps", "n")
+NEEDED = ("dataset", "seed", "measurement", "source", "target", "attack", "eps", "n")
 EPS_DIGITS = 12  # of cells: some versions of pandas read the last bit of a number otherwise than JSON does
 Cell = tuple[Any, ...]  # as results.rows.KEY
 
@@ -34,8 +34,6 @@ class Run:
     """when its newest file was, in seconds"""
     job: str = ""
     """the settings in which it differs from other runs of its experiment"""
-    shape: tuple[tuple[str, str], ...] = ()
-    """the part of them that decides which cells it measures, where it does not say so itself"""
     sweep: str = ""
     """the sweep whose job it is; empty for a run of its own"""
     notes: list[str] = field(default_factory=list)
@@ -57,17 +55,15 @@ class Run:
     @property
     def seeds(self) -> list[int]:
         """Seeds that it was meant to have."""
-        given = self.record.get("seeds") or [self.record.get("seed")]
-        return [seed for seed in given if isinstance(seed, int)]
+        return list(self.record.get("seeds") or [])
 
     @property
     def cells(self) -> list[Cell]:
-        """Cells that it was meant to have of each seed; empty where its record, an older one, does not say."""
+        """Cells that it was meant to have of each seed."""
         return [(*cell, round(eps, EPS_DIGITS)) for *cell, eps in self.record.get("cells") or []]
 
     def aliases(self, seed: int) -> dict[str, str]:
-        """Return the names that stand for equal models in one seed: by each, the name that the model is listed under.
-        Older records do not say."""
+        """Return the names that stand for equal models in one seed: by each, the one that the model is listed under."""
         said: list[dict[str, str]] = self.record.get("aliases") or []
         return dict(zip(self.seeds, said, strict=False)).get(seed, {})
 
@@ -162,10 +158,10 @@ def read_rows(path: Path, shown: str, notes: list[str]) -> "pd.DataFrame | None"
 
 
 def whole_rows(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the rows that lack nothing, each with its measurement. Not every measurement has errors."""
+    """Return the rows that lack nothing. Not every measurement has errors."""
     import pandas as pd
 
     numbers = {name: pd.to_numeric(rows[name], errors="coerce") for name in ("seed", "eps", "n", ERROR.name)}
     numbers["eps"] = numbers["eps"].round(EPS_DIGITS)
     damaged = rows[ERROR.name].notna() & numbers[ERROR.name].isna()
-    return with_measurement(rows.assign(**numbers)[~damaged].dropna(subset=list(NEEDED)).astype({"seed": int}))
+    return rows.assign(**numbers)[~damaged].dropna(subset=list(NEEDED)).astype({"seed": int})

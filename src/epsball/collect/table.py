@@ -69,12 +69,9 @@ def aggregate(rows: "pd.DataFrame", runs: list[Run]) -> "pd.DataFrame":
 
 def expected_cells(experiment: str, job: str, rows: "pd.DataFrame", runs: list[Run]) -> list[Cell]:
     """Return the cells that this job should have, clean first: those that the records of its runs name, and those that
-    it has. Where no record names any, those that jobs with the same dataset, suite, ... have."""
-    group = [run for run in runs if run.experiment == experiment]
-    promised = [cell for run in group if run.job == job for cell in run.cells]
-    shapes = {run.shape for run in group if run.job == job}
-    alike = {job} if promised else {run.job for run in group if run.shape in shapes}
-    chosen = rows[(rows["experiment"] == experiment) & rows["job"].isin(alike)]
+    it has."""
+    promised = [cell for run in runs if (run.experiment, run.job) == (experiment, job) for cell in run.cells]
+    chosen = rows[(rows["experiment"] == experiment) & (rows["job"] == job)]
     cells = dict.fromkeys([*promised, *chosen[list(KEY)].itertuples(index=False, name=None)])
     return sorted(cells, key=lambda cell: cell[KEY.index("attack")] != "clean")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from epsball.results.metrics import ERROR, Better, find_metric
 from epsball.results.paired import Mistaken, paired_table, phi
-from epsball.results.rows import KEY, Row, as_dicts, as_float, error_rows, with_measurement
+from epsball.results.rows import KEY, Row, as_dicts, as_float, error_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,7 +224,7 @@ def error_estimates(rows: "pd.DataFrame") -> "pd.DataFrame":
     import pandas as pd
 
     lines = []
-    for key, cell in with_measurement(error_rows(rows)).groupby(list(KEY), sort=False):
+    for key, cell in error_rows(rows).groupby(list(KEY), sort=False):
         found = estimate_cell(as_dicts(cell), ERROR.name)
         bounds = {"error_top1": found.value, "error_top1_low": found.low, "error_top1_high": found.high}
         lines.append(dict(zip(KEY, key, strict=True)) | bounds)

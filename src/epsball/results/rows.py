@@ -48,10 +48,10 @@ def in_order(rows: "pd.DataFrame") -> "pd.DataFrame":
     """Give `results.csv` its columns: COLUMNS in order, absent ones empty, then any others but the images mistaken
     and seconds.
 
-    The paper's stand there only if it gives a value, measurement and fingerprints only if the rows name them.
+    The paper's stand there only if it gives a value, fingerprints only if the rows name them.
     """
     given = "paper_value" in rows and rows["paper_value"].notna().any()
-    optional = {name for name in ("measurement", *FINGERPRINTS) if name not in rows} | set(() if given else PAPER)
+    optional = {name for name in FINGERPRINTS if name not in rows} | set(() if given else PAPER)
     known = [name for name in COLUMNS if name not in optional]
     others = [name for name in rows.columns if name not in (*COLUMNS, *MISTAKES, SECONDS)]
     return rows.reindex(columns=[*known, *others])
@@ -73,37 +73,22 @@ def timings_of(rows: "pd.DataFrame") -> "pd.DataFrame":
     return rows.dropna(subset=[SECONDS])[[*key, SECONDS]].dropna(axis=1, how="all")
 
 
-def key_of(rows: "pd.DataFrame") -> list[str]:
-    """Return the columns of KEY that the rows have: rows of older runs name no measurement."""
-    return [name for name in KEY if name in rows.columns]
-
-
-def with_measurement(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """Name the measurement of rows that do not (they are of older runs): clean or transfer_matrix.
-
-    So rows of runs before and after the column came can stand in one table.
-    """
-    default = rows["attack"].where(rows["attack"] == "clean", "transfer_matrix")
-    named = rows.get("measurement", default)
-    return rows.assign(measurement=named.where(named.notna(), default))
-
-
 def error_rows(rows: "pd.DataFrame") -> "pd.DataFrame":
     """Leave out rows without an error, such as gradient norms': they have no place in a matrix."""
     return rows[rows[ERROR.name].notna()] if ERROR.name in rows else rows.iloc[:0]
 
 
-def over_seeds(rows: "pd.DataFrame", by: Sequence[str] | None = None) -> "pd.DataFrame":
-    """Return one row per `by` (the rows' key), in order of appearance: mean of each rate, `<rate>_sd` (ddof 1, NaN for
+def over_seeds(rows: "pd.DataFrame", by: Sequence[str]) -> "pd.DataFrame":
+    """Return one row per `by`, in order of appearance: mean of each rate, `<rate>_sd` (ddof 1, NaN for
     one seed), `seeds`; of a rate that some of a cell's seeds lack, `<rate>_seeds`, how many have it.
 
     paper_value and paper_metric are kept where the rows have them.
     """
     import pandas as pd
 
-    by = key_of(rows) if by is None else list(by)
     rates = [metric.name for metric in METRICS.values() if metric.is_rate and metric.name in rows.columns]
     rows = rows.astype(dict.fromkeys(rates, float))
+    by = list(by)
     groups = rows.groupby(by, sort=False, dropna=False)
     seeds = groups["seed"].nunique()
     paper = [column for column in ("paper_value", "paper_metric") if column in rows.columns]

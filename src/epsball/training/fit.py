@@ -279,11 +279,7 @@ class TrainingState:
         load_optimizer(self.optimizer, state["optimizer"])
         self.set_learning_rate(state["optimizer"]["param_groups"][0]["lr"])
         self.step, self.counted_from, self.curve = state["step"], state["counted_from"], list(state["curve"])
-        loss_sum = state["loss_sum"].to(self.loss_sum.device)
-        if loss_sum.dim() == 0 and self.step > self.counted_from:  # older than the terms: this epoch's are not known
-            unknown = [torch.full_like(loss_sum, math.nan) for _ in self.objective.terms]
-            loss_sum = torch.stack([loss_sum, *unknown]) if unknown else loss_sum
-        self.loss_sum = loss_sum
+        self.loss_sum = state["loss_sum"].to(self.loss_sum.device)
         self.load_own(state.get("replicas", [{"rng": state["rng"], "buffers": {}}]))
 
     def load_own(self, states: Sequence[State]) -> None:
