@@ -90,7 +90,7 @@ def rows_of(tmp_path: Path) -> Callable[[Experiment], list[Config]]:
         fits = {members: fitted(experiment.data.train, members) for members in {s.members for s in specs.values()}}
         networks = {name: fits[spec.members] for name, spec in specs.items()}
         for spec in specs.values():
-            folder = models.store.path(spec.label, spec.key)
+            folder = models.store.path(spec.key)
             folder.mkdir(parents=True, exist_ok=True)
             models.store.publish(folder, {}, {}, curve(spec.epochs))
         return measure(experiment, replace(set_up(experiment, models), models=networks))["results"]

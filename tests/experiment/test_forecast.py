@@ -64,7 +64,7 @@ def test_a_longer_training_has_the_steps_left_that_the_shorter_lacks(
 def test_a_state_is_gone_on_from(tiny: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = tiny("trainer.epochs=2")
     spec = prepare_experiment(config).specs["target"]
-    folder = Store(tmp_path, lambda: None).path(spec.label, spec.key)
+    folder = Store(tmp_path, lambda: None).path(spec.key)
     folder.mkdir(parents=True)
     (folder / "last.pt").write_bytes(b"a state")
     said, _ = told(config, tmp_path, caplog)

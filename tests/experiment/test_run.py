@@ -996,7 +996,7 @@ def test_a_missing_source_of_a_trained_model_is_not_trained_again_in_workers(
     store, experiment = Store(tmp_path, lambda: None), prepare_experiment({**config, "outputs": str(tmp_path)})
     target = experiment.specs["target"]
     for lacking in (target.sources["S"], target):
-        shutil.rmtree(store.path(lacking.label, lacking.key))
+        shutil.rmtree(store.path(lacking.key))
         shutil.rmtree(tmp_path / "rows")
         run(config, tmp_path)
     assert [[name for name, _ in wanted.values()] for wanted, *_ in called] == [[], ["target's source S", "target"]]

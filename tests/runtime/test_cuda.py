@@ -513,7 +513,7 @@ def test_the_store_keeps_what_the_device_trained(tmp_path: Path) -> None:
         return state.model.state_dict(), {"seed": 0}, "step\n"
 
     trained = store.load_or_train("tiny", "0" * 12, DEVICE, train)
-    found = store.find("tiny", "0" * 12, DEVICE)
+    found = store.find("0" * 12, DEVICE)
     assert found is not None and found.reused and not trained.reused
     assert all(tensor.device == DEVICE for tensor in found.weights.values())
     assert identical(found.weights, dict(straight.model.state_dict())) and identical(found.weights, trained.weights)

@@ -156,7 +156,7 @@ def test_a_model_is_trained_once_and_then_reused(store: Store) -> None:
     first = store.load_or_train("tiny", KEY, CPU, made)
     second = store.load_or_train("tiny", KEY, CPU, never)
     assert (first.reused, second.reused) == (False, True)
-    assert first.path == second.path == store.path("tiny", KEY)
+    assert first.path == second.path == store.path(KEY)
     assert first.spec == second.spec == {"seed": 0, "loss": 0.25}
     assert torch.equal(first.weights["layer.weight"], second.weights["layer.weight"])
     assert torch.equal(second.weights["layer.weight"], torch.tensor([[0.0, 3], [1, 4], [2, 5]]))
@@ -173,7 +173,7 @@ def test_the_manifest_holds_the_sha256_of_every_other_file(store: Store) -> None
 
 def test_other_fingerprints_are_other_models(store: Store) -> None:
     store.load_or_train("tiny", KEY, CPU, made)
-    assert store.find("tiny", "another", CPU) is None
+    assert store.find("another", CPU) is None
     assert store.load_or_train("tiny", "another", CPU, made).reused is False
 
 
@@ -183,7 +183,7 @@ def test_a_failed_training_publishes_nothing(store: Store) -> None:
 
     with pytest.raises(RuntimeError, match="out of luck"):
         store.load_or_train("tiny", KEY, CPU, fail)
-    assert store.find("tiny", KEY, CPU) is None
+    assert store.find(KEY, CPU) is None
     assert store.load_or_train("tiny", KEY, CPU, made).reused is False  # and the lock is free
 
 
@@ -200,14 +200,14 @@ def test_a_publication_cut_short_is_no_model(store: Store, name: str, monkeypatc
         patch.setattr("epsball.runtime.store.write_whole", cut)
         with pytest.raises(OSError, match="No space left"):
             store.load_or_train("tiny", KEY, CPU, made)
-    assert not (store.path("tiny", KEY) / MANIFEST).exists()
-    assert store.find("tiny", KEY, CPU) is None
+    assert not (store.path(KEY) / MANIFEST).exists()
+    assert store.find(KEY, CPU) is None
     assert store.load_or_train("tiny", KEY, CPU, made).reused is False
 
 
 def test_what_a_killed_process_left_goes_with_the_next_training(store: Store, tmp_path: Path) -> None:
     """Half of a state, and a whole one of a training that was killed after its last file."""
-    folder = store.path("mnist_a-standard", KEY)
+    folder = store.path(KEY, "mnist_a-standard")
     for aside in (folder / ".last.pt.0f.part", tmp_path / "rows" / ".a.json.0f.part"):
         aside.parent.mkdir(parents=True)
         aside.touch()

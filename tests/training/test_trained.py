@@ -334,7 +334,7 @@ def train_all(*experiments: Experiment) -> dict[str, Path]:
     for experiment in experiments:
         models.train(experiment.specs, experiment.execution)
     specs = {name: spec for experiment in experiments for name, spec in experiment.specs.items()}
-    return {name: models.store.path(spec.label, spec.key) for name, spec in specs.items()}
+    return {name: models.store.path(spec.key) for name, spec in specs.items()}
 
 
 def same(one: Path, other: Path) -> bool:
@@ -486,7 +486,7 @@ def test_a_training_that_ended_before_its_model_was_scored_goes_on_with_the_scor
 
 def test_a_state_is_passed_to_no_one_who_has_begun(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(tmp_path, lambda: None)
-    folder = CheckpointFolder(store.path("net", "k"))
+    folder = CheckpointFolder(store.path("k", "net"))
 
     def step() -> object:
         found = folder.last_state()
@@ -502,4 +502,4 @@ def test_a_state_is_passed_to_no_one_who_has_begun(tmp_path: Path, caplog: pytes
     assert step() == 2  # it has a state of its own, perhaps a later one
     store.load_or_train("net", "k", torch.device("cpu"), lambda folder: ({"w": torch.zeros(1)}, {}, ""))
     store.pass_checkpoint("net", "k", {"step": 4})
-    assert step() is None and store.has("net", "k")
+    assert step() is None and store.has("k")

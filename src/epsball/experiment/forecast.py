@@ -25,7 +25,7 @@ def tell_workload(parts: Sequence[Part], models: TrainedModels) -> None:
         for measurement in experiment.measurements.values():
             work = work.joined(measurement.workload(setup))
     untrained = {spec.key: spec for _, spec in models.untrained(needed, models.store.is_trained)}
-    begun = [spec for spec in untrained.values() if models.store.is_begun(spec.label, spec.key)]
+    begun = [spec for spec in untrained.values() if models.store.is_begun(spec.key)]
     going_on = f" ({len(begun)} from a checkpoint)" if begun else ""
     ready = len(needed.keys() - untrained.keys())
     log.info("models: %d to train%s, %d trained already", len(untrained), going_on, ready)

@@ -110,7 +110,7 @@ def read_rows(setup: Setup, model: str) -> list[Row]:
     """Read and keep the rows of one model, without the columns that are of another watch or other test images."""
     setup.stop.check()
     key, asked = setup.keys[model], setup.curves[model]
-    text, record = setup.store.curve(key) or "", setup.store.record("", key)
+    text, record = setup.store.curve(key) or "", setup.store.record(key)
     said = record[0].get("curve", asked) if record else asked  # a model of before does not say
     others = {
         *(SCORED if said["test_checksum"] != asked["test_checksum"] else ()),
@@ -122,7 +122,7 @@ def read_rows(setup: Setup, model: str) -> list[Row]:
     wanted = ["training_clean_error", *(["training_adversarial_error"] if asked["watch"] is not None else [])]
     missing = [name for name in wanted if rows and not any(name in row for row in rows)]
     if missing:
-        folder = setup.store.path("", key)
+        folder = setup.store.path(key)
         why = "it was trained with other test images or another watch"
         log.warning("%s has no %s: %s; delete %s to train it again", model, " and no ".join(missing), why, folder)
     return setup.keep(measured(asked["watch"], missing), model, model, rows)

@@ -126,8 +126,9 @@ class Store:
         """Remove what killed processes left half written beside rows and examples."""
         remove_abandoned([self.root / "rows", self.root / "examples"])
 
-    def path(self, label: str, key: str) -> Path:
-        """Return the folder of a model: the one that there is, under whatever label it was first trained."""
+    def path(self, key: str, label: str = "") -> Path:
+        """Return the folder of a model: the one that there is, under whatever label it was first trained, or a new one
+        with this label."""
         folder = self.root / "models"
         return next(iter(sorted(folder.glob(f"*-{key}"))), folder / f"{label}-{key}")
 
@@ -135,22 +136,22 @@ class Store:
         """Return the lock file that a process holds while it trains a model."""
         return self.root / "models" / f".{key}.lock"
 
-    def has(self, label: str, key: str) -> bool:
+    def has(self, key: str) -> bool:
         """Whether the trained model of that fingerprint is there, and whole."""
-        path = self.path(label, key)
+        path = self.path(key)
         return (path / MANIFEST).exists() and self.damage(path) is None
 
-    def is_trained(self, label: str, key: str) -> bool:
+    def is_trained(self, key: str) -> bool:
         """Whether the trained model of that fingerprint is there, its files unread."""
-        return (self.path(label, key) / MANIFEST).exists()
+        return (self.path(key) / MANIFEST).exists()
 
-    def is_begun(self, label: str, key: str) -> bool:
+    def is_begun(self, key: str) -> bool:
         """Whether a state is there from which its training goes on."""
-        return (self.path(label, key) / LAST).exists() and not self.is_trained(label, key)
+        return (self.path(key) / LAST).exists() and not self.is_trained(key)
 
-    def find(self, label: str, key: str, device: torch.device) -> Trained | None:
+    def find(self, key: str, device: torch.device) -> Trained | None:
         """Return the trained model of that fingerprint; None when there is none, or none that is whole."""
-        found = self.record(label, key)
+        found = self.record(key)
         if found is None:
             return None
         from safetensors.torch import load_file
@@ -158,10 +159,10 @@ class Store:
         spec, path = found
         return Trained(load_file(path / MODEL, device=str(device)), spec, path, reused=True)
 
-    def record(self, label: str, key: str) -> tuple[dict[str, Any], Path] | None:
+    def record(self, key: str) -> tuple[dict[str, Any], Path] | None:
         """Return the content of spec.json and the folder of a trained model, weights unread; None as `find` does."""
-        path = self.path(label, key)
-        return (json.loads((path / SPEC).read_text()), path) if self.has(label, key) else None
+        path = self.path(key)
+        return (json.loads((path / SPEC).read_text()), path) if self.has(key) else None
 
     def put_aside(self, path: Path) -> None:
         """Move a damaged model out of the way; nothing happens to a whole one or to one in training."""
@@ -195,15 +196,15 @@ class Store:
         Processes that want the same model wait for the one that trains it; when that one dies, the next goes on from
         the state it saved.
         """
-        found = self.find(label, key, device)
+        found = self.find(key, device)
         if found is not None:
             (found.path / LAST).unlink(missing_ok=True)  # of a process that was killed after its manifest
             return found
         with locked(self.lock(key), f"{label}-{key} is being trained elsewhere", self.poll):
-            found = self.find(label, key, device)
+            found = self.find(key, device)
             if found is not None:
                 return found
-            path = self.path(label, key)
+            path = self.path(key, label)
             self.put_aside(path)
             path.mkdir(parents=True, exist_ok=True)
             remove_abandoned([path])
@@ -215,7 +216,7 @@ class Store:
         """Save a state from which the training of another model can go on, unless that has begun."""
         try:
             with FileLock(self.lock(key), timeout=0):
-                path = self.path(label, key)
+                path = self.path(key, label)
                 if not any((path / name).exists() for name in (LAST, MANIFEST)):
                     path.mkdir(parents=True, exist_ok=True)
                     CheckpointFolder(path).save_state(state)
@@ -268,7 +269,7 @@ class Store:
 
     def curve(self, key: str) -> str | None:
         """Return the learning curve of the trained model of that fingerprint, as CSV; None when there is no model."""
-        path = self.path("", key)
+        path = self.path(key)
         return (path / CURVE).read_text() if (path / MANIFEST).exists() else None
 
 

@@ -43,13 +43,11 @@ class TrainedModels:
         self.mistakes: dict[tuple[str, Execution], dict[str, Mistakes]] = {}
         self.forecast: TrainingForecast | None = None  # of all trainings of the run
 
-    def untrained(
-        self, specs: Mapping[str, ModelSpec], has: Callable[[str, str], bool]
-    ) -> Iterator[tuple[str, ModelSpec]]:
+    def untrained(self, specs: Mapping[str, ModelSpec], has: Callable[[str], bool]) -> Iterator[tuple[str, ModelSpec]]:
         """Yield by name the models that the store lacks, by its `has` or `is_trained`, each after those of its sources
         that it lacks."""
         for name, spec in specs.items():
-            if not has(spec.label, spec.key):
+            if not has(spec.key):
                 yield from self.untrained({f"{name}'s source {n}": source for n, source in spec.sources.items()}, has)
                 yield name, spec
 
@@ -169,7 +167,7 @@ class TrainedModels:
         """Yield what run.json says of these models and of their sources; of one that is not in the store, not yet or
         because its rows were given, the fingerprint alone."""
         for name, spec in with_sources(specs):
-            if spec.key not in self.records and (stored := self.store.record(spec.label, spec.key)):
+            if spec.key not in self.records and (stored := self.store.record(spec.key)):
                 self.records[spec.key] = *stored, True
             known = self.records.get(spec.key)
             yield name, model_record(spec, *known) if known else {"fingerprint": spec.key}
