@@ -17,4 +17,9 @@ Measure = Callable[[Measurement, Setup], Rows]
 def measured(tiny: Callable[..., dict[str, Any]]) -> Measure:
     """`measured(measurement, setup)`: the rows that a run has of it, those of clean images first."""
     experiment = prepare_experiment(tiny())
-    return lambda measurement, setup: measure(replace(experiment, measurements={"mine": measurement}), setup)
+
+    def measured(measurement: Measurement, setup: Setup) -> Rows:
+        models = {"sources": list(setup.sources), "targets": list(setup.targets)}
+        return measure(replace(experiment, measurements={"mine": measurement}, **models), setup)
+
+    return measured

@@ -11,7 +11,7 @@ from epsball.data.streamed import stopped_if_lost
 from epsball.experiment.forecast import tell_workload
 from epsball.experiment.prepare import Experiment
 from epsball.experiment.record import Part, Record
-from epsball.experiment.setup import clean_models, set_up, unfinished_models
+from epsball.experiment.setup import set_up, unfinished_models
 from epsball.experiment.statements import Statements
 from epsball.measurements.measurement import Row, Rows, Setup, clean_rows
 from epsball.output.pages import Section, html_page, markdown_page
@@ -156,7 +156,7 @@ def present_part(part: Part, rows: Rows, record: Record) -> PartResult:
 
 def measure(experiment: Experiment, setup: Setup) -> Rows:
     """Return the rows of one seed by file: of clean images, then of each measurement."""
-    rows: Rows = {"results": of_label("clean", setup, clean_rows(setup, clean_models(experiment, setup)))}
+    rows: Rows = {"results": of_label("clean", setup, clean_rows(setup, experiment.expected.clean))}
     for label, measurement in experiment.measurements.items():
         for file, found in measurement.measure(setup).items():
             rows.setdefault(file, []).extend(of_label(label, setup, found))

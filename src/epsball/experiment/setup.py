@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from epsball.experiment.prepare import Experiment
-from epsball.measurements.measurement import Scope, Setup
+from epsball.measurements.measurement import Setup
 from epsball.runtime.device import executing
 from epsball.runtime.progress import Stop
 from epsball.runtime.shared_store import open_store
@@ -44,15 +44,9 @@ def set_up(experiment: Experiment, models: TrainedModels) -> Setup:
 
 def unfinished_models(experiment: Experiment, setup: Setup) -> dict[str, ModelSpec]:
     """Return the models that are needed for rows which are neither given nor in the store."""
-    names = {name for name in clean_models(experiment, setup) if setup.find("clean", name, name) is None}
+    names = {name for name in experiment.expected.clean if setup.find("clean", name, name) is None}
     names |= {name for each in experiment.measurements.values() for name in each.unfinished(setup)}
     return {name: spec for name, spec in experiment.specs.items() if name in names and not setup.skips}
-
-
-def clean_models(experiment: Experiment, scope: Scope) -> list[str]:
-    """Name the models whose clean rows stand before those of the measurements."""
-    named = (name for each in experiment.measurements.values() for name in each.clean_models(scope))
-    return list(dict.fromkeys(named))
 
 
 def check_given(parts: Sequence[Sequence[Experiment]], stop: Stop) -> None:

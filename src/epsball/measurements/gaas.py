@@ -16,7 +16,7 @@ from epsball.attacks.losses import GradientsOf, input_gradient
 from epsball.build import require
 from epsball.data.images import Data, Images
 from epsball.measurements.hadamard import factors, regular_hadamard
-from epsball.measurements.measurement import Further, Measurement, Row, Rows, Scope, Setup
+from epsball.measurements.measurement import Further, Measurement, Row, Rows, Setup
 from epsball.measurements.targets import check_images, differentiable
 from epsball.models.predictions import mistakes, rate
 from epsball.output.pages import Section
@@ -74,9 +74,6 @@ class Gaas(Measurement):
         pixels, most = prod(data.shape), max(self.directions)
         require(most <= pixels, f"directions should be at most {pixels}, the pixels of an image, is {most}")
         return self
-
-    def clean_models(self, scope: Scope) -> Sequence[str]:
-        return scope.targets
 
     def further(self, metric: str, white_box: bool) -> Sequence[Further]:
         return [{"eps": self.eps, "directions": self.directions}]

@@ -95,9 +95,6 @@ class LossPaths(Measurement):
         for name in self.sources or ():
             require(name in sources, f"sources names {name!r}{did_you_mean(name, sources)}: they are {listed(sources)}")
 
-    def clean_models(self, scope: Scope) -> Sequence[str]:
-        return scope.targets
-
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         """Return the cells eps by eps and source by source; each has several rows with an error."""
         return [

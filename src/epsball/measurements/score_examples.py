@@ -74,9 +74,6 @@ class ScoreExamples(Measurement):
         except ValueError as error:
             raise ValueError(f"file: {error}") from None
 
-    def clean_models(self, scope: Scope) -> Sequence[str]:
-        return scope.targets
-
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         return [Cell(SOURCE, target, self.attack, self.eps) for target in scope.targets]
 

@@ -65,9 +65,6 @@ class TransferMatrix(Measurement):
         require(fits, "export should be false: a streamed data set's examples are not kept in memory to be written")
         return self
 
-    def clean_models(self, scope: Scope) -> Sequence[str]:
-        return scope.targets
-
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         """Return the cells attack by attack and source by source."""
         pairs = [(named, source) for named in scope.attacks for source in scope.sources]
