@@ -19,8 +19,8 @@ from epsball.attacks.noise import NoiseAttack
 from epsball.build import ConfigError, build
 from epsball.data.examples import Examples, challenge_bytes
 from epsball.data.images import Data, Split
-from epsball.experiment.answerable import fits, rows_of
 from epsball.experiment.components import check_measurements
+from epsball.experiment.expected import fits, rows_of
 from epsball.experiment.prepare import Experiment, prepare_experiment
 from epsball.experiment.run import as_frames, measure, of_measurement, run_experiments
 from epsball.experiment.setup import set_up
@@ -284,7 +284,7 @@ def test_each_row_is_kept_once(name: str, measured: Measure, monkeypatch: pytest
 
 @pytest.mark.parametrize("name", EVERY)
 def test_rows_of_a_cell_differ_in_the_columns_that_it_names(name: str, measured: Measure, tmp_path: Path) -> None:
-    """A statement about a metric is checked by them before anything is measured (experiment/answerable.py)."""
+    """A statement about a metric is checked by them before anything is measured (experiment/expected.py)."""
     measurement, setup = EVERY[name], setup_for(name, tmp_path)
     if any(each.name == "bins" for each in fields(measurement)):
         measurement = replace(measurement, bins=Bins(0, 4, 3, False))

@@ -1,4 +1,4 @@
-"""The only reader of config nodes: a plain config becomes an Experiment, with everything it names checked.
+"""A plain config becomes an Experiment, with everything it names checked.
 
 Whatever is misspelt or out of range raises ConfigError here, before anything is trained or written.
 """
@@ -12,8 +12,8 @@ from typing import Any
 from epsball.attacks import NamedAttack
 from epsball.build import ConfigError, UnfitError, check_name, convert, did_you_mean, listed, mapping
 from epsball.data.images import Data
-from epsball.experiment.answerable import Expected, single_of
 from epsball.experiment.components import attacks_of, check_measurements, distinct, measurements_of, with_files
+from epsball.experiment.expected import Expected, single_of
 from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
 from epsball.experiment.settings import STATED, Settings, folder_of_part, settings_of
 from epsball.experiment.statements import KnownNames, Statements

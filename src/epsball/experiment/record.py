@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from epsball.build import ConfigError
-from epsball.experiment.expected import flat_settings
 from epsball.experiment.prepare import Experiment
-from epsball.experiment.settings import folder_of_part
+from epsball.experiment.settings import COMPUTED, FILES, STATED, folder_of_part
 from epsball.runtime.device import Execution, environment
 from epsball.runtime.distributed import is_first
 from epsball.runtime.files import make_folder, remove_abandoned, write_whole
@@ -30,6 +29,13 @@ from epsball.training.trained import TrainedModels
 Row = dict[str, Any]
 Part = list[Experiment]  # one per seed
 TRACEBACK = "traceback.txt"
+NO_SETTINGS = (
+    *("experiment", "parts", "seed", "seeds", *STATED, "objective", "conclusion"),
+    *(*COMPUTED, *FILES, "reuse", "rows", "missing"),
+)
+"""config keys in which jobs of one experiment do not differ: seeds, paths, and how it is computed"""
+NO_FIELDS = ("seed", "root", "download")
+"""the same, of components"""
 log = logging.getLogger(__name__)
 
 
@@ -160,6 +166,28 @@ def for_collectors(part: Part) -> Row:
     names = [{name: listed for name, listed in each.aliases.items() if name != listed} for each in part]
     settings = flat_settings(part[0].config) | checksums(part[0])
     return {"settings": settings, "cells": part[0].cells, "aliases": names}
+
+
+def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config as a flat dict of plain values: a component's name stands at its key, `trainer: madry`, its
+    fields below, `trainer.epochs: 5`; of named components the names, `suite: fgsm,pgd`."""
+    return dict(flat({key: value for key, value in config.items() if key not in NO_SETTINGS}))
+
+
+def flat(group: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what `flat_settings` returns of the fields of one group, whose own key is `where`."""
+    for key, value in group.items():
+        if key in NO_FIELDS or (key == "name" and where):
+            continue
+        at = f"{where}.{key}" if where else str(key)
+        if not isinstance(value, Mapping):
+            yield at, value
+            continue
+        if "name" in value:
+            yield at, value["name"]
+        elif all(part is None or isinstance(part, Mapping) for part in value.values()):
+            yield at, ",".join(str(name) for name, part in value.items() if part is not None) or "none"
+        yield from flat(value, at)
 
 
 def checksums(experiment: Experiment) -> dict[str, str]:
