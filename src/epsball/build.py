@@ -181,6 +181,11 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "(none)"
 
 
+def one_line(message: object) -> str:
+    """Return an error, or what it says, with a blank for every white space in it."""
+    return " ".join(str(message).split())
+
+
 def fraction_hint(value: object) -> str:
     """Show how a fraction is written: people type 8/255, which YAML reads as a text."""
     if isinstance(value, str) and "/" in value:

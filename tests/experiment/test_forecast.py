@@ -23,10 +23,9 @@ def told(config: Config, outputs: Path, caplog: pytest.LogCaptureFixture) -> tup
     models = TrainedModels(Store(outputs, lambda: None), Stop(), [experiment.specs])
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        tell_workload([[experiment]], models)
-    assert models.forecast is not None
+        forecast = tell_workload([[experiment]], models)
     names = {spec.key: name for name, spec in experiment.specs.items()}
-    return caplog.messages, {names.get(key, key): left for key, left in models.forecast.left.items()}
+    return caplog.messages, {names.get(key, key): left for key, left in forecast.left.items()}
 
 
 def test_models_and_attacks_to_come_and_there(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from epsball.build import ConfigError
+from epsball.build import ConfigError, one_line
 from epsball.cli.words import key_of
 from epsball.runtime.processes import running_process, state_of
 
@@ -87,7 +87,7 @@ def read_earlier(directory: Path) -> EarlierRun:
         searched = [one["path"] for one in sources if one["schema"] == "file" and one["provider"] != "main"]
         return EarlierRun(directory, dict(record), dict(config), [str(word) for word in overrides], searched)
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{said} cannot be read: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{said} cannot be read: {one_line(error)}") from None
 
 
 def read_yaml(directory: Path, name: str) -> Any:

@@ -9,7 +9,7 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from epsball.build import ConfigError, did_you_mean, listed
+from epsball.build import ConfigError, did_you_mean, listed, one_line
 from epsball.cli.compose import CONF, hydra_config
 from epsball.cli.keys import absent_key, keys_below
 from epsball.cli.words import own_folders, search_path, settings, typed_keys, unreadable
@@ -17,10 +17,6 @@ from epsball.experiment.settings import STATED
 
 WITH_FIELDS = ("arch", "attack", "trainer", "dataset", "measurement")
 """groups whose options have fields of their own"""
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def explain(error: Exception, part: str | None = None) -> str:
@@ -70,7 +66,7 @@ def broken_file(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return f"a config file cannot be read: {one_line(error)}"
-    reason = " ".join(str(getattr(error, "problem", "")).split())
+    reason = one_line(getattr(error, "problem", ""))
     return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: cannot be read as YAML: {reason}"
 
 

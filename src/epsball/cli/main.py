@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from epsball.build import ConfigError
+from epsball.build import ConfigError, one_line
 from epsball.cli.again import EarlierRun, directory_again, with_earlier_words
 from epsball.cli.compose import (
     CONF,
@@ -28,7 +28,7 @@ from epsball.cli.compose import (
     register_with_hydra,
     write_hydra,
 )
-from epsball.cli.explain import as_typed, explain, one_line, refuse_several_options
+from epsball.cli.explain import as_typed, explain, refuse_several_options
 from epsball.cli.help import asks_for_help, print_help
 from epsball.cli.idle import Composed, compose, idle_words
 from epsball.cli.local import check_local

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from epsball.build import one_line
 from epsball.results.metrics import ERROR
 from epsball.results.rows import FINGERPRINTS
 from epsball.runtime.processes import state_of
@@ -143,7 +144,7 @@ def read_rows(path: Path, shown: str, notes: list[str]) -> "pd.DataFrame | None"
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        notes.append(f"{shown} cannot be read ({' '.join(str(error).split())})")
+        notes.append(f"{shown} cannot be read ({one_line(error)})")
         return None
     absent = [column for column in (*NEEDED, ERROR.name) if column not in rows]
     if absent:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epsball.build import require
+from epsball.build import one_line, require
 from epsball.data.images import Data, Shape
 
 Array = NDArray[Any]
@@ -86,7 +86,7 @@ def open_array(file: str) -> Array:
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # a damaged header can fail in any way
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ValueError(f"{file} cannot be read as a .npy of numbers ({reason})") from None
     numbers = array.dtype.kind in "iu" or (array.dtype.kind == "f" and array.dtype.itemsize <= 8)
     require(numbers, f"{file} has values of type {array.dtype}, should have float16, float32, float64 or integers")

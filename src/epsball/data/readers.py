@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epsball.build import ConfigError
+from epsball.build import ConfigError, one_line
 from epsball.runtime.distributed import cores
 from epsball.runtime.files import write_whole
 
@@ -59,7 +59,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Array:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except UNREADABLE as error:
-        raise ConfigError(f"dataset.root: {path} cannot be read: {one_line(error)}") from error
+        raise ConfigError(f"dataset.root: {path} cannot be read: {one_line(error) or type(error).__name__}") from error
     start = 4 + 4 * len(shape)
     expected = start + math.prod(shape)
     if content[:4] != struct.pack(">I", 0x800 + len(shape)):
@@ -81,7 +81,7 @@ def read_npz(path: Path) -> Arrays:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
             x, y = arrays["x"], arrays["y"]
     except UNREADABLE as error:
-        raise ConfigError(f"dataset.root: {path} cannot be read: {one_line(error)}; {NPZ_LAYOUT}") from error
+        raise ConfigError(f"dataset.root: {path} cannot be read: {one_line(error) or type(error).__name__}; {NPZ_LAYOUT}") from error
     x = x[..., None] if x.ndim == 3 else x
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] not in (1, 3) or 0 in x.shape:
         raise ConfigError(f"dataset.root: {path}: x is {x.dtype} {x.shape}, should be uint8 NHWC or NHW, C 1 or 3")
@@ -184,7 +184,7 @@ def open_image(path: str, channels: int) -> "Image":
                 raise ValueError(f"mode {image.mode} is not 8 bits per channel")
             return image.convert("L" if channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"dataset.root: {path} is not a readable image: {one_line(error)}") from error
+        raise ConfigError(f"dataset.root: {path} is not a readable image: {one_line(error) or type(error).__name__}") from error
 
 
 def stratified(labels: Array) -> Array:
@@ -198,10 +198,6 @@ def stratified(labels: Array) -> Array:
     return order
 
 
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def read_digits() -> Arrays:
     """Read scikit-learn's digits, (1797, 8, 8) in 0..16, and their labels, without its import, which takes seconds."""
     found = importlib.util.find_spec("sklearn")
@@ -211,7 +207,7 @@ def read_digits() -> Arrays:
         with gzip.open(path, "rt") as file:
             table = np.loadtxt(file, delimiter=",", dtype=np.int64)
     except UNREADABLE as error:
-        raise ConfigError(f"dataset: the digits of scikit-learn, {path}, cannot be read: {one_line(error)}") from error
+        raise ConfigError(f"dataset: the digits of scikit-learn, {path}, cannot be read: {one_line(error) or type(error).__name__}") from error
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1]
 
 
@@ -230,7 +226,7 @@ def torchvision_dataset(name: str, root: Path, folder: Path, *, train: bool, dow
         from torchvision import datasets
     except (ImportError, RuntimeError) as error:
         reason = f"torch {torch.__version__} and torchvision builds do not match, install both from one release"
-        raise ConfigError(f"torchvision cannot be imported ({one_line(error)}): {reason}") from error
+        raise ConfigError(f"torchvision cannot be imported ({one_line(error) or type(error).__name__}): {reason}") from error
     from filelock import FileLock
 
     try:
@@ -247,7 +243,7 @@ def torchvision_dataset(name: str, root: Path, folder: Path, *, train: bool, dow
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         if download:
             raise ConfigError(
-                f"dataset.download: {name} could not be downloaded to {folder}: {one_line(error)}"
+                f"dataset.download: {name} could not be downloaded to {folder}: {one_line(error) or type(error).__name__}"
             ) from error
         advice = "delete this folder and set dataset.download=true"
         raise ConfigError(f"dataset.root: {folder} is incomplete or damaged; {advice}") from error

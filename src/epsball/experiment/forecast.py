@@ -14,9 +14,9 @@ from epsball.training.trained import TrainedModels
 log = logging.getLogger(__name__)
 
 
-def tell_workload(parts: Sequence[Part], models: TrainedModels) -> None:
-    """Say how many models are to be trained, how many attacks to be crafted, and what is there of both. How long
-    the trainings take is said when their first steps were timed."""
+def tell_workload(parts: Sequence[Part], models: TrainedModels) -> TrainingForecast:
+    """Say how many models are to be trained, how many attacks to be crafted, and what is there of both. Return
+    the forecast that says how long the trainings take when their first steps were timed."""
     needed: dict[str, ModelSpec] = {}
     work = Workload()
     for experiment in (each for part in parts for each in part):
@@ -31,7 +31,7 @@ def tell_workload(parts: Sequence[Part], models: TrainedModels) -> None:
     log.info("models: %d to train%s, %d trained already", len(untrained), going_on, ready)
     if work.craftings or work.finished:
         log.info("attacks: %d to craft, of a source at an eps; %d rows reused", len(work.craftings), len(work.finished))
-    models.forecast = TrainingForecast(steps_left(untrained, models))
+    return TrainingForecast(steps_left(untrained, models))
 
 
 def steps_left(untrained: Mapping[str, ModelSpec], models: TrainedModels) -> dict[str, int]:

@@ -70,10 +70,6 @@ class Experiment:
         """Name of the data set, as rows carry it."""
         return self.data.name
 
-    def labels(self, measurement: str) -> dict[str, str]:
-        """Return the columns that all rows of a measurement share."""
-        return {"dataset": self.data.name, "measurement": measurement}
-
     @cached_property
     def expected(self) -> Expected:
         """The rows that its measurements will have of each seed."""

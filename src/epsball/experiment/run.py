@@ -105,7 +105,7 @@ def run_experiments(
         if is_first():
             store.remove_abandoned()
         if settings.missing != "skip":
-            tell_workload(parts, models)
+            models.forecast = tell_workload(parts, models)
         if settings.workers > 1:
             wanted = record.wanted(lambda one: unfinished_models(one, set_up(one, models)))
             train_in_parallel(wanted, models, settings.workers, settings.threads)

@@ -18,9 +18,6 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
         self.rule = rule
 
-    def member(self, i: int) -> nn.Module:
-        return self.members[i]
-
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, classes), whose largest entry is the ensemble's prediction."""
         return RULES[self.rule](torch.stack([member(x) for member in self.members]))

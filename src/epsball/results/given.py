@@ -11,7 +11,7 @@ from math import isclose, isfinite, isnan
 from pathlib import Path
 from typing import Any
 
-from epsball.build import ConfigError
+from epsball.build import ConfigError, one_line
 from epsball.results.metrics import METRICS, Metric
 from epsball.results.paired import unpacked_bits
 from epsball.results.rows import COLUMNS, FINGERPRINTS, FURTHER, KEY, MISTAKES, PAPER, SECONDS
@@ -116,7 +116,7 @@ def lines_of(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str,
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"rows: {path} cannot be read ({' '.join(str(error).split())})") from None
+        raise ConfigError(f"rows: {path} cannot be read ({one_line(error)})") from None
     reader = csv.reader(io.StringIO(text), strict=True)
     try:
         lines = [(f"{path} line {reader.line_num}", line) for line in reader]

@@ -20,47 +20,40 @@ from epsball.results.rows import KEY, Row, as_dicts, as_float, error_rows
 if TYPE_CHECKING:
     import pandas as pd
 
+Z = NormalDist().inv_cdf(0.975)  # of a 95 % interval
 Interval = Callable[[float, float], tuple[float, float]]  # (low, high) of k of n
 
 
-def wilson(k: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(k: float, n: float) -> tuple[float, float]:
     """Return Wilson's score interval for a rate of which `k` of `n` trials were seen, as (low, high) fractions.
 
     It stays inside [0, 1] and is not empty at k = 0 or k = n, unlike `normal_interval`. ValueError unless
     0 <= k <= n, n > 0. Source: E. B. Wilson, J. Amer. Statist. Assoc. 22 (1927).
     """
-    q = checked_z(k, n, confidence)
-    scale = 1 + q * q / n
-    centre = (k / n + q * q / (2 * n)) / scale
-    half = q * sqrt(k * (n - k) / n + q * q / 4) / (n * scale)
+    check_counts(k, n)
+    scale = 1 + Z * Z / n
+    centre = (k / n + Z * Z / (2 * n)) / scale
+    half = Z * sqrt(k * (n - k) / n + Z * Z / 4) / (n * scale)
     return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
 
 
-def normal_interval(k: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+def normal_interval(k: float, n: float) -> tuple[float, float]:
     """Return the normal (Wald) interval of the papers, p ± z sqrt(p(1-p)/n), as (low, high) fractions, not clamped.
 
     ValueError unless 0 <= k <= n, n > 0. Source: Tramèr et al. 2018, caption of Table 4 (their ± at 95 %).
     """
-    q = checked_z(k, n, confidence)
+    check_counts(k, n)
     p = k / n
-    half = q * sqrt(p * (1 - p) / n)
+    half = Z * sqrt(p * (1 - p) / n)
     return p - half, p + half
 
 
-def checked_z(k: float, n: float, confidence: float) -> float:
-    """Return `z(confidence)` if `k` of `n` is possible, else raise ValueError."""
+def check_counts(k: float, n: float) -> None:
+    """ValueError unless `k` of `n` is possible."""
     if not n > 0:
         raise ValueError(f"n should be positive, is {n}")
     if not 0 <= k <= n:
         raise ValueError(f"k should lie in [0, {n}], is {k}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence should lie in (0, 1), is {confidence}")
-    return z(confidence)
-
-
-def z(confidence: float) -> float:
-    """Return the two-sided normal quantile of `confidence`, in (0, 1): 1.96 for 0.95."""
-    return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def rate_interval(rate: float, n: float, interval: Interval = wilson, shares: bool = False) -> tuple[float, float]:
@@ -187,7 +180,7 @@ def estimate_row(row: Row, metric: str, interval: Interval | None) -> Estimate:
         return Estimate(value, *rate_interval(value, n, interval, asked.shares))
     if isnan(value) or asked.spread is None or n == 0:
         return Estimate(value, nan, nan)
-    half = z(0.95) * as_float(row.get(asked.spread)) / sqrt(n)
+    half = Z * as_float(row.get(asked.spread)) / sqrt(n)
     return Estimate(value, value - half, value + half)
 
 

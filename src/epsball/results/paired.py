@@ -53,11 +53,6 @@ class PairedTable(NamedTuple):
     def n(self) -> int:
         return sum(self)
 
-    @property
-    def rates(self) -> tuple[float, float]:
-        """Return the two rates."""
-        return (self.both + self.first) / self.n, (self.both + self.second) / self.n
-
 
 def paired_table(first: Bits, second: Bits) -> PairedTable:
     """Count the images of McNemar's table."""

@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from epsball.build import ConfigError
+from epsball.build import ConfigError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +107,7 @@ def missing_peers(message: str = LOST) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise PeerLost(f"{message} ({reason})" if reason else message) from error
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from epsball.build import one_line
+
 GRAPHS_KEPT = 16
 EAGER_CALLS = 3  # before a capture: lazy initialisation and cuDNN's choice of algorithm happen in these
 SYNCHRONISED = "called a synchronizing CUDA operation"  # torch's words
@@ -153,7 +155,7 @@ def synchronisation(caught: Sequence[warnings.WarningMessage]) -> str | None:
 
 
 def capture_failed(first: Exception) -> CaptureFailed:
-    reason = " ".join(str(first).split())[:300]
+    reason = one_line(first)[:300]
     return CaptureFailed(f"no CUDA graph, {type(first).__name__}: {reason}: run with cuda_graphs=false")
 
 

@@ -24,6 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from epsball.build import one_line
 from epsball.runtime.files import remove_abandoned, write_whole
 
 FORMAT = 3  # raise it when a change of the code changes what a spec trains to (3: no labels, truncated noise)
@@ -99,7 +100,7 @@ class CheckpointFolder:
                 raise ValueError("sha256 does not match")
             return dict(torch.load(BytesIO(saved), map_location="cpu", weights_only=True))
         except (ValueError, pickle.UnpicklingError) as error:
-            log.warning("%s is damaged (%s): training starts again", file, " ".join(str(error).split())[:100])
+            log.warning("%s is damaged (%s): training starts again", file, one_line(error)[:100])
             return None
 
     def save_state(self, state: Mapping[str, Any]) -> None:

@@ -70,7 +70,8 @@ class ModelSpec:
         Models that differ in more than epochs and precision share none of them, even with one seed: a source that began
         where its target did, or saw the images in the same order, would not be a black box.
         """
-        return model_seed(self.identity)
+        alone = fingerprint_without(without_replicas(self.identity), "epochs", "precision")
+        return derived_seed(self.seed, alone)  # the same for any number of processes
 
     @property
     def epochs(self) -> float:
@@ -279,11 +280,6 @@ def fingerprint_without(identity: Mapping[str, Any], *fields: str) -> str:
     """Return what models share that differ in these fields of their trainer alone."""
     trainer = identity["trainer"] and {**identity["trainer"], **dict.fromkeys(fields)}
     return fingerprint({**identity, "trainer": trainer})
-
-
-def model_seed(identity: Mapping[str, Any]) -> int:
-    """See `ModelSpec.model_seed`. It is the same for any number of processes."""
-    return derived_seed(identity["seed"], fingerprint_without(without_replicas(identity), "epochs", "precision"))
 
 
 def without_replicas(identity: Mapping[str, Any]) -> dict[str, Any]:
