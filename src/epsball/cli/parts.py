@@ -78,7 +78,8 @@ def naming(part: str) -> Iterator[None]:
 def where_they_fit(parts: list[str], words: list[list[str]]) -> tuple[list[list[str]], set[Entry]]:
     """Leave words that set a field of a model, table, claim or figure to the parts that have it, where any has. Return
     the words of each part, and those entries."""
-    fields = {word: entry for own in words for word in own if (entry := entry_of(word))}
+    places = {word: place_of(word) for own in words for word in own}
+    fields = {word: (group, name) for word, (group, name, field) in places.items() if group in NAMED and field}
     if not fields:
         return words, set()
     there = []
@@ -94,10 +95,11 @@ def where_they_fit(parts: list[str], words: list[list[str]]) -> tuple[list[list[
     return fitting, known
 
 
-def entry_of(word: str) -> Entry | None:
-    """Return the model, table, claim or figure of which a word sets a field, None where it sets anything else."""
-    group, name, field = [*key_of(word).split(".", 2), "", ""][:3]
-    return (group, name) if group in NAMED and field else None
+def place_of(word: str) -> tuple[str, str, str]:
+    """Return the group, the entry and the field of it that a word of the command line sets, empty where it names none:
+    models, A and arch of `arch@models.A.arch=mnist_b`."""
+    group, name, field = [*key_of(word).rpartition("@")[2].split(".", 2), "", ""][:3]
+    return group, name, field
 
 
 def entries_of(config: dict[str, Any]) -> set[Entry]:
@@ -126,20 +128,14 @@ def composed_part(part: str, seeds: list[int], words: list[str], usual: dict[str
 def check_added_models(overrides: Sequence[str]) -> None:
     """ConfigError where the command line adds a model under a name that the run has without it: Hydra would lay the one
     over the other, field by field."""
-    added = {word: model_of(word) for word in overrides if word.startswith("+model@models.")}
+    added = {word: place_of(word)[:2] for word in overrides if word.startswith("+model@models.")}
     if not added:
         return
-    given = hydra_config([*(word for word in overrides if model_of(word) not in added.values()), *searched()])
-    for word, name in added.items():
+    given = hydra_config([*(word for word in overrides if place_of(word)[:2] not in added.values()), *searched()])
+    for word, (_, name) in added.items():
         if (given.models or {}).get(name) is not None:  # a file may name a model that it leaves out
             field = f"models.{name}.trainer.epochs=3 sets a field of that one"
             raise ConfigError(f"{word}: the run has a model {name}: add this one under another name ({field})")
-
-
-def model_of(word: str) -> str | None:
-    """Return the name of the model that a word of the command line adds or sets a field of, None where it does not."""
-    place = key_of(word).rpartition("@")[2].split(".")
-    return place[1] if place[0] == "models" and len(place) > 1 else None
 
 
 def words_of_parts(
