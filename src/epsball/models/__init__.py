@@ -1,8 +1,9 @@
 """Architectures by name: each entry is `name(shape, classes, *, <config fields>) -> nn.Module`.
 
 A network takes float images in [0, 1], (N, C, H, W), normalises them itself and gives logits, (N, classes).
-It may have `heads(x)`: all its logits with their weights in the loss (see `wrappers.heads`). `differentiable = False`
-says that it is a target only, and fitted by its `fit_to` (see `forest.RandomForest`).
+What else it may have: `heads(x)`, all its logits with their weights in the loss (see `wrappers.heads`); `members`, an
+ensemble's; `fit_to`, which fits it without a trainer (`wrappers.FitsItself`), and `differentiable = False`, by which it
+is a target only (both as `forest.RandomForest`); `has_weights = True`, with which it is trained already (as timm's).
 """
 
 from collections.abc import Callable
@@ -18,9 +19,9 @@ from epsball.models.layers import Shape
 from epsball.models.mnist import madry_mnist, mnist_a, mnist_b, mnist_c, mnist_d
 from epsball.models.pretrained import timm
 from epsball.models.resnet import resnet, wide_resnet
-from epsball.models.wrappers import Ensemble, Rule, heads, own_heads
+from epsball.models.wrappers import Ensemble, FitsItself, Rule, heads, own_heads
 
-__all__ = ["MODELS", "Shape", "heads", "own_heads"]
+__all__ = ["MODELS", "FitsItself", "Shape", "heads", "own_heads"]
 
 
 def ensemble(shape: Shape, classes: int, *, members: dict[str, dict[str, Any]], copies: int, rule: Rule) -> nn.Module:

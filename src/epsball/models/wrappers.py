@@ -1,13 +1,20 @@
-"""Networks made of networks: the ensemble, and the heads that a loss sees."""
+"""What networks may be beside a function of images: made of networks, of several heads, fitted by themselves."""
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 Rule = Literal["mean_probability", "mean_logit", "vote"]
+
+
+@runtime_checkable
+class FitsItself(Protocol):
+    """A network that is fitted to all images at once, without a trainer."""
+
+    def fit_to(self, x: Tensor, y: Tensor, seed: int) -> None: ...
 
 
 class Ensemble(nn.Module):

@@ -15,7 +15,7 @@ from epsball.build import ConfigError, UnfitError, build, construct, did_you_mea
 from epsball.data.datasets import DATASETS
 from epsball.data.images import Data
 from epsball.data.streamed import StreamedSplit
-from epsball.models import MODELS
+from epsball.models import MODELS, FitsItself
 from epsball.runtime.device import borrowed_seed, derived_seed
 from epsball.runtime.distributed import processes
 from epsball.runtime.store import fingerprint
@@ -136,7 +136,7 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         network = check_network(fields["arch"], data, at["arch"])
         check_trainer(trainer, network, len(sources), where, at.get("trainer", under(where, "trainer")))
         check_streamed(trainer, network, data, at)
-        untrained = "fitted" if hasattr(network, "fit_to") else "published"
+        untrained = "fitted" if isinstance(network, FitsItself) else "published"
         label = f"{fields['arch']['name']}-{trainer.name if trainer else untrained}"
         differentiable = getattr(network, "differentiable", True)
         number = len(members(network))
@@ -183,12 +183,12 @@ def check_network(arch: object, data: Data, where: str) -> nn.Module:
 
 def fits_itself(arch: Mapping[str, Any]) -> bool:
     """Whether an arch is fitted without a trainer."""
-    return hasattr(MODELS.get(str(arch.get("name"))), "fit_to")
+    return isinstance(MODELS.get(str(arch.get("name"))), FitsItself)
 
 
 def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, where: str, at: str) -> None:
     """ConfigError unless the trainer can train the network; one that fits itself has none."""
-    fitted = hasattr(network, "fit_to")
+    fitted = isinstance(network, FitsItself)
     if trainer is None and not (fitted or getattr(network, "has_weights", False)):
         why = getattr(network, "lacks", "only a network with published weights, or those of a file, may have none")
         raise ConfigError(f"{where}.trainer is missing: a model is {{dataset, arch, trainer, seed}}; {why}")
@@ -217,7 +217,7 @@ def check_streamed(trainer: Trainer | None, network: nn.Module, data: Data, at: 
     if not isinstance(data.train, StreamedSplit):
         return
     if trainer is None:
-        if not hasattr(network, "fit_to"):
+        if not isinstance(network, FitsItself):
             return
         name = type(network).__name__
         raise ConfigError(f"{at['dataset']} is streamed, but {name} fits itself to all images at once, in memory")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from epsball.data.images import Data
+from epsball.models import FitsItself
 from epsball.models.predictions import Mistakes, find_mistakes, rate
 from epsball.runtime.device import Execution, allow_tf32, environment
 from epsball.runtime.progress import Stop
@@ -109,8 +110,8 @@ class TrainedModels:
         log.info("training %s (%s-%s)%s", name, spec.label, spec.key, self.counted(spec))
         network = place_network(spec, execution)
         if spec.trainer is None:
-            if hasattr(network, "fit_to"):
-                network.fit_to(*data.train.take(torch.arange(len(data.train))), spec.model_seed)  # type: ignore[operator]
+            if isinstance(network, FitsItself):
+                network.fit_to(*data.train.take(torch.arange(len(data.train))), spec.model_seed)
             seconds, curve = time.perf_counter() - began, []
         else:
             sources = [self.get(f"{name}'s source {n}", source, execution) for n, source in spec.sources.items()]
