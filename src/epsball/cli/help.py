@@ -2,10 +2,9 @@
 
 from string import Template
 
-import hydra
 from omegaconf import OmegaConf, open_dict
 
-from epsball.cli.compose import CONF, VERSION
+from epsball.cli.compose import CONF, hydra_config
 from epsball.cli.explain import options_of
 
 
@@ -17,8 +16,7 @@ def asks_for_help(words: list[str]) -> bool:
 
 def print_help(words: list[str]) -> None:
     """Print the config's own help text, with the options of every group and the config as these words compose it."""
-    with hydra.initialize_config_dir(str(CONF), **VERSION):
-        config = hydra.compose("config", [word for word in words if "=" in word], return_hydra_config=True)
+    config = hydra_config([word for word in words if "=" in word])
     template = Template(config.hydra.help.template)
     with open_dict(config):
         del config.hydra
