@@ -171,6 +171,14 @@ def test_the_manifest_holds_the_sha256_of_every_other_file(store: Store) -> None
     assert all(hashlib.sha256((path / name).read_bytes()).hexdigest() == manifest[name] for name in manifest)
 
 
+def test_a_learning_curve_is_read_without_the_weights(store: Store) -> None:
+    path = store.load_or_train("tiny", KEY, CPU, made).path
+    (path / MODEL).write_bytes(b"damaged")
+    assert store.curve(KEY) == ("epoch,loss\n1,0.25\n", {"seed": 0, "loss": 0.25})
+    (path / SPEC).write_text("{}")
+    assert store.curve(KEY) is None and store.curve("another") is None
+
+
 def test_other_fingerprints_are_other_models(store: Store) -> None:
     store.load_or_train("tiny", KEY, CPU, made)
     assert store.find("another", CPU) is None

@@ -110,8 +110,8 @@ def read_rows(setup: Setup, model: str) -> list[Row]:
     """Read and keep the rows of one model, without the columns that are of another watch or other test images."""
     setup.stop.check()
     key, asked = setup.keys[model], setup.curves[model]
-    text, record = setup.store.curve(key) or "", setup.store.record(key)
-    said = record[0].get("curve", asked) if record else asked  # a model of before does not say
+    text, record = setup.store.curve(key) or ("", {})
+    said = record.get("curve", asked)  # a model of before does not say
     others = {
         *(SCORED if said["test_checksum"] != asked["test_checksum"] else ()),
         *(WATCHED if canonical(said["watch"]) != canonical(asked["watch"]) else ()),

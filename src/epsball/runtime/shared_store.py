@@ -97,6 +97,6 @@ class SharedStore(Store):
     def keep_examples(self, label: str, identity: str, content: bytes) -> Path:
         return super().keep_examples(label, identity, content) if is_first() else self.examples(label, identity)
 
-    def curve(self, key: str) -> str | None:
+    def curve(self, key: str) -> tuple[str, dict[str, Any]] | None:
         read = super().curve
         return by_first(lambda: read(key))

@@ -13,7 +13,7 @@ import json
 import logging
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -173,12 +173,14 @@ class Store:
         log.warning("%s: %s; moved to %s, the model is trained again", path, damage, aside.name)
         path.rename(aside)
 
-    def damage(self, path: Path) -> str | None:
-        """Say what is wrong with a stored model; None when every file has the sha256 of its manifest. Raises OSError
-        where a file that is there cannot be read now."""
+    def damage(self, path: Path, names: Collection[str] | None = None) -> str | None:
+        """Say what is wrong with a stored model, or with its files `names` alone; None when each has the sha256 of
+        its manifest. Raises OSError where a file that is there cannot be read now."""
         try:
             manifest = json.loads((path / MANIFEST).read_text())
             for name, digest in manifest.items():
+                if names is not None and name not in names:
+                    continue
                 if hashlib.sha256((path / name).read_bytes()).hexdigest() != digest:
                     return f"{name} does not match its sha256"
         except (*ABSENT, ValueError, AttributeError) as error:
@@ -268,10 +270,13 @@ class Store:
         write_whole(path, content)
         return path
 
-    def curve(self, key: str) -> str | None:
-        """Return the learning curve of the trained model of that fingerprint, as CSV; None when there is no model."""
+    def curve(self, key: str) -> tuple[str, dict[str, Any]] | None:
+        """Return the learning curve, as CSV, and the content of spec.json of the trained model of that fingerprint, its
+        weights unread; None where there is no model, or one of the two is damaged."""
         path = self.path(key)
-        return (path / CURVE).read_text() if (path / MANIFEST).exists() else None
+        if not (path / MANIFEST).exists() or self.damage(path, (CURVE, SPEC)) is not None:
+            return None
+        return (path / CURVE).read_text(), json.loads((path / SPEC).read_text())
 
 
 def free_name(path: Path) -> Path:
