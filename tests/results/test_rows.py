@@ -47,7 +47,7 @@ def test_a_rate_that_some_seeds_lack_says_how_many_have_it() -> None:
     """No transfer rate in a seed whose source was fooled by nothing; a rate that none has asks for no column."""
     cells = [(seed, "A", target, "fgsm", 0.3, 0.5) for seed in (0, 1, 2) for target in ("A", "B")]
     known = rows(*cells).assign(transfer_rate_top1=[1.0, 0.2, 1.0, math.nan, 1.0, 0.4], error_top5=math.nan)
-    table = over_seeds(known)
+    table = over_seeds(known, KEY)
     assert table["seeds"].tolist() == [3, 3] and table["transfer_rate_top1_seeds"].tolist() == [3, 2]
     assert table["transfer_rate_top1"].tolist() == pytest.approx([1.0, 0.3])
     assert [name for name in table if name.endswith("_seeds")] == ["transfer_rate_top1_seeds"]
