@@ -36,6 +36,7 @@ from epsball.results.rows import COLUMNS, PAPER, as_dicts
 from epsball.runtime.progress import Interrupted, Stop
 from epsball.runtime.store import CheckpointFolder, Store
 from epsball.training import trained
+from epsball.training.spec import identity_of_arch
 from epsball.training.trained import TrainedModels
 
 TEST_IMAGES = 40
@@ -202,13 +203,16 @@ def test_a_run_says_why_the_worst_of_several_stays_open(caplog: pytest.LogCaptur
     assert [record.getMessage() for record in caplog.records] == [told]
 
 
-def test_published_weights_are_measured_as_they_are(tiny: Compose, tmp_path: Path) -> None:
+def test_published_weights_are_measured_as_they_are(
+    tiny: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Without a trainer; a file of the same name with other weights is another model."""
     timm = pytest.importorskip("timm")
     config = {**tiny("suite=none", "dataset.test_size=20"), "outputs": str(tmp_path)}
     arch = {"name": "timm", "model": "resnet18", "pretrained": False, "checkpoint": str(tmp_path / "weights.pth")}
     config["models"]["target"] |= {"arch": arch, "trainer": None}
     keys = []
+    caplog.set_level("INFO")
     for seed in (0, 1):
         torch.manual_seed(seed)
         published = timm.create_model("resnet18", num_classes=10, in_chans=1).eval()
@@ -222,6 +226,10 @@ def test_published_weights_are_measured_as_they_are(tiny: Compose, tmp_path: Pat
         (folder,) = (tmp_path / "models").glob(f"timm-published-{keys[-1]}")
         assert "clean_error" in json.loads((folder / "spec.json").read_text())
     assert keys[0] != keys[1]
+    with_null = {**arch, "mean": None, "std": None}
+    assert identity_of_arch(with_null) == identity_of_arch(arch) != identity_of_arch({**arch, "mean": [0.5]})
+    assert "its weights as they are" in caplog.text and caplog.text.count("timm's for resnet18") == 2
+    assert not any(word in caplog.text for word in ("Loaded", "training target", "trained in"))
     config["models"]["target"]["arch"] = {**arch, "checkpoint": None}
     with pytest.raises(
         ConfigError, match=r"models\.target\.trainer is missing: .* only a network with published weights"

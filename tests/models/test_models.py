@@ -111,7 +111,7 @@ def layers(net: nn.Module, kind: type[nn.Module]) -> list[Any]:
 
 
 def test_every_file_and_every_name_is_listed_here() -> None:
-    listed = {*PARAMETERS, "random_forest"}  # which has no parameters and is fitted first: see test_forest.py
+    listed = {*PARAMETERS, "random_forest", "module"}  # fitted first, the user's own: test_forest.py, test_module.py
     assert {f.stem for f in (CONF / "arch").glob("*.yaml")} == listed
     assert {arch(name)["name"] for name in listed} == set(MODELS)
 
@@ -671,9 +671,26 @@ def test_timm_reads_a_checkpoint(tmp_path: Path) -> None:
     torch.save(first[1].state_dict(), file)
     nn.init.zeros_(first[1].fc.weight)
     assert network("timm", CIFAR, 7, checkpoint=str(file))[1].fc.weight.any()
-    said = r"size mismatch for fc\.weight: [^\n]* torch\.Size\(\[7, 512\]\) [^\n]* torch\.Size\(\[8, 512\]\)[^\n]*"
-    with pytest.raises(ConfigError, match=rf"^arch\.model 'resnet18' cannot be made so by timm: [^\n]*{said}$"):
-        network("timm", CIFAR, 8, checkpoint=str(file))
+    message = refused("timm", CIFAR, 8, checkpoint=str(file))
+    unfit = "fc.weight is of shape (7, 512), should be of (8, 512) (2 such differences)"
+    assert message == f"arch.checkpoint should fit the network, but {file} does not: {unfit}"
+
+
+def test_timm_normalises_with_the_users_values_and_says_which(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    file = tmp_path / "weights.pth"
+    torch.save(network("timm", CIFAR, 7)[1].state_dict(), file)
+    own = on_meta("timm", CIFAR, 7, checkpoint=str(file))
+    assert own.remark == (
+        "images in [0, 1] less 0.485 0.456 0.406, over 0.229 0.224 0.225, timm's for resnet18; arch.mean and arch.std "
+        "set others"
+    )
+    net = network("timm", CIFAR, 7, checkpoint=str(file), mean=[0.5], std=[0.25])
+    torch.testing.assert_close(net[0](torch.ones(1, *CIFAR)), torch.full((1, *CIFAR), 2.0))
+    assert net.remark == "images in [0, 1] less 0.5, over 0.25, of the config"
+    assert refused("timm", CIFAR, mean=[0.5]) == "arch.std should be set beside mean, and null beside a null one"
+    assert refused("timm", CIFAR, mean=[0.5, 0.5], std=[1.0, 1.0]).startswith("arch.mean should have 1 or 3 values")
+    assert refused("timm", CIFAR, mean=[0.5], std=[0.0]) == "arch.std should be above 0, is [0.0]"
 
 
 def test_timm_errors() -> None:

@@ -28,7 +28,9 @@ def tell_workload(parts: Sequence[Part], models: TrainedModels) -> TrainingForec
     begun = [spec for spec in untrained.values() if models.store.is_begun(spec.key)]
     going_on = f" ({len(begun)} from a checkpoint)" if begun else ""
     ready = len(needed.keys() - untrained.keys())
-    log.info("models: %d to train%s, %d trained already", len(untrained), going_on, ready)
+    given = sum(spec.as_it_is for spec in untrained.values())
+    as_they_are = f", {given} as they are" if given else ""
+    log.info("models: %d to train%s%s, %d trained already", len(untrained) - given, going_on, as_they_are, ready)
     if work.craftings or work.finished:
         log.info("attacks: %d to craft, of a source at an eps; %d rows reused", len(work.craftings), len(work.finished))
     return TrainingForecast(steps_left(untrained, models))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -27,6 +28,12 @@ FIELDS = ("dataset", "arch", "trainer", "seed")
 """of a model's spec"""
 NO_PART = ("name", "watch")
 """fields of a trainer that change no weight"""
+FILES = ("checkpoint", "file")
+"""fields of an arch that name a file, whose content is part of what the model is"""
+LATER = ("mean", "std")
+"""fields of an arch that are no part of its identity while they are null: it had none without them"""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,11 @@ class ModelSpec:
         return derived_seed(self.seed, alone)  # the same for any number of processes
 
     @property
+    def as_it_is(self) -> bool:
+        """Whether the weights are those that the network came with."""
+        return self.trainer is None and not fits_itself(self.config["arch"])
+
+    @property
     def epochs(self) -> float:
         return self.trainer.epochs if self.trainer else 0.0
 
@@ -85,7 +97,9 @@ class ModelSpec:
         return {"watch": watch, "test_checksum": self.data.test_checksum}
 
     def make_network(self) -> nn.Module:
-        """Return a new network with its initial weights, on the CPU."""
+        """Return a new network with its initial weights, on the CPU. ConfigError where a file of it is another now."""
+        if identity_of_arch(self.config["arch"]) != self.identity["arch"]:
+            raise ConfigError(f"arch: a file of {self.label} has changed since the run began: start it again")
         with borrowed_seed(derived_seed(self.model_seed, "init"), torch.device("cpu")):
             network: nn.Module = build(
                 MODELS, self.config["arch"], self.data.shape, len(self.data.classes), where="arch"
@@ -134,6 +148,8 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
     key = fingerprint(identity)
     if key not in cache.specs:
         network = check_network(fields["arch"], data, at["arch"])
+        for told in (part.remark for part in network.modules() if hasattr(part, "remark")):
+            log.info("%s: %s", where, told)
         check_trainer(trainer, network, len(sources), where, at.get("trainer", under(where, "trainer")))
         check_streamed(trainer, network, data, at)
         untrained = "fitted" if isinstance(network, FitsItself) else "published"
@@ -233,7 +249,7 @@ def identity_of(config: Mapping[str, Any], data: Data, sources: Mapping[str, Mod
     trainer = config.get("trainer")
     return {
         "data": {"checksum": data.checksum, "classes": len(data.classes)},
-        "arch": with_contents(without_labels(config["arch"])),
+        "arch": identity_of_arch(config["arch"]),
         "trainer": trainer
         and {
             **{key: without_labels(value) for key, value in trainer.items() if key not in NO_PART},
@@ -255,17 +271,22 @@ def without_labels(spec: Any) -> Any:
     return parts
 
 
+def identity_of_arch(spec: Any) -> Any:
+    """Return an arch's spec with the sha256 of each of its files in place of their names, and without labels."""
+    return with_contents(without_labels(spec))
+
+
 def with_contents(spec: Any) -> Any:
-    """Return an arch's spec with the sha256 of a file of weights in place of its name."""
     if isinstance(spec, list):
         return [with_contents(part) for part in spec]
     if not isinstance(spec, Mapping):
         return spec
-    file = spec.get("checkpoint")
-    found = {key: with_contents(value) for key, value in spec.items()}
-    if isinstance(file, str) and Path(file).is_file():
-        status = Path(file).stat()
-        found["checkpoint"] = sha256_of(file, status.st_size, status.st_mtime_ns)
+    found = {key: with_contents(value) for key, value in spec.items() if value is not None or key not in LATER}
+    for key in FILES:
+        file = spec.get(key)
+        if isinstance(file, str) and Path(file).is_file():
+            status = Path(file).stat()
+            found[key] = sha256_of(file, status.st_size, status.st_mtime_ns)
     return found
 
 

@@ -71,7 +71,7 @@ class TrainedModels:
             network.load_state_dict(stored.weights)
             self.networks[place] = network.eval().requires_grad_(False)
             self.records[spec.key] = stored.spec, stored.path, stored.reused
-            log.info("%s: %s", name, describe_model(model_record(spec, *self.records[spec.key])))
+            log.info("%s: %s", name, describe_model(model_record(spec, *self.records[spec.key]), spec.as_it_is))
         return self.networks[place]
 
     def release(self, specs: Mapping[str, ModelSpec]) -> None:
@@ -107,7 +107,8 @@ class TrainedModels:
 
         data, began = self.data(spec.data, execution.device), time.perf_counter()
         curve: list[dict[str, float]]
-        log.info("training %s (%s-%s)%s", name, spec.label, spec.key, self.counted(spec))
+        act = "scoring" if spec.as_it_is else "training"
+        log.info("%s %s (%s-%s)%s", act, name, spec.label, spec.key, self.counted(spec))
         network = place_network(spec, execution)
         if spec.trainer is None:
             if isinstance(network, FitsItself):
@@ -224,9 +225,10 @@ def model_record(spec: ModelSpec, stored: Row, path: Path, reused: bool) -> Row:
     return {**{key: stored[key] for key in kept}, **other, "path": str(path), "reused": reused}
 
 
-def describe_model(record: Row) -> str:
-    """Say in a line what run.json says of a model."""
+def describe_model(record: Row, as_it_is: bool) -> str:
+    """Say in a line what run.json says of a model, which came trained if it is measured `as_it_is`."""
     error, n = record["clean_error"], record["clean_n"]
     scored = "scored on other test images" if error is None else f"clean error {error:.2%} of {n} images"
-    how = "reused; trained" if record["reused"] else "trained"
-    return f"{scored}, {record['parameters']} parameters, {how} in {record['seconds']:.0f} s, {record['path']}"
+    trained = "its weights as they are" if as_it_is else f"trained in {record['seconds']:.0f} s"
+    how = f"reused; {trained}" if record["reused"] else trained
+    return f"{scored}, {record['parameters']} parameters, {how}, {record['path']}"

@@ -1,0 +1,134 @@
+"""What networks that were not written for this project need: a normalisation before them, weights of a file, a look at
+what they make of one image.
+"""
+
+import argparse
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from epsball.build import ShapeError, require
+from epsball.models.layers import MeanStd, Shape
+
+NESTED = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")
+"""keys under which training scripts keep the weights, the first ones before the others: timm's, then common ones"""
+WRAPPERS = ("_orig_mod.", "module.")
+"""what torch.compile and DataParallel put before every name"""
+SAVED = "as torch.save(net.state_dict(), FILE) or safetensors write it"
+
+
+def load_checkpoint(network: nn.Module, file: str) -> None:
+    """Put the weights of a file into a network; on the meta device they are compared alone.
+
+    Nothing but tensors is unpickled. ValueError, which begins with `checkpoint`: one line that names the file and the
+    first thing that does not fit.
+    """
+    weights = read_weights(file)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="for .*: copying from a non-meta parameter")
+            network.load_state_dict(weights)
+    except RuntimeError as error:
+        text = first_mismatch(network.state_dict(), weights) or " ".join(str(error).split())
+        raise ValueError(f"checkpoint should fit the network, but {file} does not: {text}") from None
+
+
+def read_weights(file: str) -> dict[str, Any]:
+    """Return the weights of a file by name, without what wraps them."""
+    require(Path(file).is_file(), f"checkpoint should be a file, is {file!r}")
+    try:
+        with torch.device("cpu"):  # networks are checked on meta
+            content = load_tensors(file)
+    except Exception as error:  # a damaged file can fail in any way
+        raise ValueError(f"checkpoint should be a file of weights, {SAVED}; {file} {why_unreadable(error)}") from None
+    found = content if isinstance(content, Mapping) else {}
+    for key in NESTED:
+        if isinstance(found.get(key), Mapping):
+            found = found[key]
+            break
+    if not any(isinstance(value, Tensor) for value in found.values()):
+        holds = f"the keys {', '.join(map(str, list(found)[:5]))}" if found else f"a {type(content).__name__}"
+        nested = f"alone or under {', '.join(NESTED[2:])}"
+        raise ValueError(f"checkpoint should be a file of weights, {SAVED}, {nested}; {file} holds {holds}")
+    return {without_wrappers(str(name)): value for name, value in found.items()}
+
+
+def load_tensors(file: str) -> object:
+    if file.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return load_file(file)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # settings, which timm's scripts save beside weights
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def why_unreadable(error: Exception) -> str:
+    """Say what is wrong with a file of weights; torch's own words advise to unpickle whatever is in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        return f"holds {unsafe[1]}, which is no tensor, and is not unpickled" if unsafe else "is no such file"
+    return f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+
+
+def without_wrappers(name: str) -> str:
+    for wrapper in (*WRAPPERS, WRAPPERS[0]):
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def first_mismatch(own: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Say where weights of a file first differ from a network's in name or shape, and in how many places."""
+    lacking = [f"it lacks {name}" for name in own if name not in given]
+    unknown = [f"it has {name}, which the network has not" for name in given if name not in own]
+    unlike = [
+        f"{name} is of shape {tuple(given[name].shape)}, should be of {tuple(value.shape)}"
+        for name, value in own.items()
+        if isinstance(given.get(name), Tensor) and given[name].shape != value.shape
+    ]
+    every = [*unlike, *lacking, *unknown]
+    more = f" ({len(every)} such differences)" if len(every) > 1 else ""
+    both = f"{lacking[0]} and has {unknown[0][7:]}" if lacking and unknown and not unlike else ""
+    return f"{both or every[0]}{more}" if every else ""
+
+
+def check_mean_std(mean: list[float] | None, std: list[float] | None, channels: int) -> None:
+    """ValueError unless both are null, or have a value for all channels or one for each."""
+    require((mean is None) == (std is None), "std should be set beside mean, and null beside a null one")
+    if mean is not None and std is not None:
+        require(len(mean) == len(std), f"std should have {len(mean)} values, as mean does, has {len(std)}")
+        wanted = f"1 or {channels} values (the image has {channels} channels)"
+        require(len(mean) in (1, channels), f"mean should have {wanted}, has {len(mean)}")
+        require(all(s > 0 for s in std), f"std should be above 0, is {std}")
+
+
+def normalised(network: nn.Module, mean: list[float] | None, std: list[float] | None) -> nn.Sequential:
+    """Return the network behind (x - mean) / std, in [0, 1] units; as it is where they are null."""
+    before = [] if mean is None or std is None else [MeanStd(mean, std)]
+    return nn.Sequential(*before, network)
+
+
+def try_one_image(net: nn.Module, shape: Shape, classes: int, field: str, message: str) -> None:
+    """Show the network one image in eval mode, which leaves no trace in it.
+
+    ShapeError with `message` where it fails, in which the word ERROR stands for what it says. ValueError, which begins
+    with the `field`, where it gives no logits.
+    """
+    device = next(net.parameters()).device
+    net.eval()
+    try:
+        with torch.no_grad():
+            logits = net(torch.zeros(1, *shape, device=device))
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ShapeError(message.replace("ERROR", said)) from error
+    finally:
+        net.train()
+    given = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    fits = given == (1, classes)
+    require(fits, f"{field} should give logits of shape (1, {classes}) for an image of {shape}, gives {given}")
