@@ -53,10 +53,13 @@ def test_dataset_files(compose: Compose, name: str, scale: str) -> None:
 
 
 @pytest.mark.parametrize("name", options("arch"))
-def test_arch_files(compose: Compose, name: str) -> None:
+def test_arch_files(compose: Compose, name: str, tmp_path: Path) -> None:
     if name == "timm":
         pytest.importorskip("timm")
-    built = network(compose(f"arch={name}")["arch"])
+    own = tmp_path / "net.py"  # which arch=module has to be given
+    own.write_text("from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n")
+    words = [f"arch.file={own}", "arch.call=net"] if name == "module" else []
+    built = network(compose(f"arch={name}", *words)["arch"])
     assert (sum(p.numel() for p in built.parameters()) > 0) == (not hasattr(built, "fit_to"))
 
 

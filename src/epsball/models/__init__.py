@@ -17,6 +17,7 @@ from epsball.models.forest import RandomForest
 from epsball.models.inception import inception_v3
 from epsball.models.layers import Shape
 from epsball.models.mnist import madry_mnist, mnist_a, mnist_b, mnist_c, mnist_d
+from epsball.models.module import module
 from epsball.models.pretrained import timm
 from epsball.models.resnet import resnet, wide_resnet
 from epsball.models.wrappers import Ensemble, FitsItself, Rule, heads, own_heads
@@ -54,6 +55,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wide_resnet": wide_resnet,
     "inception_v3": inception_v3,
     "timm": timm,
+    "module": module,
     "ensemble": ensemble,
     "random_forest": RandomForest,
 }

@@ -1,0 +1,220 @@
+"""A network of the user's own file: the same numbers as in plain torch, and one line for all that is wrong with it."""
+
+import os
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from epsball.build import ConfigError, build
+from epsball.experiment.prepare import prepare_experiment
+from epsball.experiment.run import run_experiments
+from epsball.models import MODELS
+from epsball.runtime.progress import Stop
+
+NET = """
+import torch
+from torch import nn
+
+SCALE = torch.ones(1)  # made while the file is imported
+
+
+class Net(nn.Module):
+    def __init__(self, width=6, classes=10):
+        super().__init__()
+        self.first, self.out = nn.Linear(784, width), nn.Linear(width, classes)
+
+    def forward(self, x):
+        return self.out(self.first(x.flatten(1) * SCALE.item()).relu())
+
+
+class Pair(Net):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+def empty():
+    return nn.Flatten()
+
+
+def nothing():
+    return None
+
+
+def broken():
+    return Net().absent
+"""
+Config = dict[str, Any]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "net.py"
+    path.write_text(NET)
+    return path
+
+
+def spec(path: Path, **fields: object) -> Config:
+    own = {"name": "module", "file": str(path), "call": "Net", "arguments": {}}
+    return {**own, "checkpoint": None, "mean": None, "std": None, **fields}
+
+
+def with_arch(config: Config, arch: Config, trainer: Config | None) -> Config:
+    changed = deepcopy(config)
+    changed["models"]["target"] |= {"arch": arch, "trainer": trainer}
+    return changed
+
+
+def trained_in_torch(seed: int, x: Tensor, y: Tensor) -> nn.Sequential:
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(784, 6), nn.ReLU(), nn.Linear(6, 10))
+    optimizer = torch.optim.Adam(net.parameters(), 0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(net((x.flatten(1) - 0.3) / 0.4), y).backward()
+        optimizer.step()
+    return net
+
+
+def data_of(config: Config) -> tuple[Any, Any]:
+    data = prepare_experiment(config).data
+    return data.train, data.test
+
+
+def fgsm(net: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """FGSM's examples, computed by hand."""
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(net((x.flatten(1) - 0.3) / 0.4), y, reduction="sum"), x)
+    return (x.detach() + eps * gradient.sign()).clamp(0, 1)
+
+
+def error_of(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    return (net((x.flatten(1) - 0.3) / 0.4).argmax(1) != y).float().mean().item()
+
+
+def test_errors_are_those_of_plain_torch(tiny: Callable[..., Config], file: Path, tmp_path: Path) -> None:
+    """Weights trained elsewhere, with a mean and a deviation; white-box FGSM, and transfer from a second network."""
+    config = {**tiny("suite.fgsm.eps=0.1", "dataset.train_size=400", "dataset.test_size=200"), "outputs": str(tmp_path)}
+    train, test = (split.take(torch.arange(len(split))) for split in data_of(config))
+    names = {"0.weight": "first.weight", "0.bias": "first.bias", "2.weight": "out.weight", "2.bias": "out.bias"}
+    nets = [trained_in_torch(seed, *train) for seed in (0, 1)]
+    for seed, net in enumerate(nets):
+        state = {names[name]: value for name, value in net.state_dict().items()}
+        torch.save({"model_state_dict": state}, tmp_path / f"{seed}.pt")
+    arches = [spec(file, checkpoint=str(tmp_path / f"{seed}.pt"), mean=[0.3], std=[0.4]) for seed in (0, 1)]
+    config = with_arch(config, arches[0], None)
+    config["models"]["other"] = {**config["models"]["target"], "arch": arches[1]}
+    experiment = prepare_experiment(config)
+    run_experiments("own", [[experiment]], tmp_path / "run", [], Stop())
+    rows = pd.read_csv(tmp_path / "run" / "results.csv").set_index(["source", "target", "attack"])["error_top1"]
+    for source, target in (("target", "target"), ("other", "target"), ("target", "other")):
+        crafted, shown = (nets[name == "other"] for name in (source, target))
+        expected = error_of(shown, fgsm(crafted, *test, 0.1), test[1])
+        assert rows[source, target, "fgsm"] == pytest.approx(expected, abs=1e-6)
+    assert rows["target", "target", "clean"] == pytest.approx(error_of(nets[0], *test), abs=1e-6)
+    assert 0 < rows["target", "target", "clean"] < 0.5 < rows["target", "target", "fgsm"], "something was measured"
+
+
+def test_contents_of_both_files_are_its_identity(tiny: Callable[..., Config], file: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "w.pt"
+    torch.save(build(MODELS, spec(file), (1, 28, 28), 10, where="arch")[0].state_dict(), weights)
+
+    def made(**fields: object) -> Any:
+        return prepare_experiment(with_arch(tiny(), spec(file, checkpoint=str(weights), **fields), None)).specs[
+            "target"
+        ]
+
+    first, moved = made(), file.rename(tmp_path / "moved.py")
+    file.write_text(moved.read_text())
+    assert made().key == first.key == made(file=str(moved)).key != made(mean=[0.0], std=[1.0]).key
+    file.write_text(NET.replace(".relu()", ".tanh()"))
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(ConfigError, match=r"^arch: a file of module-published has changed since the run began"):
+        first.make_network()
+    second = made()
+    torch.save({name: value + 1 for name, value in torch.load(weights).items()}, weights)
+    os.utime(weights, ns=(1, 1))
+    assert len({first.key, second.key, made().key}) == 3
+    x = torch.rand(2, 1, 28, 28)
+    net = made().make_network()
+    assert torch.equal(net(x), net[0].out(net[0].first(x.flatten(1)).tanh())), "the new file is what is run"
+
+
+def test_a_trainer_trains_it_and_goes_on_from_its_weights(
+    tiny: Callable[..., Config], file: Path, tmp_path: Path
+) -> None:
+    trainer = tiny()["trainer"]
+    started = prepare_experiment(with_arch(tiny(), spec(file, arguments={"width": 9}), trainer)).specs["target"]
+    assert started.label == "module-standard" and started.make_network()[0].first.out_features == 9
+    with pytest.raises(ConfigError, match=r"trainer is missing: .* weights, or those of a file, may have none"):
+        prepare_experiment(with_arch(tiny(), spec(file), None))
+    ensemble = {"name": "ensemble", "members": {"a": spec(file)}, "copies": 2, "rule": "mean_logit"}
+    torch.manual_seed(0)
+    members = build(MODELS, ensemble, (1, 28, 28), 10, where="arch").members
+    assert not torch.equal(members[0][0].out.weight, members[1][0].out.weight)
+
+
+WRONG: dict[str, tuple[Config, str]] = {
+    "no file": ({"file": None}, "arch.file should be a Python file, as in arch.file=my/net.py, is null"),
+    "no such file": ({"file": "/no/net.py"}, "arch.file should be a Python file, but there is no /no/net.py"),
+    "no name": (
+        {"call": None},
+        "arch.call should name what makes the network in FILE, is None: it has Net, Pair,",
+    ),
+    "no such name": ({"call": "Nett"}, "FILE, is 'Nett' (did you mean 'Net'?): it has Net, Pair, empty"),
+    "no function": ({"call": "SCALE"}, "arch.call should name what makes the network in FILE, is 'SCALE'"),
+    "wrong argument": (
+        {"arguments": {"widht": 3}},
+        "arch.arguments should be those of Net of FILE(width=6, classes=10): got an unexpected keyword argument",
+    ),
+    "wrong value": ({"arguments": {"width": "x"}}, "arch.call: Net of FILE fails in line 11: TypeError: "),
+    "its own error": ({"call": "broken"}, "arch.call: broken of FILE fails in line 31: AttributeError: "),
+    "no module": ({"call": "nothing"}, "arch.call should give a torch.nn.Module, but nothing of FILE gives a NoneType"),
+    "no parameters": ({"call": "empty"}, "arch.call should give a network, but empty of FILE has no parameters"),
+    "classes": (
+        {"arguments": {"classes": 7}},
+        "arch.call should give logits of shape (1, 10) for an image of (1, 28, 28), gives (1, 7)",
+    ),
+    "two outputs": ({"call": "Pair"}, "for an image of (1, 28, 28), gives a tuple"),
+    "no deviation": ({"mean": [0.5]}, "arch.std should be set beside mean"),
+    "three channels": ({"mean": [0.5] * 3, "std": [1.0] * 3}, "arch.mean should have 1 or 1 values"),
+    "no weights": ({"checkpoint": "/no/w.pt"}, "arch.checkpoint should be a file, is '/no/w.pt'"),
+    "a field": ({"width": 3}, "arch.width is not a field"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_is_told_in_one_line(wrong: str, file: Path) -> None:
+    fields, answer = WRONG[wrong]
+    with torch.device("meta"), pytest.raises(ConfigError, match=re.escape(answer.replace("FILE", str(file)))) as told:
+        build(MODELS, spec(file, **fields), (1, 28, 28), 10, where="arch")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (
+            "import no_such_module",
+            "cannot be imported in line 1: ModuleNotFoundError: No module named",
+        ),
+        ("\ndef Net(:", "cannot be imported: SyntaxError: "),
+        ("\n\n1 / 0", "cannot be imported in line 3: ZeroDivisionError: "),
+    ],
+)
+def test_a_file_that_cannot_be_imported(text: str, answer: str, file: Path) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(f"arch.file: {file} {answer}")):
+        build(MODELS, spec(file), (1, 28, 28), 10, where="arch")
+
+
+def test_images_that_it_does_not_take(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^arch: Net of .* does not take images of \(1, 9, 9\) .*: RuntimeError: "):
+        build(MODELS, spec(file), (1, 9, 9), 10, where="arch")
