@@ -616,3 +616,15 @@ def test_bad_settings_name_their_field(changes: dict[str, Any], field: str) -> N
     with pytest.raises(ValueError, match=f"^{field} should be ") as caught:
         gradient(**changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_no_attack_of_a_file_stays_inside_its_ball(name: str) -> None:
+    attack = NAMED[name]
+    assert not isinstance(attack, GradientAttack) or attack.reach >= 1 - 1e-9
+
+
+def test_how_far_all_steps_go() -> None:
+    assert gradient(steps=10, step_share=0.05).reach == 0.5
+    assert gradient(eps=0.25, steps=3, step_size=0.125).reach == 1.5
+    assert gradient(steps=10).reach == gradient(eps=0.0, step_size=0.0).reach == 1.0

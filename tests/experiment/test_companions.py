@@ -74,3 +74,23 @@ def test_a_random_forest_needs_no_other_words(compose: Callable[..., Config]) ->
 def test_a_forests_own_trainer_is_refused(compose: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match=r"^models\.target\.trainer should be null: RandomForest fits itself"):
         prepare_experiment(compose("arch=random_forest", "device=cpu", "models.target.trainer.epochs=7"))
+
+
+SHORT = "10 steps of 0.0333 eps each go 0.333 eps at most: step_share=0.25 would cross the ball"
+
+
+def test_steps_that_miss_the_edge_of_the_ball_are_told(
+    tiny: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> None:
+    """PGD's usual share is of 40 steps: with ten it is a weak attack, and training on it a weak defence."""
+    words = ("attack=pgd", "attack.steps=10", "trainer=madry", "trainer.objective.attack.steps=10", "scale=paper")
+    with caplog.at_level(logging.INFO):
+        config = tiny(*words)
+        prepare_parts([[config]], config)
+    told = [text for text in caplog.messages if "eps at most" in text]
+    assert told == [f"attack pgd: {SHORT}", f"the attack that target is trained on: {SHORT}"]
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        config = tiny("attack=pgd", "attack.steps=10", "attack.step_share=0.1", "trainer=madry", "scale=paper")
+        prepare_parts([[config]], config)
+    assert not any("eps at most" in text for text in caplog.messages)

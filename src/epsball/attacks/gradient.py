@@ -179,6 +179,15 @@ class GradientAttack:
         return max(1, rounded(min(levels + 4, 1.25 * levels)))
 
     @property
+    def reach(self) -> float:
+        """Return how far all steps together can go, as a share of eps: below 1 they miss the edge of the ball. Without
+        a step size of their own they go just as far as a start left them."""
+        if self.eps == 0 or (self.step_size is None and self.step_share is None):
+            return 1.0
+        share = self.step_share if self.step_size is None else self.step_size / self.eps
+        return self.number_of_steps * (share or 0.0)
+
+    @property
     def deterministic(self) -> bool:
         """Whether the same model and images always give the same examples."""
         return self.start == "none" and self.label != "random"

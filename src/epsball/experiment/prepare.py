@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from epsball.attacks import NamedAttack
+from epsball.attacks.gradient import GradientAttack
 from epsball.build import ConfigError, UnfitError, check_name, convert, did_you_mean, listed, mapping
 from epsball.data.images import Data
 from epsball.experiment.components import attacks_of, check_measurements, distinct, measurements_of, with_files
@@ -28,7 +29,8 @@ from epsball.results.rows import MATRIX_LINE
 from epsball.runtime.device import Execution
 from epsball.runtime.distributed import processes
 from epsball.runtime.store import fingerprint
-from epsball.training.spec import BuildCache, ModelSpec, build_spec, load_data
+from epsball.training.spec import BuildCache, ModelSpec, build_spec, load_data, with_sources
+from epsball.training.trainer import ROUNDING, crafting
 
 COLUMNS_BESIDE = ("experiment", "job", "dataset", "measurement", *MATRIX_LINE)
 """columns that tables have beside one per model"""
@@ -174,6 +176,7 @@ def prepare_parts(
     for part in parts:
         tell_other_data(part[0])
         tell_uncrafted(part[0])
+        tell_short_steps(part[0])
         tell_holes(part[0])
         tell_equal(part[0])
         tell_same(part)
@@ -235,6 +238,19 @@ def tell_uncrafted(experiment: Experiment) -> None:
     """Log which attacks are crafted on no model, because none has gradients."""
     if experiment.attacks and not experiment.sources:
         log.info("no model has gradients: %s crafted on none", listed([named.name for named in experiment.attacks]))
+
+
+def tell_short_steps(experiment: Experiment) -> None:
+    """Log which attacks, of the experiment and of its trainings, have steps too small for the edge of their ball."""
+    every = {f"attack {named.name}": named.attack for named in experiment.attacks}
+    for name, spec in with_sources(experiment.specs):
+        if spec.trainer and (part := crafting(spec.trainer.objective)):
+            every[f"the attack that {name} is trained on"] = part.attack
+    for who, attack in every.items():
+        if isinstance(attack, GradientAttack) and attack.reach < 1 - ROUNDING:
+            steps, reach = attack.number_of_steps, attack.reach
+            enough = f"step_share={2.5 / steps:.2g} would cross the ball"
+            log.info("%s: %d steps of %.3g eps each go %.3g eps at most: %s", who, steps, reach / steps, reach, enough)
 
 
 def tell_same(seeds: Sequence[Experiment]) -> None:
