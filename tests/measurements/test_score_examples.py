@@ -210,7 +210,7 @@ def promising(folder: Path) -> str:
 
 
 def npz(folder: Path) -> str:
-    np.savez(folder / "attack.npz", x=flat(GREY))
+    np.savez(folder / "attack.npz", x=flat(GREY), y=np.arange(6))
     return str(folder / "attack.npz")
 
 
@@ -447,3 +447,14 @@ def test_more_images_than_the_run_has_are_said(
 ) -> None:
     assert run_line(monkeypatch, *SCORED, "dataset.test_size=10", "hydra.run.dir=few") == 0
     assert "attack.npy has 40 images: the first 10 are scored" in Path("few/run.log").read_text()
+
+
+def test_the_one_array_of_an_npz_is_taken(tmp_path: Path) -> None:
+    file = str(tmp_path / "attack.npz")
+    expected = read_examples(saved(tmp_path, flat(GREY)), 1, 0.1, GREY)
+    for arrays in ({"anything": flat(GREY)}, {"x_adv": flat(GREY), "y": np.arange(6)}):
+        np.savez(file, **arrays)
+        assert torch.equal(read_examples(file, 1, 0.1, GREY).x, expected.x)
+    np.savez(file, x=flat(GREY), y=np.arange(6))
+    with pytest.raises(ValueError, match=r"attack\.npz .*an \.npz of x, y: one alone, or one called x_adv, is taken\)"):
+        read_examples(file, 1, 0.1, GREY)

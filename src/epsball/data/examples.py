@@ -4,6 +4,7 @@ MadryLab/mnist_challenge and MadryLab/cifar10_challenge): the test images in the
 
 import hashlib
 import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,30 @@ def read_examples(file: str, pixel_max: int, eps: float, data: Data) -> Examples
 
 
 def open_array(file: str) -> Array:
-    """Open a .npy of numbers; its content is read when it is used. Nothing in it is ever unpickled."""
+    """Open a .npy of numbers, whose content is read when it is used, or the one array of an .npz. Nothing in it is ever
+    unpickled."""
     path = Path(file).expanduser()
     require(path.is_file(), f"there is no file {file}")
     try:
+        if zipfile.is_zipfile(path):
+            return check_numbers(only_array(path), file)
         array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # a damaged header can fail in any way
         reason = one_line(error)
         raise ValueError(f"{file} cannot be read as a .npy of numbers ({reason})") from None
+    return check_numbers(array, file)
+
+
+def only_array(path: Path) -> Array:
+    """Return the array of an .npz that has one, or one called x_adv."""
+    with np.load(path, allow_pickle=False) as arrays:
+        names = ["x_adv"] if "x_adv" in arrays else list(arrays)
+        require(len(names) == 1, f"it is an .npz of {', '.join(names)}: one alone, or one called x_adv, is taken")
+        only: Array = arrays[names[0]]
+        return only
+
+
+def check_numbers(array: Array, file: str) -> Array:
     numbers = array.dtype.kind in "iu" or (array.dtype.kind == "f" and array.dtype.itemsize <= 8)
     require(numbers, f"{file} has values of type {array.dtype}, should have float16, float32, float64 or integers")
     return array
