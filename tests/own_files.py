@@ -25,6 +25,7 @@ PAPERS = {
     "too_many": GLOBAL + TABLE % "{A: [1, 2]}",
     "beyond": GLOBAL + TABLE % "{A: [103]}",
     "numbered": GLOBAL + "suite: {3: {name: noise, eps: 0.1}}\n",
+    "dashed": GLOBAL + "suite: {a-b: {name: noise, eps: 0.1, distribution: sign}}\n",
     "adds_fgsm": GLOBAL + "defaults:\n  - /attack@suite.fgsm: fgsm\n  - override /suite: none\n",
     "split_check": GLOBAL + "claims: {c: {says: x, paper: y, checks: [error(target | target, fgsm) < 0.5]}}\n",
 }

@@ -12,11 +12,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from epsball.build import ConfigError, did_you_mean, listed, one_line
 from epsball.cli.compose import CONF, hydra_config
 from epsball.cli.keys import absent_key, keys_below
-from epsball.cli.words import own_folders, search_path, settings, typed_keys, unreadable
+from epsball.cli.words import key_of, own_folders, search_path, settings, typed_keys, unreadable
 from epsball.experiment.settings import STATED
 
 WITH_FIELDS = ("arch", "attack", "trainer", "dataset", "measurement")
 """groups whose options have fields of their own"""
+MANY = 6
+"""options that are named one by one"""
 
 
 def explain(error: Exception, part: str | None = None) -> str:
@@ -131,7 +133,10 @@ def unknown_key(key: str, part: str | None) -> str:
     name, _, word = key.rpartition(".")
     place = OmegaConf.select(config, name) if name else config
     if place is not None and word not in keys_below(place, []).values() and (fields := fields_of_options(name, word)):
-        return f"{key} is not a config key: {listed(fields)}"
+        suite = (config.get("suite") or {}) if name == "attack" else {}
+        own = [f"suite.{each}.{word}" for each, attack in suite.items() if word in (attack or {})]
+        in_suite = f"; in this run it is {' or '.join(own[:3])}" if own else ""
+        return f"{key} is not a config key: {listed(fields)}{in_suite}"
     groups = [name for name in choices if "/" not in name and "@" not in name]
     new = f"{key} has no such keys: +{key}={typed_keys().get(key, '...')} adds them"
     return absent_key(key, config, groups) or new
@@ -141,8 +146,8 @@ def with_typed_options(part: str | None) -> DictConfig:
     """Return the config with those of the typed options that there are, and the paper of a part; with no typed option
     where one of them is what does not compose."""
     paper = [f"paper={part}"] if part else []
-    typed = {name: value for name, value in typed_keys().items() if not (part and name == "paper")}
-    words = [f"{name}={value.split(',')[0]}" for name, value in typed.items() if value in options_of(name)]
+    typed = [word for word in settings() if not (part and key_of(word) == "paper")]
+    words = [word for word in typed if word.partition("=")[2] in options_of(key_of(word))]
     try:
         return hydra_config([*words, *paper, *search_path()])
     except HydraException:
@@ -168,18 +173,22 @@ def fields_of_options(place: str, word: str) -> list[str]:
     name: for the group that a key `place` names with its last part, or for any where it is empty."""
     found = []
     for group in [place.rpartition(".")[2]] if place else WITH_FIELDS:
-        options = [path for path in sorted((CONF / group).glob("*.yaml")) if word in own_fields(path)]
+        options = [path.stem for path in sorted((CONF / group).glob("*.yaml")) if word in fields_of(path)]
         if options:
-            names = "|".join(path.stem for path in options)
+            names = (
+                "|".join(options) if len(options) <= MANY else f"{'|'.join(options[:3])} and {len(options) - 3} others"
+            )
             found.append(f"{place or group}.{word} is a field of {group}={names}")
     return found
 
 
-def own_fields(path: Path) -> dict[str, Any]:
-    """Return the fields of its group that a config file sets, but for those that it inherits."""
+def fields_of(path: Path) -> dict[str, Any]:
+    """Return the fields of its group that a config file has, those included that it inherits from files beside it."""
     content: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
+    beside = [path.with_name(f"{name}.yaml") for name in content.get("defaults", []) if isinstance(name, str)]
+    inherited = {key: value for each in beside if each.is_file() for key, value in fields_of(each).items()}
     fields: dict[str, Any] = content.get(path.parent.name, content)
-    return fields
+    return inherited | fields
 
 
 def as_typed(message: str, config: DictConfig) -> str:

@@ -1,5 +1,6 @@
 """The words of a command line: Hydra's flags, and settings `key=value`, in any order."""
 
+import re
 import shlex
 import sys
 from argparse import ArgumentError, ArgumentParser, Namespace
@@ -116,8 +117,34 @@ def how_to_write(word: str, parser: OverridesParser) -> str:
         parser.parse_override(f"{key}=1")
     except HydraException:
         return "a key is words of letters from a to z, digits and _ with dots between, as in +attack@suite.pgd=pgd"
+    if said := unquoted_letters(key, value, parser):
+        return said
     try:
         parser.parse_override(quoted)
     except HydraException:
         return "a setting is key=value, as in trainer.epochs=3 or +attack@suite.pgd=pgd"
     return f"a text with brackets, commas, spaces or = in it is quoted, as in {shlex.quote(quoted)}"
+
+
+def unquoted_letters(key: str, value: str, parser: OverridesParser) -> str:
+    """Say that letters beyond ASCII have to be quoted, where these alone keep a word from being read."""
+    found = re.search(r"[^,:{}\[\]()'\"=]*[^\x00-\x7f][^,:{}\[\]()'\"=]*", value)
+    ascii_alone = re.sub(r"[^\x00-\x7f]", "a", value)
+    if found is None or not reads(f"{key}={ascii_alone}", parser):
+        return ""
+    letter, text = re.sub(r"[\x00-\x7f]", "", value)[0], found[0].strip()
+    if not value.startswith(("{", "[")):
+        quoted = f'{key}="{value}"'
+        return f"{letter!r} has to stand in quotes, as in {shlex.quote(quoted)}"
+    if not reads(f"{key}={ascii_alone}".replace(re.sub(r"[^\x00-\x7f]", "a", text), f'"{text}"'), parser):
+        return f"{letter!r} has to stand in quotes, and in a name inside braces it cannot stand: a file can have it"
+    return f'{letter!r} has to stand in quotes, as in "{text}"'
+
+
+def reads(word: str, parser: OverridesParser) -> bool:
+    """Whether Hydra can read a word."""
+    try:
+        parser.parse_override(word)
+    except HydraException:
+        return False
+    return True

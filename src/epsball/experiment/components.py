@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from keyword import iskeyword
 from typing import Any
 
 from epsball.attacks import ATTACKS, NamedAttack
@@ -72,6 +73,11 @@ def attacks_of(specs: object, where: str) -> Iterator[NamedAttack]:
         if spec is None:
             continue
         check_name(name, under(where, name))
+        if not name.isidentifier() or iskeyword(name):
+            letters = "letters, digits and _, not beginning with a digit"
+            raise ConfigError(
+                f"{under(where, name)} should have a name of {letters}: error(A | A, {name}) asks about it"
+            )
         key = where if where == "attack" else under(where, name)  # the one attack's fields stand at attack.*
         fields = dict(mapping(spec, key))
         values = fields.get("eps")
