@@ -59,6 +59,18 @@ def test_each_job_of_a_sweep_returns_its_own_and_a_failed_one_fails(main: Callab
     assert ended.code == 2 and "2 jobs failed" in ended.err
 
 
+def test_where_its_rows_are_left_out_it_has_no_value(main: Callable[..., Ended], tmp_path: Path) -> None:
+    """A run says so and has done what it was asked; a sweeper is told that the trial failed."""
+    ended = main(*watched(ERROR, "missing=skip", "seeds=2", f"hydra.run.dir={tmp_path / 'run'}"))
+    assert ended.code == 0 and [seen.return_value for seen in SEEN] == [None]
+    assert ended.out.count("objective") == 1 and "objective: no value, its rows are not there\n" in ended.out
+    assert "Error" not in ended.err and "missing=skip: seed 1: no row is there" in ended.err
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "seed 0: no row is there; seed 1: no row is there" in report and "0, 1" not in report
+    ended = main("-m", *watched(ERROR, "missing=skip", "seed=0,1"))
+    assert ended.code == 1 and [seen.status for seen in SEEN] == [JobStatus.FAILED] * 2
+
+
 def test_an_objective_over_parts_has_their_rows(main: Callable[..., Ended], tmp_path: Path) -> None:
     small = ("device=cpu", "threads=1", "scale=smoke", "dataset=digits", "dataset.train_size=64")
     line = ["paper=tramer/all", "parts=[tramer/table7,tramer/table2]", *small, f"hydra.run.dir={tmp_path / 'all'}"]

@@ -65,7 +65,10 @@ class Session:
             folder = Path(runtime.sweep.dir) / runtime.sweep.subdir / str(runtime.job.num)
         with joined():  # a failure is told before the others are left: leaving may take its time
             try:
-                return run(config, overrides, folder, self.stop, self.again)
+                value = run(config, overrides, folder, self.stop, self.again)
+                if sweeping and value is None and config.get("objective") is not None:  # its rows were left out
+                    raise RuntimeError("objective: no value, its rows are not there")
+                return value
             except Exception as error:
                 tell_failure(error, overrides, folder)
                 self.failures.append(error)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from epsball.build import ConfigError
 from epsball.experiment.prepare import Experiment
 from epsball.experiment.settings import COMPUTED, FILES, STATED, folder_of_part
+from epsball.results.rows import KEY
 from epsball.runtime.device import Execution, environment
 from epsball.runtime.distributed import is_first
 from epsball.runtime.files import make_folder, remove_abandoned, write_whole
@@ -52,6 +53,10 @@ class Record:
     began: float = field(default_factory=time.time)
     objective: Row | None = None
     """expression and value of what is given back, when it is known"""
+    left_out: list[str] = field(default_factory=list)
+    """of each seed with rows that missing=skip leaves out, which they are"""
+    without_rows: set[int] = field(default_factory=set)
+    """seeds that have no row at all"""
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -119,11 +124,32 @@ class Record:
             "device": content["device"],
             "threads": content["threads"],
             "commit": content["git_commit"],
-            "seeds": ", ".join(map(str, content["seeds"])),
+            "seeds": ", ".join(str(seed) for seed in content["seeds"] if seed not in self.without_rows) or "none",
+            **({"left out": "; ".join(self.left_out)} if self.left_out else {}),
             "data": content["data"],
             "started": content["started"],
             "wall time": f"{content['seconds']:.0f} s",
         }
+
+    def tell_left_out(self, experiment: Experiment, rows: Sequence[Row]) -> None:
+        """Log, and keep for the report, which cells of a seed have no row."""
+        seed, cells = experiment.settings.seed, experiment.cells
+        there = {(*(row[key] for key in KEY[:-1]), round(row["eps"], 9)) for row in rows if row["seed"] == seed}
+        absent = [cell for cell in cells if (*cell[:-1], round(cell[-1], 9)) not in there]
+        if not absent:
+            return
+        _, _, source, target, attack, eps = absent[0]
+        of = f"error({target})" if attack == "clean" else f"error({target} | {source}, {attack}) at eps {eps:.4g}"
+        few = f"{len(absent)} of {len(cells)} rows are not there, such as {of}"
+        self.left_out.append(f"seed {seed}: {few if there else 'no row is there'}")
+        log.info("missing=skip: %s", self.left_out[-1])
+        if not there:
+            self.without_rows.add(seed)
+
+    def join_left_out(self, parts: Sequence["Record"]) -> None:
+        """Keep what is left out of the parts."""
+        self.left_out = [f"{part.name}: {told}" for part in parts for told in part.left_out]
+        self.without_rows = set.intersection(*(part.without_rows for part in parts))
 
     def of_parts(self) -> list["Record"]:
         """Return a record of each part, with a folder of its own below this one's."""

@@ -116,8 +116,8 @@ def run_experiments(
             result = present_part(parts[0], rows, record)
             found = tell_objective(parts[0][0].statements.objective, result.results, record)
             return Finished([*result.files, directory / "run.json"], *found)
-        results = {}
-        for part, part_record in zip(parts, record.of_parts(), strict=True):
+        results, part_records = {}, record.of_parts()
+        for part, part_record in zip(parts, part_records, strict=True):
             log.info("%s", part_record.name)
             with part_record.recording():
                 rows = measure_part(part, part_record, models)
@@ -125,6 +125,7 @@ def run_experiments(
                     results[part_record.name] = present_part(part, rows, part_record)
         if not is_first():
             return Finished([], None)
+        record.join_left_out(part_records)
         joined = joined_rows(results.values())
         files = join_parts(results, joined, record, joint)
         return Finished([*files, directory / "run.json"], *tell_objective(joint.objective, joined, record))
@@ -141,6 +142,8 @@ def measure_part(part: Part, record: Record, models: TrainedModels) -> Rows:
             setup = replace(setup, models=dict(zip(needed, networks.values(), strict=True)))
             for file, found in measure(experiment, setup).items():
                 rows.setdefault(file, []).extend(found)
+            if setup.skips:
+                record.tell_left_out(experiment, rows["results"])
         models.release(experiment.specs)
     return rows
 
@@ -271,8 +274,13 @@ def tell_objective(objective: Objective | None, rows: "pd.DataFrame", record: Re
     """Return the value of a run's objective, printed, and put into run.json; or why it has none."""
     if objective is None:
         return None, ""
+    found = as_dicts(rows)
     try:
-        value = objective.value(as_dicts(rows))
+        if record.parts[0][0].settings.missing == "skip" and not objective.has_value(found):
+            print("objective: no value, its rows are not there")
+            record.objective = {"expression": objective.expression, "value": None}
+            return None, ""
+        value = objective.value(found)
     except (RuntimeError, ValueError) as error:
         record.objective = {"expression": objective.expression, "value": None}
         return None, str(error)
