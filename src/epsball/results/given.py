@@ -73,9 +73,7 @@ def read_given(paths: Sequence[str]) -> GivenRows:
             given.places.setdefault(label, []).append((row["identity"], place))
             numbers = {name: value for name, value in row.items() if name in MEASURED and name not in DROPPED}
             group = own.setdefault(row["identity"], [])
-            if (
-                "error_top1" in row and group
-            ):  # one row, whatever its attack is called; others may be many of one identity
+            if "error_top1" in row and group:  # one, whatever its attack is called; others may be many of an identity
                 if not is_again(numbers, group[0]):
                     raise ConfigError(f"rows: {place} is damaged: another line of its identity has other numbers")
                 continue
