@@ -14,6 +14,7 @@ from epsball.cli.compose import composed
 
 ROOT = Path(__file__).parents[1]
 os.environ["EPSBALL_LOCAL"] = "none"  # no test depends on whose machine it runs on
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test downloads weights: timm asks there
 TINY = (
     *("models=alone", "attack=none", "suite=fgsm", "device=cpu", "threads=1"),
     *("dataset.train_size=64", "dataset.test_size=40", "arch=madry_mnist", "arch.width=0.25", "arch.hidden=256"),
