@@ -161,7 +161,7 @@ ARCHES: list[Row] = [
     (ALL, "arch.random_forest", {"name": "random_forest", "trees": 100}, "Tramèr, appendix C: 100 trees"),
     (ALL, "arch.timm", {"name": "timm", "model": "resnet18", "pretrained": False, "checkpoint": None}, "ours: any"),
     (ALL, "arch.timm", {"mean": None, "std": None}, "timm's own"),
-    (ALL, "arch.module", {"name": "module", "file": None, "call": None, "arguments": {}}, "the user's own"),
+    (ALL, "arch.module", {"name": "module", "file": None, "call": None}, "the user's own"),
     (ALL, "arch.module", {"checkpoint": None, "mean": None, "std": None}, "the user's own"),
 ]
 
