@@ -257,6 +257,32 @@ def test_tramers_numbers_are_those_of_the_paper(compose: Compose) -> None:
             assert set(published(config, construct(Table, spec, where=name)).items()) <= anywhere, (paper, name)
 
 
+IMAGENET_FILES = {
+    **{table: (f"tramer/table{table}_imagenet", f"table_{table}_imagenet") for table in "1278"},
+    "5": ("tramer/table5", "table_5"),
+}
+IMAGENET_ATTACK = {"fgsm_ll": "step_ll", "rand_fgsm_ll": "rand_step_ll", "clean": "clean", "none": "clean"}
+
+
+@pytest.mark.parametrize("printed", IMAGENET_FILES)
+def test_tramers_numbers_on_imagenet_are_those_of_the_paper(compose: Compose, printed: str) -> None:
+    lines = [line for line in reference_lines("tramer", "imagenet") if line["table"] == printed]
+    expected = {}
+    for line in lines:
+        metric = METRIC[line["metric"]].replace("top1", f"top{line['topk']}")
+        source = line["source"] or line["target"]
+        expected[metric, line["target"], source, IMAGENET_ATTACK[line["attack"]]] = float(line["value"])
+    assert len(expected) == len(lines) > 0
+    paper, name = IMAGENET_FILES[printed]
+    table = construct(Table, compose(f"paper={paper}", "scale=paper")["tables"][name], where=name)
+    found = {}
+    for (row, column), whole in table.cells.items():
+        cell = whole.alone
+        assert cell is not None
+        found[cell.metric, cell.target, cell.source, cell.attack] = table.published(row, column)
+    assert found == expected
+
+
 MADRY_FILES = {
     **{"1": ("madry/table1", "table_1"), "2": ("madry/table2", "table_2")},
     **{"text-5": ("madry/text_mnist", "text"), "text-4": ("madry/text_cifar10", "text")},
