@@ -12,6 +12,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Iterable, Mapping
+from keyword import iskeyword
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 BOUND = "bound"  # marks fields that `bound` made
@@ -153,6 +154,11 @@ def check_name(name: object, where: str) -> None:
     if not re.fullmatch(r"[\w-]+", name) or len(name.encode()) > LONGEST_NAME:
         letters = f"letters, digits, _ and -, of at most {LONGEST_NAME} bytes"
         raise ConfigError(f"{where} should have a name of {letters}: it names files and columns")
+
+
+def is_word(name: str) -> bool:
+    """Whether expressions, `error(A | A, fgsm, width=1)`, can name something so: as Python names a variable."""
+    return name.isidentifier() and not iskeyword(name)
 
 
 def describe(hint: Any) -> str:

@@ -76,7 +76,7 @@ def test_a_forests_own_trainer_is_refused(compose: Callable[..., Config]) -> Non
         prepare_experiment(compose("arch=random_forest", "device=cpu", "models.target.trainer.epochs=7"))
 
 
-SHORT = "10 steps of 0.0333 eps each go 0.333 eps at most: step_share=0.25 would cross the ball"
+SHORT = "10 steps of 0.0333 eps each go 0.333 eps at most: its edge takes step_share=0.1"
 
 
 def test_steps_that_miss_the_edge_of_the_ball_are_told(

@@ -671,6 +671,7 @@ def test_timm_reads_a_checkpoint(tmp_path: Path) -> None:
     torch.save(first[1].state_dict(), file)
     nn.init.zeros_(first[1].fc.weight)
     assert network("timm", CIFAR, 7, checkpoint=str(file))[1].fc.weight.any()
+    assert network("timm", CIFAR, 7, model="resnet18.a1_in1k", pretrained=True, checkpoint=str(file)).has_weights
     message = refused("timm", CIFAR, 8, checkpoint=str(file))
     unfit = "fc.weight is of shape (7, 512), should be of (8, 512) (2 such differences)"
     assert message == f"arch.checkpoint should fit the network, but {file} does not: {unfit}"

@@ -183,10 +183,10 @@ def fields_of_options(place: str, word: str) -> list[str]:
 
 
 def fields_of(path: Path) -> dict[str, Any]:
-    """Return the fields of its group that a config file has, those included that it inherits from files beside it."""
+    """Return the fields of its group that a config file has, those that it inherits from its folder included."""
     content: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
-    beside = [path.with_name(f"{name}.yaml") for name in content.get("defaults", []) if isinstance(name, str)]
-    inherited = {key: value for each in beside if each.is_file() for key, value in fields_of(each).items()}
+    bases = [path.with_name(f"{name}.yaml") for name in content.get("defaults", []) if isinstance(name, str)]
+    inherited = {key: value for base in bases if base.is_file() for key, value in fields_of(base).items()}
     fields: dict[str, Any] = content.get(path.parent.name, content)
     return inherited | fields
 

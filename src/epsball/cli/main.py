@@ -65,10 +65,7 @@ class Session:
             folder = Path(runtime.sweep.dir) / runtime.sweep.subdir / str(runtime.job.num)
         with joined():  # a failure is told before the others are left: leaving may take its time
             try:
-                value = run(config, overrides, folder, self.stop, self.again)
-                if sweeping and value is None and config.get("objective") is not None:  # its rows were left out
-                    raise RuntimeError("objective: no value, its rows are not there")
-                return value
+                return run(config, overrides, folder, self.stop, self.again)
             except Exception as error:
                 tell_failure(error, overrides, folder)
                 self.failures.append(error)
@@ -142,7 +139,8 @@ def run(
     config: DictConfig, overrides: list[str], folder: Path | None, stop: Stop, again: EarlierRun | None
 ) -> float | None:
     """Check the config, claim a run directory (`folder`, in a sweep; that of an earlier run where it goes on with it),
-    run, say what was written; return the objective's value. RuntimeError where it should have one and has none."""
+    run, say what was written; return the objective's value. RuntimeError where it should have one and has none: in a
+    sweep always, for a sweeper searches by it, else unless its rows were left out."""
     configure_logging()
     runtime = HydraConfig.get()
     with stop.at_once():
@@ -180,7 +178,9 @@ def run(
         log.info("run directory: %s", directory)
         done = run_experiments(plain["experiment"], parts, directory, overrides, stop, joint)
     print("\n".join(f"wrote {path}" for path in done.files), end="\n" if done.files else "")
-    if done.unanswered:  # after all is written and recorded: only who searches by the value has failed
+    if done.unanswered and folder is None and plain["missing"] == "skip":
+        print("objective: no value, its rows are not there")
+    elif done.unanswered:  # after all is written and recorded
         raise RuntimeError(done.unanswered)
     return done.objective
 

@@ -100,9 +100,7 @@ def unreadable(words: list[str]) -> str:
     """Say which word Hydra cannot read, and how it is written; empty if it reads all."""
     parser = OverridesParser.create()
     for word in words:
-        try:
-            parser.parse_override(word)
-        except HydraException:
+        if not reads(word, parser):
             return f"{word!r} cannot be read: {how_to_write(word, parser)}"
     return ""
 
@@ -113,15 +111,11 @@ def how_to_write(word: str, parser: OverridesParser) -> str:
     if not equals:
         return "a setting is key=value, as in seed=3; a text with spaces is quoted, as in 'outputs=\"my runs\"'"
     quoted = f'{key}="{value}"'
-    try:
-        parser.parse_override(f"{key}=1")
-    except HydraException:
+    if not reads(f"{key}=1", parser):
         return "a key is words of letters from a to z, digits and _ with dots between, as in +attack@suite.pgd=pgd"
     if said := unquoted_letters(key, value, parser):
         return said
-    try:
-        parser.parse_override(quoted)
-    except HydraException:
+    if not reads(quoted, parser):
         return "a setting is key=value, as in trainer.epochs=3 or +attack@suite.pgd=pgd"
     return f"a text with brackets, commas, spaces or = in it is quoted, as in {shlex.quote(quoted)}"
 

@@ -90,9 +90,9 @@ def pooled(counted: list[Run]) -> Iterator[str]:
         shared = sorted({*run.seeds} & {*later.seeds})
         if run.identity[:2] == later.identity[:2] and run.seeds != later.seeds and shared and differ(run, later):
             others = ", ".join(str(seed) for seed in run.seeds if seed not in shared)
-            beside = f", and its others ({others}) stand in one mean with them" if others else ""
+            mixed = f", and its others ({others}) stand in one mean with them" if others else ""
             of = f"{'seeds' if len(shared) > 1 else 'seed'} {', '.join(map(str, shared))}"
-            yield f"{run.name}: of its {of} {later.name}'s count, which are of another config{beside}"
+            yield f"{run.name}: of its {of} {later.name}'s count, which are of another config{mixed}"
 
 
 def differ(run: Run, other: Run) -> bool:

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from keyword import iskeyword
 from typing import Any
 
 from epsball.attacks import ATTACKS, NamedAttack
-from epsball.build import ConfigError, build, check_name, listed, mapping, under
+from epsball.build import ConfigError, build, check_name, is_word, listed, mapping, under
 from epsball.data.images import Data
 from epsball.measurements import MEASUREMENTS
 from epsball.measurements.measurement import Measurement
@@ -73,7 +72,7 @@ def attacks_of(specs: object, where: str) -> Iterator[NamedAttack]:
         if spec is None:
             continue
         check_name(name, under(where, name))
-        if not name.isidentifier() or iskeyword(name):
+        if not is_word(name):
             letters = "letters, digits and _, not beginning with a digit"
             raise ConfigError(
                 f"{under(where, name)} should have a name of {letters}: error(A | A, {name}) asks about it"

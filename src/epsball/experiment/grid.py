@@ -13,11 +13,10 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from keyword import iskeyword
 from math import isclose
 from typing import Any
 
-from epsball.build import ConfigError, construct, did_you_mean, fraction_hint, listed, mapping, under
+from epsball.build import ConfigError, construct, did_you_mean, fraction_hint, is_word, listed, mapping, under
 from epsball.paper.expressions import Quantity
 from epsball.results.metrics import METRICS
 from epsball.results.rows import COLUMNS, FURTHER, SECONDS
@@ -122,7 +121,7 @@ def grid_models(name: str, fields: object, models: Config) -> Iterator[tuple[str
 def check_names(name: str, grid: Grid, models: Config) -> None:
     """ConfigError unless expressions can tell the grid from a model and rows its columns from their own."""
     where = under("grid", name)
-    if not name.isidentifier() or models.get(name) is not None:
+    if not is_word(name) or models.get(name) is not None:
         raise ConfigError(f"{where} should have a name of letters, digits and _ that no model has, is {name!r}")
     if not grid.values or set(grid.values) != set(grid.keys):
         named = f"values has {listed(grid.values)}, keys has {listed(grid.keys)}"
@@ -130,7 +129,7 @@ def check_names(name: str, grid: Grid, models: Config) -> None:
     for column in grid.values:
         if column in (*COLUMNS, SECONDS, *FURTHER, *COLLECTED, *METRICS):
             raise ConfigError(f"{where}.values.{column} is called like a column of results: call it something else")
-        if not column.isidentifier() or iskeyword(column):
+        if not is_word(column):
             raise ConfigError(f"{where}.values.{column} should have a name of letters, digits and _, is {column!r}")
         if not grid.places(column):
             raise ConfigError(f"{where}.keys.{column} should be at least one key, is empty")

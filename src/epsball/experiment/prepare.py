@@ -249,7 +249,7 @@ def tell_short_steps(experiment: Experiment) -> None:
     for who, attack in every.items():
         if isinstance(attack, GradientAttack) and attack.reach < 1 - ROUNDING:
             steps, reach = attack.number_of_steps, attack.reach
-            enough = f"step_share={2.5 / steps:.2g} would cross the ball"
+            enough = f"its edge takes step_share={1 / steps:.2g}"
             log.info("%s: %d steps of %.3g eps each go %.3g eps at most: %s", who, steps, reach / steps, reach, enough)
 
 

@@ -274,17 +274,12 @@ def tell_objective(objective: Objective | None, rows: "pd.DataFrame", record: Re
     """Return the value of a run's objective, printed, and put into run.json; or why it has none."""
     if objective is None:
         return None, ""
-    found = as_dicts(rows)
+    record.objective = {"expression": objective.expression, "value": None}
     try:
-        if record.parts[0][0].settings.missing == "skip" and not objective.has_value(found):
-            print("objective: no value, its rows are not there")
-            record.objective = {"expression": objective.expression, "value": None}
-            return None, ""
-        value = objective.value(found)
+        value = objective.value(as_dicts(rows))
     except (RuntimeError, ValueError) as error:
-        record.objective = {"expression": objective.expression, "value": None}
         return None, str(error)
-    record.objective = {"expression": objective.expression, "value": value}
+    record.objective["value"] = value
     print(f"objective: {objective.expression} = {value:.6g}")
     return value, ""
 

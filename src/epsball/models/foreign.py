@@ -18,7 +18,7 @@ from epsball.models.layers import MeanStd, Shape
 
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")
 """keys under which training scripts keep the weights, the first ones before the others: timm's, then common ones"""
-WRAPPERS = ("_orig_mod.", "module.")
+WRAPPERS = re.compile(r"^((_orig_mod|module)\.)+")
 """what torch.compile and DataParallel put before every name"""
 SAVED = "as torch.save(net.state_dict(), FILE) or safetensors write it"
 
@@ -56,7 +56,7 @@ def read_weights(file: str) -> dict[str, Any]:
         holds = f"the keys {', '.join(map(str, list(found)[:5]))}" if found else f"a {type(content).__name__}"
         nested = f"alone or under {', '.join(NESTED[2:])}"
         raise ValueError(f"checkpoint should be a file of weights, {SAVED}, {nested}; {file} holds {holds}")
-    return {without_wrappers(str(name)): value for name, value in found.items()}
+    return {WRAPPERS.sub("", str(name)): value for name, value in found.items()}
 
 
 def load_tensors(file: str) -> object:
@@ -74,12 +74,6 @@ def why_unreadable(error: Exception) -> str:
         unsafe = re.search(r"GLOBAL (\S+)", str(error))
         return f"holds {unsafe[1]}, which is no tensor, and is not unpickled" if unsafe else "is no such file"
     return f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-
-
-def without_wrappers(name: str) -> str:
-    for wrapper in (*WRAPPERS, WRAPPERS[0]):
-        name = name.removeprefix(wrapper)
-    return name
 
 
 def first_mismatch(own: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -91,7 +91,8 @@ def _create(
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="for .*: copying from a non-meta parameter")  # a network on meta
-            network = library.create_model(model, pretrained=pretrained, checkpoint_path=arrays, **settings)
+            published = pretrained and checkpoint is None
+            network = library.create_model(model, pretrained=published, checkpoint_path=arrays, **settings)
     except Exception as error:  # no network, a damaged file: each model has its own ways to fail
         reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__
         what = f"checkpoint {arrays} cannot be read" if arrays else f"model {model!r} cannot be made so"

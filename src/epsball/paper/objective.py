@@ -37,9 +37,6 @@ class Objective:
         """Return the same of other quantities."""
         return replace(self, changes=(*self.changes, change))
 
-    def has_value(self, rows: Sequence[Row]) -> bool:
-        return isfinite(estimate(self.side, by_seed(rows), None).value)
-
     def value(self, rows: Sequence[Row]) -> float:
         """Return its mean over the seeds. RuntimeError where the rows have none: no search can go by it. ValueError
         where a seed has several."""
