@@ -21,7 +21,7 @@ from epsball.results.intervals import wilson, with_intervals
 from epsball.results.rows import as_dicts
 
 PRINTED = {0.995: "99.5", 0.9949: "99.5", 0.9993: "99.9", 0.9996: "100", 1.0: "100", 0.0994: "9.9", 0.0: "0.0"}
-TABLE = Table("T", {"A": "A"}, {"FGSM": "error({row} | A, fgsm)"}, {"A": [99.5]}, "percent", "none")
+TABLE = Table("T", {"A": "A"}, {"FGSM": "error({row} | A, fgsm)"}, {"A": [99.5]}, unit="percent", best="none")
 SPREAD = 100 * sqrt(2) / 10  # of the errors 0.4 and 0.6, in per cent
 
 

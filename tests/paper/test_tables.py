@@ -28,7 +28,7 @@ CLEAN_AND_FGSM = Table(
     best="none",
 )
 MEAN_AND_SD = {"mean": "gradient_l2_mean", "stdev": "gradient_l2_sd"}
-NORMS = Table("Norms", MEAN_AND_SD, {"A": "{row}(A)"}, None, "value", "none")
+NORMS = Table("Norms", MEAN_AND_SD, {"A": "{row}(A)"}, None, unit="value", best="none")
 
 
 def test_cells_is_ours_beside_the_papers_in_the_tables_unit() -> None:
@@ -61,14 +61,14 @@ def test_the_normal_interval_has_the_spread_of_the_seeds_added() -> None:
 
 def test_the_normal_approximation_is_that_of_table_4() -> None:
     """Tramèr et al. 2017, Table 4: ± 0.43 points at 5 % of 10,000 images."""
-    table = Table("T", {"A": "A"}, {"Clean": "error({row})"}, None, "percent", "none")
+    table = Table("T", {"A": "A"}, {"Clean": "error({row})"}, None, unit="percent", best="none")
     cell = compare({"t": table}, [clean("A", 0.05, 10_000)]).iloc[0]
     assert (cell["normal_high"] - cell["normal_low"]) / 2 == pytest.approx(0.43, abs=0.005)
     assert (cell["normal_high"] + cell["normal_low"]) / 2 == pytest.approx(5)
 
 
 def test_a_seed_without_trials_does_not_spoil_the_others() -> None:
-    table = Table("T", {"A": "A"}, {"T": "transfer_rate({row} | B, fgsm)"}, None, "percent", "none")
+    table = Table("T", {"A": "A"}, {"T": "transfer_rate({row} | B, fgsm)"}, None, unit="percent", best="none")
     rows = [fgsm("A", "B", 0.5, transfer_rate_top1=0.2, transfer_n=100)]
     rows += [fgsm("A", "B", 0.5, seed=1, transfer_rate_top1=nan, transfer_n=0)]
     cell = compare({"t": table}, rows).iloc[0]
@@ -85,7 +85,7 @@ def test_means_have_the_normal_interval_only() -> None:
 
 
 def test_where_there_is_no_interval_nothing_is_inside_it() -> None:
-    table = Table("T", NORMS.rows, NORMS.columns, {"mean": [0.15], "stdev": [0.8]}, "value", "none")
+    table = Table("T", NORMS.rows, NORMS.columns, {"mean": [0.15], "stdev": [0.8]}, unit="value", best="none")
     frame = compare({"t": table}, [clean("A", 0.1, 400, gradient_l2_mean=0.12, gradient_l2_sd=0.8)])
     assert list(frame["inside"]) == ["yes", "-"]
     assert list(frame["difference"]) == pytest.approx([-0.03, 0.0])
@@ -109,7 +109,7 @@ def test_small_values_keep_two_digits_and_their_column_is_written_alike() -> Non
     """Never fewer than two decimals, three beside an interval; what is 0, or not there, asks for none."""
     columns = {"norm": "gradient_l2_mean({row})", "sd": "gradient_l2_sd({row})"}
     paper = {"A": [0.034, None], "B": [None, None]}
-    table = Table("T", {"A": "A", "B": "B"}, columns, paper, "value", "none")
+    table = Table("T", {"A": "A", "B": "B"}, columns, paper, unit="value", best="none")
     rows = [
         clean("A", 0.1, 400, gradient_l2_mean=0.0021, gradient_l2_sd=0.0),
         clean("B", 0.1, 400, gradient_l2_mean=12.5, gradient_l2_sd=3.0),
@@ -142,7 +142,7 @@ def test_rows_that_no_table_gives_have_no_papers_number() -> None:
 
 
 def test_with_paper_knows_other_metrics_and_units() -> None:
-    table = Table("T", {"mean": "gradient_l2_mean"}, {"A": "{row}(A)"}, {"mean": [0.12]}, "value", "none")
+    table = Table("T", {"mean": "gradient_l2_mean"}, {"A": "{row}(A)"}, {"mean": [0.12]}, unit="value", best="none")
     row = with_paper_values(pd.DataFrame([clean("A", 0.1, gradient_l2_mean=0.2)]), {"t": table}).iloc[0]
     assert (row["paper_value"], row["paper_metric"]) == (0.12, "gradient_l2_mean")
     assert row["difference"] == pytest.approx(0.08)
@@ -181,7 +181,9 @@ def grid(best: str, errors: dict[str, tuple[float, float]], n: int) -> list[list
     rows = [clean(model, error, n) for model, (error, _) in errors.items()]
     rows += [fgsm(model, "B", error, n) for model, (_, error) in errors.items()]
     columns = {"Clean": "error({row})", "FGSM": "error({row} | B, fgsm)"}
-    return [line[1:] for line in shape(Table("T", {m: m for m in errors}, columns, None, "percent", best), rows)]  # type: ignore[arg-type]
+    return [
+        line[1:] for line in shape(Table("T", {m: m for m in errors}, columns, None, unit="percent", best=best), rows)
+    ]  # type: ignore[arg-type]
 
 
 def test_the_best_of_a_column_and_those_tied_with_it_are_bold() -> None:
@@ -206,7 +208,7 @@ def test_ties_are_of_intervals_that_overlap_the_best_ones() -> None:
 
 
 def test_bold_goes_around_ours_alone() -> None:
-    table = Table("T", {"A": "A"}, {"Clean": "error({row})"}, {"A": [3.0]}, "percent", "columns")
+    table = Table("T", {"A": "A"}, {"Clean": "error({row})"}, {"A": [3.0]}, unit="percent", best="columns")
     assert shape(table, [clean("A", 0.01), clean("A", 0.02, seed=1)]) == [["A", "**1.5 ± 0.7** (3.0)"]]
 
 
@@ -223,7 +225,7 @@ MIXED = {
 def test_the_best_of_each_column_is_at_the_end_that_its_own_metric_calls_better() -> None:
     """A's accuracy is the highest, B's error the lowest; of a difference the end is that of what is added."""
     rows = [clean("A", 0.1, 10_000), clean("B", 0.2, 10_000), fgsm("A", "B", 0.5, 10_000), fgsm("B", "B", 0.3, 10_000)]
-    assert shape(Table("T", {"A": "A", "B": "B"}, MIXED, None, "percent", "columns"), rows) == [
+    assert shape(Table("T", {"A": "A", "B": "B"}, MIXED, None, unit="percent", best="columns"), rows) == [
         ["A", "**90.0**", "50.0", "40.0", "-40.0"],
         ["B", "80.0", "**30.0**", "**50.0**", "**-50.0**"],
     ]
@@ -234,7 +236,7 @@ def test_the_report_says_which_end_is_bold() -> None:
     texts = {"none": {}, "lowest": {"E": MIXED["Error"]}, "highest": {"A": MIXED["Accuracy"]}, "best": MIXED}
     for end, columns in texts.items():
         best = "none" if end == "none" else "columns"
-        table = Table("T", {"A": "A"}, columns or {"E": MIXED["Error"]}, None, "percent", best)  # type: ignore[arg-type]
+        table = Table("T", {"A": "A"}, columns or {"E": MIXED["Error"]}, None, unit="percent", best=best)  # type: ignore[arg-type]
         (section,) = table_sections({"t": table}, compare({"t": table}, rows))
         said = f"; bold: the {end}, and those whose interval overlaps its interval"
         assert section.text == "Ours; per cent" + (said if columns else "") + "."
@@ -245,14 +247,14 @@ def test_the_report_says_which_end_is_bold() -> None:
 )
 def test_where_a_column_has_no_better_end_none_can_be_marked(column: str) -> None:
     with pytest.raises(ValueError, match="best should be none: its metrics share no better end"):
-        Table("T", {"A": "A"}, {"Error": "error({row})", "X": column}, None, "value", "columns")
+        Table("T", {"A": "A"}, {"Error": "error({row})", "X": column}, None, unit="value", best="columns")
 
 
 def test_an_end_that_the_rows_of_a_line_do_not_share_is_none() -> None:
-    fields = ("T", {"a": "accuracy", "e": "error"}, {"A": "{row}(A)", "B": "{row}(B)"}, None, "percent")
+    fields = ("T", {"a": "accuracy", "e": "error"}, {"A": "{row}(A)", "B": "{row}(B)"}, None)
     with pytest.raises(ValueError, match="best should be none"):
-        Table(*fields, "columns")  # type: ignore[arg-type]
-    assert shape(Table(*fields, "rows"), [clean("A", 0.1), clean("B", 0.5)]) == [  # type: ignore[arg-type]
+        Table(*fields, unit="percent", best="columns")
+    assert shape(Table(*fields, unit="percent", best="rows"), [clean("A", 0.1), clean("B", 0.5)]) == [
         ["a", "**90.0**", "50.0"],
         ["e", "**10.0**", "50.0"],
     ]
@@ -270,14 +272,14 @@ def test_a_published_number_that_its_cell_cannot_have_is_refused(
     unit: Unit, column: str, number: float, end: str
 ) -> None:
     with pytest.raises(ValueError, match=rf"paper\.A has {number} for X, {end}"):
-        Table("T", {"A": "A"}, {"X": column}, {"A": [number]}, unit, "none")
-    assert Table("T", {"A": "A"}, {"X": column}, {"A": [1.0]}, unit, "none").published("A", "X") == 1.0
+        Table("T", {"A": "A"}, {"X": column}, {"A": [number]}, unit=unit, best="none")
+    assert Table("T", {"A": "A"}, {"X": column}, {"A": [1.0]}, unit=unit, best="none").published("A", "X") == 1.0
 
 
 def test_a_column_is_not_called_as_anothers_spread() -> None:
     columns = {"loss": "loss_mean({row})", "loss sd": "loss_sd({row})"}
     with pytest.raises(ValueError, match=r"^columns\.loss sd should have another name: it means loss's ±"):
-        Table("T", {"A": "A"}, columns, None, "value", "none")
+        Table("T", {"A": "A"}, columns, None, unit="value", best="none")
 
 
 # ---- cells of several quantities
@@ -286,7 +288,9 @@ def test_a_column_is_not_called_as_anothers_spread() -> None:
 def test_a_compound_cell_has_a_value_an_interval_and_the_papers_number() -> None:
     rows = [*(clean("A", 0.1, 1000), clean("B", 0.2, 1000)), *(fgsm("A", "B", 0.4, 1000), fgsm("B", "B", 0.8, 1000))]
     columns = {"Drop": "error({row} | B, fgsm) - error({row})", "Mean": "(error({row}) + error({row} | B, fgsm)) / 2"}
-    table = Table("T", {"A": "A", "B": "B"}, columns, {"A": [31.0, 24.0], "B": [None, 50.0]}, "percent", "none")
+    table = Table(
+        "T", {"A": "A", "B": "B"}, columns, {"A": [31.0, 24.0], "B": [None, 50.0]}, unit="percent", best="none"
+    )
     frame = compare({"t": table}, rows)
     assert list(frame["ours"]) == pytest.approx([30, 25, 60, 50])
     assert list(frame["difference"]) == pytest.approx([-1, 1, nan, 0], nan_ok=True)
@@ -305,17 +309,17 @@ def test_a_compound_cell_has_a_value_an_interval_and_the_papers_number() -> None
 def test_a_ratio_stands_in_a_table_of_values() -> None:
     rows = [clean("A", 0.1, 1000), fgsm("A", "A", 0.4, 1000), clean("B", 0.2, 1000), fgsm("B", "B", 0.9, 1000)]
     columns = {"Kept": "accuracy({row} | {row}, fgsm) / accuracy({row})", "Clean": "accuracy({row})"}
-    table = Table("T", {"A": "A", "B": "B"}, columns, {"A": [0.7, 0.9]}, "value", "columns")
+    table = Table("T", {"A": "A", "B": "B"}, columns, {"A": [0.7, 0.9]}, unit="value", best="columns")
     frame = compare({"t": table}, rows)
     assert list(frame["ours"]) == pytest.approx([2 / 3, 0.9, 0.125, 0.8])
     assert frame["low"][0] < 2 / 3 < frame["high"][0] and list(frame["unit"]) == ["value"] * 4
     assert list(frame["metric"]) == ["accuracy_top1"] * 4 and list(frame["source"]) == ["-", "A", "-", "B"]
     assert shape(table, rows)[0] == ["A", "**0.67** (0.70)", "**0.90** (0.90)"]
     assert list(comparison_text(frame).iloc[0][["ours", "paper", "difference"]]) == ["0.667", "0.700", "-0.033"]
-    mixed = Table("T", {"A": "A"}, {"X": "loss_mean({row}) / error({row})"}, None, "value", "none")
+    mixed = Table("T", {"A": "A"}, {"X": "loss_mean({row}) / error({row})"}, None, unit="value", best="none")
     assert list(compare({"t": mixed}, [clean("A", 0.5, loss_mean=2.0)])["metric"]) == ["loss_mean and error_top1"]
     with pytest.raises(ValueError, match="unit should be value: a ratio is no rate"):
-        Table("T", {"A": "A"}, columns, None, "percent", "none")
+        Table("T", {"A": "A"}, columns, None, unit="percent", best="none")
 
 
 def test_the_worst_of_several_stands_in_a_cell_under_its_names() -> None:
@@ -323,7 +327,9 @@ def test_the_worst_of_several_stands_in_a_cell_under_its_names() -> None:
         seen(fgsm("A", "B", 0) | {"attack": name}, [i in wrong for i in range(8)])
         for name, wrong in (("fgsm", (1, 2)), ("pgd", (2, 3)))
     ]
-    table = Table("T", {"A": "A"}, {"Worst": "error({row} | B, worst(fgsm, pgd))"}, {"A": [40.0]}, "percent", "none")
+    table = Table(
+        "T", {"A": "A"}, {"Worst": "error({row} | B, worst(fgsm, pgd))"}, {"A": [40.0]}, unit="percent", best="none"
+    )
     cell = compare({"t": table}, rows).iloc[0]
     assert (cell["ours"], cell["attack"], cell["source"], cell["target"]) == (37.5, "worst(fgsm, pgd)", "B", "A")
     assert "paper_value" not in with_paper_values(pd.DataFrame(rows), {"t": table})  # no row has it
@@ -331,7 +337,7 @@ def test_the_worst_of_several_stands_in_a_cell_under_its_names() -> None:
 
 def test_a_cell_without_ends_is_shown_as_such() -> None:
     rows = [clean("A", 0.5), clean("B", 0.31), clean("C", 0.3)]
-    table = Table("T", {"A": "A"}, {"X": "error({row}) / (error(B) - error(C))"}, None, "value", "none")
+    table = Table("T", {"A": "A"}, {"X": "error({row}) / (error(B) - error(C))"}, None, unit="value", best="none")
     frame = compare({"t": table}, rows)
     assert (frame["low"][0], frame["high"][0]) == (-inf, inf)
     assert comparison_text(frame)["interval"][0] == "[-inf, inf]"

@@ -106,7 +106,7 @@ def test_an_accuracy_is_one_minus_the_error_with_its_interval_mirrored() -> None
     a, error = (estimate_cell(rows[:1], name) for name in ("accuracy", "error"))
     assert (a.value, a.low, a.high) == pytest.approx((0.875, 1 - error.high, 1 - error.low))
     columns = {"clean": "accuracy({row})"}
-    table = Table("t", {"A": "A", "B": "B"}, columns, {"A": [87.0], "B": [60.0]}, "percent", "columns")
+    table = Table("t", {"A": "A", "B": "B"}, columns, {"A": [87.0], "B": [60.0]}, unit="percent", best="columns")
     compared = compare({"t": table}, rows)
     assert list(compared["ours"]) == pytest.approx([87.5, 50.0])
     assert list(compared["difference"]) == pytest.approx([0.5, -10.0])
@@ -162,7 +162,7 @@ def test_an_added_rate_stands_in_a_table_marked_at_its_better_end(
     metric: Metric, bold: str, add: Callable[[Metric], None]
 ) -> None:
     add(metric)
-    table = Table("T", {"A": "A", "B": "B"}, {"Robust": "robust({row})"}, {"A": [20.0]}, "percent", "columns")
+    table = Table("T", {"A": "A", "B": "B"}, {"Robust": "robust({row})"}, {"A": [20.0]}, unit="percent", best="columns")
     rows = [clean("A", robust_share=0.25, robust_n=400), clean("B", robust_share=0.75, robust_n=400)]
     compared = compare({"t": table}, rows)
     cells = paper_table("t", table, compared).set_index("")["Robust"]
@@ -185,8 +185,10 @@ def test_metrics_that_call_opposite_ends_better_share_none(add: Callable[[Metric
     add(SHARE)
     columns = {"Error": "error({row})", "Robust": "robust({row})"}
     with pytest.raises(ValueError, match="best should be none"):
-        Table("T", {"A": "A"}, columns, None, "percent", "rows")
-    table = Table("T", {"A": "A", "B": "B"}, columns, None, "percent", "columns")  # each column has its own end
+        Table("T", {"A": "A"}, columns, None, unit="percent", best="rows")
+    table = Table(
+        "T", {"A": "A", "B": "B"}, columns, None, unit="percent", best="columns"
+    )  # each column has its own end
     rows = [clean(name, error_top1=rate, robust_share=rate, robust_n=400) for name, rate in (("A", 0.25), ("B", 0.75))]
     found = paper_table("T", table, compare({"T": table}, rows))
     assert found[["Error", "Robust"]].values.tolist() == [["**25.0**", "25.0"], ["75.0", "**75.0**"]]

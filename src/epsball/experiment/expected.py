@@ -8,11 +8,8 @@ from epsball.build import ConfigError, listed
 from epsball.experiment.grid import as_text
 from epsball.experiment.statements import Statements
 from epsball.measurements.measurement import Cell, Further, Measurement, Scope
-from epsball.paper.claims import Claim
 from epsball.paper.expressions import ANY, Quantity, is_equal
 from epsball.paper.figures import Figure
-from epsball.paper.objective import Objective
-from epsball.paper.tables import Table
 from epsball.results.metrics import ERROR_METRICS, METRICS
 from epsball.results.rows import FURTHER
 
@@ -43,13 +40,13 @@ class Expected:
         asks for a step, an epoch or the like that no row will have."""
         for where, statement in statements.named():
             drawn = (statement.x, statement.each or "", *BINS) if isinstance(statement, Figure) else ()
-            for quantity in single_of(statement):
+            for quantity in statement.single:
                 self.check_quantity(quantity, drawn, where)
 
     def holes(self, statements: Statements) -> Iterator[str]:
         """Say of which errors that are stated no row will tell, though their models are there."""
         for where, statement in statements.named():
-            stated = [one for one in single_of(statement) if one.metric in ERROR_METRICS]
+            stated = [one for one in statement.single if one.metric in ERROR_METRICS]
             known = [one for one in stated if {one.target, one.source} <= {*self.scope.sources, *self.scope.targets}]
             open_ones = [one for one in known if not self.has(one)]
             if open_ones:
@@ -89,11 +86,6 @@ class Expected:
         if every and not found:
             wrong = unknown_values([further for _, further in every], said)
             raise ConfigError(f"{where} asks about {quantity.text} at {wrong}")
-
-
-def single_of(statement: Table | Claim | Figure | Objective) -> list[Quantity]:
-    """Return the quantities of one source and one attack each that a statement is about, each once."""
-    return list(dict.fromkeys(one for asked in statement.quantities for one in asked.single))
 
 
 def rows_of(measurement: Measurement, quantity: Quantity, cells: Sequence[Cell]) -> Iterator[Further]:

@@ -14,7 +14,7 @@ from epsball.attacks.gradient import GradientAttack
 from epsball.build import ConfigError, UnfitError, check_name, convert, did_you_mean, listed, mapping
 from epsball.data.images import Data
 from epsball.experiment.components import attacks_of, check_measurements, distinct, measurements_of, with_files
-from epsball.experiment.expected import Expected, single_of
+from epsball.experiment.expected import Expected
 from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
 from epsball.experiment.settings import STATED, Settings, folder_of_part, settings_of
 from epsball.experiment.statements import KnownNames, Statements
@@ -202,7 +202,7 @@ def equal_in_some(parts: Sequence[Sequence[Experiment]], whole: Mapping[str, Any
     the parts alone."""
     experiments = [part[0] for part in parts]
     names = replace(joint_names(experiments), aliases={})
-    asked = [one for quantity in names.statements_of(whole).quantities for one in quantity.single]
+    asked = [one for _, statement in names.statements_of(whole).named() for one in statement.single]
     listed_under = {
         name: {one.aliases[name] for one in experiments if name in one.aliases}
         for name in {name for one in asked for name in (one.target, one.source)}
@@ -288,7 +288,7 @@ def joint_names(experiments: Sequence[Experiment]) -> KnownNames:
 
 def check_measured(objective: Objective, experiments: Sequence[Experiment]) -> None:
     """ConfigError where the objective is of an error that no experiment has. Other metrics are known when measured."""
-    for quantity in single_of(objective):
+    for quantity in objective.single:
         if quantity.metric in ERROR_METRICS and not any(one.expected.has(quantity) for one in experiments):
             measured = "which is not measured: see measurement, sources and targets"
             raise ConfigError(f"objective asks about {quantity.text}, {measured}")

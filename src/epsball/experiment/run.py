@@ -17,17 +17,17 @@ from epsball.measurements.measurement import Row, Rows, Setup, clean_rows
 from epsball.output.pages import Section, html_page, markdown_page
 from epsball.output.tables import write_csv, write_results
 from epsball.paper.claims import (
-    Claim,
     claims_sections,
     claims_summary,
     claims_table,
     conclusion_sections,
     console_claims,
 )
-from epsball.paper.figures import Figure, figure_sections
+from epsball.paper.figures import figure_sections
 from epsball.paper.objective import Objective
 from epsball.paper.points import figure_points
-from epsball.paper.tables import Table, compare, comparison_sections, table_sections, with_paper_values
+from epsball.paper.statement import Statement
+from epsball.paper.tables import compare, comparison_sections, table_sections, with_paper_values
 from epsball.paper.values import by_seed, why_unknown
 from epsball.results.given import MEASURED
 from epsball.results.intervals import with_intervals
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOTHING_STATED = Statements()
-Stated = TypeVar("Stated", Table, Claim, Figure)
+Stated = TypeVar("Stated", bound=Statement)
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,12 @@ from epsball.paper.claims import Claim, Conclusion
 from epsball.paper.expressions import ANY, Quantity, is_equal
 from epsball.paper.figures import Figure
 from epsball.paper.objective import Objective
+from epsball.paper.statement import Statement
 from epsball.paper.tables import Table
 from epsball.results.metrics import ERROR_METRICS, METRICS, Metric
 from epsball.results.rows import FURTHER, KEY
 
-Statement = TypeVar("Statement", Claim, Table, Figure, Objective)
+Kind = TypeVar("Kind", bound=Statement)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Statements:
     conclusion: Conclusion | None = None
     """of the claims"""
 
-    def named(self) -> Iterator[tuple[str, Table | Claim | Figure | Objective]]:
+    def named(self) -> Iterator[tuple[str, Statement]]:
         """Yield all of them, each with its place in the config."""
         for key in STATED:
             for name, statement in getattr(self, key).items():
@@ -75,7 +76,7 @@ class KnownNames:
             conclusion=conclusion_of(config.get("conclusion")),
         )
 
-    def checked(self, kind: type[Statement], specs: object, where: str) -> dict[str, Statement]:
+    def checked(self, kind: type[Kind], specs: object, where: str) -> dict[str, Kind]:
         """Check all tables, claims or figures of a config; their models get the names that the results have."""
         found = {}
         for name, spec in mapping(specs or {}, where).items():
@@ -95,14 +96,14 @@ class KnownNames:
             raise ConfigError(f"objective: {error}") from None
         return self.resolved(objective, "objective")
 
-    def resolved(self, statement: Statement, where: str) -> Statement:
+    def resolved(self, statement: Kind, where: str) -> Kind:
         """Check all that a statement asks about; return it with the names that models have in the results."""
         statement = self.with_members(statement, where)
-        for one in (one for quantity in statement.quantities for one in quantity.single):
+        for one in statement.single:
             self.check(one, where)
         return statement.mapped(lambda quantity: quantity.renamed(self.aliases))
 
-    def with_members(self, statement: Statement, where: str) -> Statement:
+    def with_members(self, statement: Kind, where: str) -> Kind:
         """Return a statement about models for one about grids. ConfigError where it does not say which of theirs."""
         if isinstance(statement, Figure) and statement.values is None:
             values = [place.values[statement.x] for place in self.grids.values() if statement.x in place.values]

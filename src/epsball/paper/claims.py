@@ -1,14 +1,14 @@
 """A paper's claims, judged by our rows: confirmed, refuted or open."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite, isnan
 from operator import ge, gt, le, lt
 from typing import TYPE_CHECKING, Any, Literal
 
-from epsball.build import bound, require
+from epsball.build import require
 from epsball.output.pages import Section
 from epsball.paper.expressions import (
     Comparison,
@@ -19,7 +19,8 @@ from epsball.paper.expressions import (
     parse_comparisons,
     parse_expression,
 )
-from epsball.paper.placeholders import Loops, check_loops, fill, looped, options
+from epsball.paper.placeholders import Loops, fill, looped, options
+from epsball.paper.statement import Repeated
 from epsball.paper.values import SeedRows, by_seed, estimate, estimate_in_seed, is_paired
 from epsball.results.intervals import Estimate, Interval, mean_estimate, wilson
 from epsball.results.rows import Row, as_dicts
@@ -37,7 +38,7 @@ JUDGED = (
 
 
 @dataclass(frozen=True)
-class Claim:
+class Claim(Repeated):
     """One statement of a paper."""
 
     says: str
@@ -50,49 +51,37 @@ class Claim:
     """sample: every value has an interval; all: the claim is about these images, so only seeds differ"""
     share: float = 1.0
     """of the checks, how many must be confirmed"""
-    for_: dict[str, list[str | float] | dict[str, str | float]] | None = None
-    """values of placeholders: a check that has one stands for each of its values"""
     at: dict[str, str] | None = None
     """by a placeholder of `for` a rate: of its values that one is taken at which our rate is nearest to one half, where
     models differ most: a rate that is 0 or 1 compares nothing"""
-    changes: tuple[Callable[[Quantity], Quantity], ...] = bound(())
-    """from the quantities as written to those of the results"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.checks), "checks should be at least one comparison, is empty")
         require(0 < self.share <= 1, f"share should be in (0, 1], is {self.share}")
-        check_loops(self.for_ or {})
         for name, text in (self.at or {}).items():
             with naming_field(f"at.{name}"):
-                require(name in (self.for_ or {}), f"{{{name}}} should be a placeholder of for")
+                require(name in self.loops, f"{{{name}}} should be a placeholder of for")
                 require(f"{{{name}}}" in text, f"{text!r} should have {{{name}}}")
                 require(all(side.is_rate for side in self.rates(name).values()), f"{text!r} should be a rate")
         for i, check in enumerate(self.checks):
             with naming_field(f"checks[{i}]"):
-                for comparison in compared(check, self.for_ or {}):
+                for comparison in compared(check, self.loops):
                     check_constants(comparison)
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """Return all that it may compare, at every value of its placeholders."""
-        return self.compared(self.for_ or {})
+        return self.compared(self.loops)
 
     def compared(self, loops: Loops) -> list[Comparison]:
         """Return what it compares at these values of its placeholders."""
-        found = [comparison for check in self.checks for comparison in compared(check, loops)]
-        for change in self.changes:
-            found = [comparison.mapped(change) for comparison in found]
-        return found
+        return [self.changed(comparison) for check in self.checks for comparison in compared(check, loops)]
 
     def rates(self, name: str) -> dict[str, Sum]:
         """Return the rate that chooses a placeholder's value, at each of its values, by what expressions call them."""
-        found = {}
-        for _, value in options((self.for_ or {})[name]):
-            side = parse_expression(fill((self.at or {})[name], {name: value}))
-            for change in self.changes:
-                side = side.mapped(change)
-            found[value] = side
-        return found
+        text, values = (self.at or {})[name], [value for _, value in options(self.loops[name])]
+        return {value: self.changed(parse_expression(fill(text, {name: value}))) for value in values}
 
     def chosen(self, seeds: Sequence[SeedRows]) -> dict[str, str]:
         """Return the value of each placeholder that `at` chooses by the rows; the last one where they have no rate."""
@@ -108,10 +97,6 @@ class Claim:
         asked = [quantity for comparison in self.comparisons for quantity in comparison.quantities]
         chooses = [side for name in self.at or {} for side in self.rates(name).values()]
         return [*asked, *(quantity for side in chooses for quantity in side.quantities)]
-
-    def mapped(self, change: Callable[[Quantity], Quantity]) -> "Claim":
-        """Return the same about other quantities."""
-        return replace(self, changes=(*self.changes, change))
 
 
 def compared(check: str, loops: Loops) -> list[Comparison]:
@@ -190,7 +175,7 @@ def judge_claim(claim: Claim, seeds: Sequence[SeedRows]) -> list[Check]:
     interval = wilson if claim.images == "sample" else None
     comparisons = claim.comparisons
     if claim.at:
-        comparisons = claim.compared({**(claim.for_ or {}), **{n: [v] for n, v in claim.chosen(seeds).items()}})
+        comparisons = claim.compared({**claim.loops, **{n: [v] for n, v in claim.chosen(seeds).items()}})
         comparisons = [one for one in comparisons if one.left != one.right] or comparisons
     return [judge_comparison(comparison, seeds, interval) for comparison in comparisons]
 

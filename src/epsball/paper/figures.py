@@ -7,12 +7,13 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epsball.build import bound, did_you_mean, listed, require
+from epsball.build import did_you_mean, listed, require
 from epsball.output.figures import Drawing, Kind, draw_figure
 from epsball.output.pages import Section
 from epsball.paper.expressions import ANY, Quantity, Ratio, Sum, check_unit, naming_field, parse_expression
-from epsball.paper.placeholders import check_loops, expanded, fill, fill_known, options
-from epsball.results.metrics import METRICS, Unit
+from epsball.paper.placeholders import expanded, fill, fill_known, options
+from epsball.paper.statement import Shown
+from epsball.results.metrics import METRICS
 from epsball.results.rows import seeds_text
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ EVERY_X = "every_x"  # stands for {x} where it stands for all values that our ro
 
 
 @dataclass(frozen=True)
-class Figure:
+class Figure(Shown):
     """A figure of a paper: y over x, or y's histogram, a line (or bar) per model."""
 
     title: str
@@ -33,31 +34,23 @@ class Figure:
     """an expression in which {x} stands for the value; of a histogram one metric, `<quantity>_share(model)`"""
     lines: dict[str, str | dict[str, str]]
     """by the line's label what stands for {line} in y, or for each of several placeholders"""
-    unit: Unit
-    """of y; per cent is 100 times the rows' fraction"""
     values: list[str | float] | dict[str, str | float] | None = None
     """of x; a dict has them by what labels call them; null: all that our rows have"""
     panels: dict[str, str | dict[str, str]] | None = None
     """by a panel's label what stands for {panel}, or for each of several placeholders; null: one panel"""
-    for_: dict[str, list[str | float] | dict[str, str | float]] | None = None
-    """values of placeholders: a line or panel whose label has one stands for each of its values"""
     each: str | None = None
     """of a line: a column of the rows; it is drawn as one thin curve for each value there, of the first seed"""
     log_x: bool = False
     log_y: bool = False
     paper: dict[str, list[float | None] | dict[str, list[float | None]]] | None = None
     """per line, a number for each of `values` or null, in the figure's unit; with panels, that per panel"""
-    published_on: str | None = None
-    """the data set of the paper's numbers, where it need not be ours"""
-    changes: tuple[Callable[[Quantity], Quantity], ...] = bound(())
-    """from the quantities as written to those of the results"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.x.isidentifier(), f"x should be a word, such as eps or epoch, is {self.x!r}")
         for field, given in (("lines", self.lines), ("panels", self.panels), ("values", self.values)):
             require(given is None or bool(given), f"{field} should be at least one, is empty")
-        check_loops(self.for_ or {})
-        require("x" not in (self.for_ or {}), "for.x should have another name: {x} stands for the values")
+        require("x" not in self.loops, "for.x should have another name: {x} stands for the values")
         check_unit(self.unit, [side for sides in self.sides.values() for side in sides])
         if self.kind == "histogram":
             self.check_histogram()
@@ -70,13 +63,13 @@ class Figure:
     def line_fields(self) -> dict[str, dict[str, str]]:
         """Return what stands for the placeholders of each line, by its label."""
         with naming_field("lines"):
-            return expanded("line", self.lines, self.for_ or {})
+            return expanded("line", self.lines, self.loops)
 
     @cached_property
     def panel_fields(self) -> dict[str, dict[str, str]]:
         """Return what stands for the placeholders of each panel, by its label; without panels the one has none."""
         with naming_field("panels"):
-            return {"": {}} if self.panels is None else expanded("panel", self.panels, self.for_ or {})
+            return {"": {}} if self.panels is None else expanded("panel", self.panels, self.loops)
 
     @property
     def places(self) -> list[tuple[str, str]]:
@@ -103,10 +96,7 @@ class Figure:
             found = parse_expression(
                 fill(self.text(panel, line), {**self.line_fields[line], **self.panel_fields[panel], "x": x})
             )
-        found = found.mapped(with_value(EVERY_X, ANY))
-        for change in self.changes:
-            found = found.mapped(change)
-        return found
+        return self.changed(found.mapped(with_value(EVERY_X, ANY)))
 
     def text(self, panel: str, line: str) -> str:
         """Return y as it is written for a line, {x} in it."""
@@ -117,10 +107,6 @@ class Figure:
         """Return all that it asks about; with `values: null` the condition on x is ANY, which every row meets."""
         every = (quantity for sides in self.sides.values() for side in sides for quantity in side.quantities)
         return list(dict.fromkeys(every))
-
-    def mapped(self, change: Callable[[Quantity], Quantity]) -> "Figure":
-        """Return the same about other quantities."""
-        return replace(self, changes=(*self.changes, change))
 
     def check_histogram(self) -> None:
         """ValueError unless y is the share of one quantity, over its bins."""
@@ -177,15 +163,6 @@ class Figure:
     def papers(self) -> Mapping[str, Any]:
         """Return the paper's numbers by panel and line."""
         return (self.paper or {}) if self.panels is not None else {"": self.paper or {}}
-
-    def compares_on(self, datasets: set[str]) -> bool:
-        """Whether the paper's numbers are of the data sets of our rows."""
-        return self.published_on is None or datasets <= {self.published_on}
-
-    @property
-    def scale(self) -> float:
-        """Return the factor from the rows' unit to the figure's."""
-        return 100.0 if self.unit == "percent" else 1.0
 
     @property
     def drawing(self) -> Drawing:

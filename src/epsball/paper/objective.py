@@ -1,41 +1,32 @@
 """The number that a run gives back to whoever searches over runs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
 
-from epsball.build import bound
 from epsball.paper.expressions import Quantity, Sum, parse_expression
+from epsball.paper.statement import Statement
 from epsball.paper.values import by_seed, estimate
 from epsball.results.rows import Row
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(Statement):
     """An expression over a run's rows, `error(target | target, pgd)`."""
 
     expression: str
-    changes: tuple[Callable[[Quantity], Quantity], ...] = bound(())
-    """from the quantities as written to those of the results"""
 
     def __post_init__(self) -> None:
         parse_expression(self.expression)
 
     @cached_property
     def side(self) -> Sum:
-        found = parse_expression(self.expression)
-        for change in self.changes:
-            found = found.mapped(change)
-        return found
+        return self.changed(parse_expression(self.expression))
 
     @property
     def quantities(self) -> list[Quantity]:
         return self.side.quantities
-
-    def mapped(self, change: Callable[[Quantity], Quantity]) -> "Objective":
-        """Return the same of other quantities."""
-        return replace(self, changes=(*self.changes, change))
 
     def value(self, rows: Sequence[Row]) -> float:
         """Return its mean over the seeds. RuntimeError where the rows have none: no search can go by it. ValueError

@@ -1,18 +1,19 @@
 """A paper's tables in its own shape: our numbers beside the published ones."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from math import floor, inf, isnan, log10, nan
 from typing import TYPE_CHECKING, Any, Literal
 
-from epsball.build import bound, did_you_mean, listed, require
+from epsball.build import did_you_mean, listed, require
 from epsball.output.pages import Section
 from epsball.paper.expressions import Quantity, Sum, check_unit, naming_field, parse_expression
-from epsball.paper.placeholders import check_loops, expanded, fill
+from epsball.paper.placeholders import expanded, fill
+from epsball.paper.statement import Shown
 from epsball.paper.values import by_seed, estimate
 from epsball.results.intervals import normal_interval, ties_for_best, wilson
-from epsball.results.metrics import METRICS, Better, Unit
+from epsball.results.metrics import METRICS, Better
 from epsball.results.rows import Row, as_dicts, seeds_text
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Shown):
     """A table of a paper in the paper's own shape."""
 
     title: str
@@ -30,24 +31,16 @@ class Table:
     """an expression by the column's label"""
     paper: dict[str, list[float | None]] | None
     """per row, a number for each column or null; null: no paper has it"""
-    unit: Unit
-    """of the numbers; per cent is 100 times the rows' fraction"""
     best: Literal["none", "columns", "rows"]
     """where the metric's better end, and what is tied with it, is marked"""
-    for_: dict[str, list[str | float] | dict[str, str | float]] | None = None
-    """values of placeholders: a row or column whose label has one stands for each of its values"""
-    published_on: str | None = None
-    """the data set of the paper's numbers, where it need not be ours: on another they are shown, and not compared"""
-    changes: tuple[Callable[[Quantity], Quantity], ...] = bound(())
-    """from the quantities as written to those of the results"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.rows), "rows should be at least one row, is empty")
         require(bool(self.columns), "columns should be at least one column, is empty")
         for column in self.columns:
             spread = f"{column} sd"
             require(spread not in self.columns, f"columns.{spread} should have another name: it means {column}'s ±")
-        check_loops(self.for_ or {})
         with naming_field("rows"):
             known = self.row_fields
         with naming_field("columns"):
@@ -76,21 +69,18 @@ class Table:
     @cached_property
     def row_fields(self) -> dict[str, dict[str, str]]:
         """Return what stands for the placeholders in each row, by its label."""
-        return expanded("row", self.rows, self.for_ or {})
+        return expanded("row", self.rows, self.loops)
 
     @cached_property
     def column_fields(self) -> dict[str, dict[str, str]]:
         """Return each column's expression, as `column`, and what its label's placeholders stand for."""
-        return expanded("column", self.columns, self.for_ or {})
+        return expanded("column", self.columns, self.loops)
 
     def cell(self, row: str, column: str) -> Sum:
         """Return what stands in a cell."""
         fields = dict(self.column_fields[column])
         text = fields.pop("column")
-        found = parse_expression(fill(text, {**fields, **self.row_fields[row]}))
-        for change in self.changes:
-            found = found.mapped(change)
-        return found
+        return self.changed(parse_expression(fill(text, {**fields, **self.row_fields[row]})))
 
     @cached_property
     def cells(self) -> dict[tuple[str, str], Sum]:
@@ -112,23 +102,10 @@ class Table:
         ends = {cell.better for key, cell in self.cells.items() if key[place] == group}
         return ends.pop() if len(ends) == 1 else None
 
-    def mapped(self, change: Callable[[Quantity], Quantity]) -> "Table":
-        """Return the same about other quantities."""
-        return replace(self, changes=(*self.changes, change))
-
     def published(self, row: str, column: str) -> float | None:
         """Return the paper's number of a cell, in the table's unit."""
         values = (self.paper or {}).get(row)
         return None if values is None else values[list(self.column_fields).index(column)]
-
-    def compares_on(self, datasets: set[str]) -> bool:
-        """Whether the paper's numbers are of the data sets of our rows."""
-        return self.published_on is None or datasets <= {self.published_on}
-
-    @property
-    def scale(self) -> float:
-        """Return the factor from the rows' unit to the table's."""
-        return 100.0 if self.unit == "percent" else 1.0
 
 
 DIGITS = {"percent": 1, "value": 2}  # at least, of a number in the paper's shape
