@@ -536,6 +536,23 @@ def test_a_layer_called_heads_costs_no_pass_for_the_predicted_label() -> None:
     assert gradient(label="predicted").choose_label(model, X, Y, None) is None
 
 
+def test_an_auxiliary_head_costs_no_pass_for_the_predicted_label() -> None:
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk = linear(WEIGHT)
+
+        def heads(self, x: Tensor) -> list[tuple[Tensor, float]]:
+            logits = self.trunk(x)
+            return [(logits, 0.5), (logits.flip(1), 0.0)]
+
+    model = TwoHeads()
+    for name in ("step_ll", "fgsm_pred", "iter_ll"):
+        passes = batch_sizes(model.trunk)
+        assert torch.equal(NAMED[name](model, X, Y), NAMED[name](linear(WEIGHT), X, Y)), name
+        assert passes == [len(X)] * NAMED[name].number_of_steps, name
+
+
 def test_the_steps_in_parts_are_the_steps_at_once() -> None:
     x, y = small_batch()
     for momentum in (0.0, 0.5):

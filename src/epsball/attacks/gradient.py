@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from epsball.attacks.balls import STEPS, norm
 from epsball.attacks.losses import cross_entropy, entropy, log_cross_entropy, margin, weighted
 from epsball.build import require
-from epsball.models import heads, own_heads
+from epsball.models import Ensemble, heads
 from epsball.runtime.graphs import run_captured
 
 CAPTURED_STEPS = 5  # fewer are not worth a graph: its capture costs four calls, and an evaluation makes about ten
@@ -154,8 +154,8 @@ class GradientAttack:
         """Return (N,) the class the loss is about; None where the first gradient's own forward pass finds it."""
         if self.label == "true":
             return y
-        if self.label != "random" and self.start == "none" and own_heads(model) is None:
-            return None
+        if self.label != "random" and self.start == "none" and not isinstance(model, Ensemble):
+            return None  # the first of its heads is its prediction
         with torch.no_grad():
             logits = model(x)
         if self.label == "random":  # any class but the true one

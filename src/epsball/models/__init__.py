@@ -1,9 +1,10 @@
 """Architectures by name: each entry is `name(shape, classes, *, <config fields>) -> nn.Module`.
 
 A network takes float images in [0, 1], (N, C, H, W), normalises them itself and gives logits, (N, classes).
-What else it may have: `heads(x)`, all its logits with their weights in the loss (see `wrappers.heads`); `members`, an
-ensemble's; `fit_to`, which fits it without a trainer (`wrappers.FitsItself`), and `differentiable = False`, by which it
-is a target only (both as `forest.RandomForest`); `has_weights = True`, with which it is trained already (as timm's).
+What else it may have: `heads(x)`, all its logits with their weights in the loss, those of its prediction first (see
+`wrappers.heads`); `members`, an ensemble's; `fit_to`, which fits it without a trainer (`wrappers.FitsItself`), and
+`differentiable = False`, by which it is a target only (both as `forest.RandomForest`); `has_weights = True`, with which
+it is trained already (as timm's).
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from epsball.models.pretrained import timm
 from epsball.models.resnet import resnet, wide_resnet
 from epsball.models.wrappers import Ensemble, FitsItself, Rule, heads, own_heads
 
-__all__ = ["MODELS", "FitsItself", "Shape", "heads", "own_heads"]
+__all__ = ["MODELS", "Ensemble", "FitsItself", "Shape", "heads", "own_heads"]
 
 
 def ensemble(shape: Shape, classes: int, *, members: dict[str, dict[str, Any]], copies: int, rule: Rule) -> nn.Module:

@@ -36,7 +36,8 @@ class Ensemble(nn.Module):
 
 
 def heads(model: nn.Module, x: Tensor) -> list[tuple[Tensor, float]]:
-    """Return all logits of `model` on `x` with their weights in the loss, from one pass; most networks have one."""
+    """Return all logits of `model` on `x` with their weights in the loss, from one pass; most networks have one. The
+    first are its prediction, but of an ensemble."""
     own = own_heads(model)
     return [(model(x), 1.0)] if own is None else own(x)
 
