@@ -24,9 +24,10 @@ from epsball.models.wrappers import Ensemble
 from epsball.paper.expressions import ANY, Quantity, Sum
 from epsball.paper.tables import Table
 from epsball.paper.values import SeedRows, estimate_in_seed
-from epsball.results.given import DROPPED, MEASURED
+from epsball.results.given import DROPPED
 from epsball.results.intervals import wilson
 from epsball.results.metrics import METRICS
+from epsball.results.rows import MEASURED
 from epsball.runtime.progress import Stop
 from epsball.runtime.store import Store
 from epsball.training.spec import BuildCache

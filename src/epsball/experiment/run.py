@@ -29,9 +29,8 @@ from epsball.paper.points import figure_points
 from epsball.paper.statement import Statement
 from epsball.paper.tables import compare, comparison_sections, table_sections, with_paper_values
 from epsball.paper.values import by_seed, why_unknown
-from epsball.results.given import MEASURED
 from epsball.results.intervals import with_intervals
-from epsball.results.rows import COLUMNS, FURTHER, IMAGES, KEY, PAPER, as_dicts
+from epsball.results.rows import COLUMNS, FURTHER, IMAGES, KEY, MEASURED, PAPER, as_dicts
 from epsball.runtime.device import executing
 from epsball.runtime.distributed import is_first
 from epsball.runtime.files import write_whole

@@ -11,11 +11,10 @@ from epsball.paper.expressions import Quantity, Ratio, Sum
 from epsball.results.intervals import UNBOUNDED, Estimate, Interval, Term, estimate_row, estimate_sum, mean_estimate
 from epsball.results.metrics import METRICS, Metric
 from epsball.results.paired import Mistaken, unpacked_bits
-from epsball.results.rows import COLUMNS, FURTHER, IMAGES, MISTAKES, SECONDS, Row
+from epsball.results.rows import FURTHER, IMAGES, MEASURED, Row
 
 Cell = tuple[str, str, str]  # target, source, attack
 
-TRIALS = tuple(str(name) for metric in METRICS.values() for name in (metric.trials, metric.fewer))
 UNKNOWN = Estimate(nan, nan, nan, seeds=0)
 
 
@@ -138,8 +137,7 @@ def same_images(parts: Sequence[Mistaken | None]) -> bool:
 
 def how_to_choose(rows: Sequence[Row]) -> str:
     """Say by which column a statement can tell these rows apart, with the first one's value as an example."""
-    others = *COLUMNS, *METRICS, *MISTAKES, *TRIALS, SECONDS, IMAGES
-    own = [name for name in rows[0] if name not in others]  # a grid's
+    own = [name for name in rows[0] if name not in MEASURED and name != IMAGES]  # a grid's
     for name in ("dataset", "measurement", "eps", *FURTHER, *own):
         known = [row.get(name) for row in rows if not is_missing(row.get(name))]
         if len({str(row.get(name)) for row in rows}) > 1 and known:

@@ -14,18 +14,12 @@ from typing import Any
 from epsball.build import ConfigError, one_line
 from epsball.results.metrics import METRICS, Metric
 from epsball.results.paired import unpacked_bits
-from epsball.results.rows import COLUMNS, FINGERPRINTS, FURTHER, KEY, MISTAKES, PAPER, SECONDS
+from epsball.results.rows import FINGERPRINTS, KEY, MEASURED, MISTAKES, PAPER, SECONDS
 
 NEEDED = ("dataset", "seed", "source", "target", "attack", "eps", "n", *FINGERPRINTS)
 TEXTS = ("dataset", "measurement", "source", "target", "attack", "part", *FINGERPRINTS)
 LABELS = ("dataset", "measurement", "seed", "source", "target", *FINGERPRINTS)
 DROPPED = (*LABELS, "part", "error_top1_low", "error_top1_high", *PAPER)  # what a run knows or works out for itself
-MEASURED = {
-    *(*COLUMNS, *FURTHER, *MISTAKES, SECONDS),
-    *(str(name) for metric in METRICS.values() for name in (metric.name, metric.trials, metric.spread, metric.fewer)),
-}
-"""columns that a measurement fills; any other is a grid's value, which a row has in its own run alone: in another run
-or part the same model may be of no grid"""
 Label = tuple[Any, ...]  # as rows.KEY, then the seed
 
 

@@ -41,6 +41,11 @@ class Metric:
     interval of as many trials that are counted or not is wider, at least as safe"""
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Name the columns that rows with it have: its own, and those of its trials and spread."""
+        return tuple(name for name in (self.name, self.trials, self.spread, self.fewer) if name)
+
+    @property
     def words(self) -> str:
         """What people call it: its label, else its name in words."""
         return self.label or (self.short or self.name).replace("_", " ")
