@@ -191,10 +191,10 @@ def with_paper_values(rows: "pd.DataFrame", tables: Mapping[str, Table]) -> "pd.
         for (row, column), cell in table.cells.items():
             value, alone = table.published(row, column), cell.alone
             if value is not None and alone is not None and table.compares_on(datasets):
-                known.setdefault((alone.target, alone.source, alone.attack), []).append((alone, value / table.scale))
+                known.setdefault((alone.source, alone.target, alone.attack), []).append((alone, value / table.scale))
     columns: dict[str, list[Any]] = {"paper_value": [], "paper_metric": [], "difference": []}
     for line in as_dicts(rows):
-        own = known.get((str(line["target"]), str(line["source"]), str(line["attack"])), [])
+        own = known.get((str(line["source"]), str(line["target"]), str(line["attack"])), [])
         ours = ((METRICS[q.metric].value_in(line), q.metric, value) for q, value in own if q.is_about(line))
         found = next(((number, name, value) for number, name, value in ours if not isnan(number)), None)
         columns["paper_value"].append(round(found[2], 6) if found else nan)

@@ -13,7 +13,7 @@ from epsball.results.metrics import METRICS, Metric
 from epsball.results.paired import Mistaken, unpacked_bits
 from epsball.results.rows import FURTHER, IMAGES, MEASURED, Row
 
-Cell = tuple[str, str, str]  # target, source, attack
+Cell = tuple[str, str, str]  # source, target, attack
 
 UNKNOWN = Estimate(nan, nan, nan, seeds=0)
 
@@ -27,13 +27,13 @@ class SeedRows:
         self.found: dict[Quantity, list[Row]] = {}
         self.known: dict[tuple[int, str], Mistaken] = {}
         for row in rows:
-            self.by_cell.setdefault((row["target"], row["source"], row["attack"]), []).append(row)
+            self.by_cell.setdefault((row["source"], row["target"], row["attack"]), []).append(row)
 
     def find(self, quantity: Quantity) -> list[Row]:
         """Return the rows that have the number of a quantity: other measurements' rows of its cell lack the metric."""
         if quantity not in self.found:  # the ends of a ratio's interval ask a hundred times
             metric = METRICS[quantity.metric]
-            cells = [(quantity.target, one.sources[0], one.attacks[0]) for one in quantity.single]
+            cells = [(one.source, one.target, one.attack) for one in quantity.single]
             rows = [row for cell in cells for row in self.near(cell, quantity)]
             own = [row for row in rows if quantity.is_about(row) and not isnan(metric.value_in(row))]
             self.found[quantity] = own
