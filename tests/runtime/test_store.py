@@ -164,6 +164,14 @@ def test_a_model_is_trained_once_and_then_reused(store: Store) -> None:
     assert (first.path / CURVE).read_text() == "epoch,loss\n1,0.25\n"
 
 
+def test_weights_that_share_memory_are_kept(store: Store) -> None:
+    whole = torch.arange(6.0)
+    weights = {"a.weight": whole, "b.weight": whole, "c.weight": whole[2:].view(2, 2)}
+    store.load_or_train("tied", KEY, CPU, lambda folder: (weights, {}, ""))
+    found = store.load_or_train("tied", KEY, CPU, never).weights
+    assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+
+
 def test_the_manifest_holds_the_sha256_of_every_other_file(store: Store) -> None:
     path = store.load_or_train("tiny", KEY, CPU, made).path
     manifest = json.loads((path / MANIFEST).read_text())

@@ -229,8 +229,10 @@ class Store:
     def publish(self, path: Path, weights: Mapping[str, Tensor], spec: dict[str, Any], curve: str) -> None:
         from safetensors.torch import save
 
+        # each by itself: a network may have one tensor under two names, and safetensors saves none that share memory
+        own = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in weights.items()}
         files = {
-            MODEL: save({name: t.detach().cpu().contiguous() for name, t in weights.items()}),
+            MODEL: save(own),
             SPEC: (json.dumps(spec, indent=2) + "\n").encode(),
             CURVE: curve.encode(),
         }
