@@ -161,6 +161,12 @@ def test_a_trainer_trains_it_and_goes_on_from_its_weights(
     assert not torch.equal(members[0][0].out.weight, members[1][0].out.weight)
 
 
+def test_a_trainer_of_a_network_without_a_weight_to_train_is_refused(tiny: Callable[..., Config], file: Path) -> None:
+    file.write_text(f"{NET}\n\ndef frozen():\n    return Net().requires_grad_(False)\n")
+    with pytest.raises(ConfigError, match=r"^trainer should be null: every weight of the network is frozen"):
+        prepare_experiment(with_arch(tiny(), spec(file, call="frozen"), tiny()["trainer"]))
+
+
 WRONG: dict[str, tuple[Config, str]] = {
     "no file": ({"file": None}, "arch.file should be a Python file, as in arch.file=my/net.py, is null"),
     "no such file": ({"file": "/no/net.py"}, "arch.file should be a Python file, but there is no /no/net.py"),

@@ -360,6 +360,25 @@ def test_clip_norm_bounds_a_step(clip_norm: float | None, bound: bool) -> None:
         assert distance(model, before) > 0.1
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_frozen_weights_stay_and_the_others_learn(optimizer: str) -> None:
+    """As of a network of the user's own whose features another training made. It goes on bit for bit."""
+
+    def frozen() -> nn.Module:
+        model = network()
+        model[0].requires_grad_(False)
+        return model
+
+    before, by = frozen().state_dict(), trainer(optimizer=OPTIMIZERS[optimizer])
+    weights, _, whole = fitted(by, model=frozen())
+    assert [name for name in ("0.weight", "0.bias", "5.weight") if identical(before[name], weights[name])] == [
+        "0.weight",
+        "0.bias",
+    ]
+    state = torch.load(io.BytesIO(whole.saved[3]), weights_only=True)
+    assert identical(fitted(by, model=frozen(), recorder=Recorder(state))[0], weights)
+
+
 # ---- divergence
 
 

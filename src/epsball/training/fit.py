@@ -210,7 +210,7 @@ class TrainingState:
         with autocast(self.trainer.precision, x.device):
             loss = self.objective(self.model, x, y, self.step, Origin(index, original))
         self.optimizer.zero_grad(set_to_none=True)
-        parameters = list(self.model.parameters())  # not to the images
+        parameters = [p for p in self.model.parameters() if p.requires_grad]  # not to the images, nor to frozen ones
         loss.reshape(-1)[0].backward(inputs=parameters)  # type: ignore[no-untyped-call]
         loss = loss.detach()
         average([*(p.grad for p in parameters if p.grad is not None), loss])

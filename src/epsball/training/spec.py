@@ -211,6 +211,8 @@ def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, whe
     if trainer is not None and fitted:
         raise UnfitError(f"{at} should be null: {type(network).__name__} fits itself to the data, without gradients")
     if trainer is not None:
+        if not any(p.requires_grad for p in network.parameters()):
+            raise ConfigError(f"{at} should be null: every weight of the network is frozen (requires_grad is False)")
         try:
             trainer.objective.check(network, sources)
         except ValueError as error:
