@@ -50,6 +50,12 @@ def nothing():
 
 def broken():
     return Net().absent
+
+
+class InPlace(Net):
+    def forward(self, x):
+        x -= 0.5
+        return super().forward(x)
 """
 Config = dict[str, Any]
 
@@ -189,6 +195,7 @@ WRONG: dict[str, tuple[Config, str]] = {
         "arch.call should give logits of shape (1, 10) for an image of (1, 28, 28), gives (1, 7)",
     ),
     "two outputs": ({"call": "Pair"}, "for an image of (1, 28, 28), gives a tuple"),
+    "other images": ({"call": "InPlace"}, "arch.call should leave the images as they are, but changes them in place"),
     "no deviation": ({"mean": [0.5]}, "arch.std should be set beside mean"),
     "three channels": ({"mean": [0.5] * 3, "std": [1.0] * 3}, "arch.mean should have 1 or 1 values"),
     "no weights": ({"checkpoint": "/no/w.pt"}, "arch.checkpoint should be a file, is '/no/w.pt'"),
@@ -219,6 +226,12 @@ def test_a_file_that_cannot_be_imported(text: str, answer: str, file: Path) -> N
     file.write_text(text)
     with pytest.raises(ConfigError, match=re.escape(f"arch.file: {file} {answer}")):
         build(MODELS, spec(file), (1, 28, 28), 10, where="arch")
+
+
+def test_a_network_may_change_what_it_is_given_where_that_is_no_image(file: Path) -> None:
+    net = build(MODELS, spec(file, call="InPlace", mean=[0.0], std=[1.0]), (1, 28, 28), 10, where="arch")
+    net(x := torch.ones(2, 1, 28, 28))
+    assert (x == 1).all()
 
 
 def test_images_that_it_does_not_take(file: Path) -> None:

@@ -111,13 +111,13 @@ def try_one_image(net: nn.Module, shape: Shape, classes: int, field: str, messag
     """Show the network one image in eval mode, which leaves no trace in it.
 
     ShapeError with `message` where it fails, in which the word ERROR stands for what it says. ValueError, which begins
-    with the `field`, where it gives no logits.
+    with the `field`, where it gives no logits, or changes the image: other models are shown the same ones.
     """
-    device = next(net.parameters()).device
+    image = torch.zeros(1, *shape, device=next(net.parameters()).device)
     net.eval()
     try:
         with torch.no_grad():
-            logits = net(torch.zeros(1, *shape, device=device))
+            logits = net(image)
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ShapeError(message.replace("ERROR", said)) from error
@@ -126,3 +126,5 @@ def try_one_image(net: nn.Module, shape: Shape, classes: int, field: str, messag
     given = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     fits = given == (1, classes)
     require(fits, f"{field} should give logits of shape (1, {classes}) for an image of {shape}, gives {given}")
+    kept = image._version == 0  # on meta, too, which has no pixels to compare
+    require(kept, f"{field} should leave the images as they are, but changes them in place, as `x -= 0.5` does")
