@@ -20,7 +20,7 @@ from epsball.models import MODELS
 from epsball.runtime.progress import Stop
 
 NET = """
-import torch
+from functools import partial; import torch
 from torch import nn
 
 SCALE = torch.ones(1)  # made while the file is imported
@@ -56,6 +56,10 @@ class InPlace(Net):
     def forward(self, x):
         x -= 0.5
         return super().forward(x)
+
+
+READY = Net()
+Narrow = partial(Net, width=2)
 """
 Config = dict[str, Any]
 
@@ -173,6 +177,13 @@ def test_a_trainer_of_a_network_without_a_weight_to_train_is_refused(tiny: Calla
         prepare_experiment(with_arch(tiny(), spec(file, call="frozen"), tiny()["trainer"]))
 
 
+def test_a_call_may_be_whatever_can_be_called(file: Path) -> None:
+    net = build(MODELS, spec(file, call="Narrow", arguments={"classes": 10}), (1, 28, 28), 10, where="arch")
+    assert net[0].out.in_features == 2
+    with pytest.raises(ConfigError, match=r"arch\.arguments should be those of Narrow of .*net\.py\(\*, width=2, "):
+        build(MODELS, spec(file, call="Narrow", arguments={"deep": 1}), (1, 28, 28), 10, where="arch")
+
+
 WRONG: dict[str, tuple[Config, str]] = {
     "no file": ({"file": None}, "arch.file should be a Python file, as in arch.file=my/net.py, is null"),
     "no such file": ({"file": "/no/net.py"}, "arch.file should be a Python file, but there is no /no/net.py"),
@@ -181,6 +192,7 @@ WRONG: dict[str, tuple[Config, str]] = {
         "arch.call should name what makes the network in FILE, is None: it has Net, Pair,",
     ),
     "no such name": ({"call": "Nett"}, "FILE, is 'Nett' (did you mean 'Net'?): it has Net, Pair, empty"),
+    "a network": ({"call": "READY"}, "arch.call should name what makes the network in FILE, is 'READY': it has Net,"),
     "no function": ({"call": "SCALE"}, "arch.call should name what makes the network in FILE, is 'SCALE'"),
     "wrong argument": (
         {"arguments": {"widht": 3}},

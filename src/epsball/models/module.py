@@ -38,7 +38,7 @@ def module(
     require(bool(file), "file should be a Python file, as in arch.file=my/net.py, is null")
     check_mean_std(mean, std, shape[0])
     with torch.device("cpu"):
-        network = make(found(str(file), call), arguments, str(file))
+        network = make(found(str(file), call), arguments, f"{call} of {file}", str(file))
         if checkpoint is not None:
             load_checkpoint(network, checkpoint)
         net = normalised(network, mean, std)
@@ -48,9 +48,8 @@ def module(
     return net
 
 
-def make(maker: Callable[..., object], arguments: dict[str, Any], file: str) -> nn.Module:
+def make(maker: Callable[..., object], arguments: dict[str, Any], called: str, file: str) -> nn.Module:
     """Call the user's class or function. ValueError, which begins with the field, unless it gives a network."""
-    called = f"{maker.__name__} of {file}"
     try:
         inspect.signature(maker).bind(**arguments)
     except TypeError as error:
@@ -70,12 +69,12 @@ def found(file: str, call: str | None) -> Callable[..., object]:
     """Return what a Python file calls so. ValueError, which begins with the field, where there is no such thing."""
     require(Path(file).is_file(), f"file should be a Python file, but there is no {file}")
     content = imported(file, sha256(Path(file).read_bytes()).hexdigest()[:12])
-    own = [name for name, each in vars(content).items() if getattr(each, "__module__", "") == content.__name__]
-    maker = getattr(content, call or "", None)
-    if not callable(maker):
+    makers = {name: each for name, each in vars(content).items() if callable(each) and not isinstance(each, nn.Module)}
+    if call not in makers:  # a network that is there already would be all models of the run
+        own = [name for name, each in makers.items() if getattr(each, "__module__", "") == content.__name__]
         near = did_you_mean(call, own) if call else ""
         raise ValueError(f"call should name what makes the network in {file}, is {call!r}{near}: it has {listed(own)}")
-    result: Callable[..., object] = maker
+    result: Callable[..., object] = makers[call]
     return result
 
 
