@@ -12,6 +12,7 @@ import pytest
 import torch
 from linear import NoFloat64, batch_sizes, seeded
 from squares import BATCH, EPS, FGSM, assert_same, errors, example, frames, losses, make_setup, signs, whole
+from torch import nn
 
 from epsball.attacks import NamedAttack
 from epsball.attacks.noise import NoiseAttack
@@ -188,6 +189,18 @@ def test_without_a_chosen_image_there_is_a_clear_section(measured: Measure, tmp_
     (section,) = SURFACE.present(shown, tmp_path / "shown")
     assert section.text == "No example crafted on B fools A." and section.image is None
     assert SURFACE.say(shown) == "0 loss surfaces\n" and not list((tmp_path / "shown").iterdir())
+
+
+def test_no_network_is_shown_a_batch_of_no_image(tmp_path: Path) -> None:
+    """Many reshape by `view(len(x), -1)`, which torch refuses there."""
+    setup = unfooled(tmp_path)
+
+    def refuse(_network: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        assert len(inputs[0])
+
+    for network in setup.models.values():
+        network.register_forward_pre_hook(refuse)
+    assert {row["n"] for row in SURFACE.measure(setup)["results"]} == {0}
 
 
 @pytest.mark.parametrize("averaged", [0, 1])

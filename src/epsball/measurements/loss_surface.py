@@ -227,10 +227,12 @@ def losses_on_grid(
     stop: Stop,
 ) -> Tensor:
     """Return (N, S, S) losses on x + steps[i] sign(g1) + steps[j] sign(g2), g1 and g2 the gradients of `along`."""
+    losses = x.new_empty(len(x), len(steps), len(steps))
+    if len(x) == 0:
+        return losses.cpu()  # many a network reshapes by `view(len(x), -1)`, which no image allows
     first, second = (
         torch.cat([input_gradient(one, *part).sign() for part in in_batches(batch_size, x, y)]) for one in along
     )
-    losses = x.new_empty(len(x), len(steps), len(steps))
     for i, e1 in enumerate(steps.tolist()):
         for j, e2 in enumerate(steps.tolist()):
             stop.check()
