@@ -141,6 +141,10 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         trainer = fields["trainer"] = None  # what it describes is the run's training of networks
     sources = build_sources(trainer, at, cache)
     data = load_data(fields["dataset"], at["dataset"], cache)
+    for name, source in sources.items():
+        if (source.data.shape, source.data.classes) != (data.shape, data.classes):
+            other = f"{at['trainer']}.sources.{name}.dataset"
+            raise ConfigError(f"{other} has other image shapes or classes than {at['dataset']}")
     identity = identity_of(fields, data, sources)
     local = processes() > 1 and trainer is not None and trainer.batch_norm == "local"
     if local and has_batch_norm(check_network(fields["arch"], data, at["arch"])):
