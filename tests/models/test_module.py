@@ -171,6 +171,28 @@ def test_a_trainer_trains_it_and_goes_on_from_its_weights(
     assert not torch.equal(members[0][0].out.weight, members[1][0].out.weight)
 
 
+def test_an_ensemble_of_weights_of_files_is_measured_as_it_is(
+    tiny: Callable[..., Config], file: Path, tmp_path: Path
+) -> None:
+    nets = [trained_in_torch(seed, torch.rand(9, 1, 28, 28), torch.arange(9)) for seed in (0, 1)]
+    for seed, net in enumerate(nets):
+        values = dict(
+            zip(("first.weight", "first.bias", "out.weight", "out.bias"), net.state_dict().values(), strict=True)
+        )
+        torch.save(values, tmp_path / f"{seed}.pt")
+    members = {f"m{seed}": spec(file, checkpoint=str(tmp_path / f"{seed}.pt")) for seed in (0, 1)}
+    arch = {"name": "ensemble", "members": members, "copies": 1, "rule": "mean_logit"}
+    made = prepare_experiment(with_arch(tiny(), arch, None)).specs["target"]
+    x = torch.rand(3, 1, 28, 28)
+    with torch.no_grad():
+        expected = torch.stack([net(x.flatten(1)) for net in nets]).mean(0)
+        torch.testing.assert_close(made.make_network()(x), expected)
+    assert made.as_it_is and made.members == 2
+    arch["members"] = {**members, "m1": spec(file)}
+    with pytest.raises(ConfigError, match=r"trainer is missing: .* weights, or those of a file, may have none"):
+        prepare_experiment(with_arch(tiny(), arch, None))
+
+
 def test_a_trainer_of_a_network_without_a_weight_to_train_is_refused(tiny: Callable[..., Config], file: Path) -> None:
     file.write_text(f"{NET}\n\ndef frozen():\n    return Net().requires_grad_(False)\n")
     with pytest.raises(ConfigError, match=r"^trainer should be null: every weight of the network is frozen"):

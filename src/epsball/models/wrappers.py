@@ -24,6 +24,7 @@ class Ensemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
         self.rule = rule
+        self.has_weights = all(getattr(member, "has_weights", False) for member in members)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, classes), whose largest entry is the ensemble's prediction."""
