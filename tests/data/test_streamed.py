@@ -358,29 +358,45 @@ def test_what_needs_all_images_in_memory_is_refused(
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
 def test_a_signal_to_the_whole_job_saves_the_training_and_leaves_no_process(root: Path, tmp_path: Path) -> None:
     """As `timeout` and schedulers send it: to workers too."""
-    command = line(root, "trainer.epochs=5000", "checkpoint_seconds=0.1")
-    pipe = subprocess.PIPE
-    run = subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-    try:
-        wait_for(lambda: bool(list(tmp_path.glob("outputs/models/*/last.pt"))) or run.poll() is not None)
-        assert run.poll() is None, run.communicate()[1]
-        assert len(session_of(run.pid)) >= 4  # the run, the server, two workers
+    with training_under_way(root, tmp_path) as run:
         os.killpg(run.pid, signal.SIGTERM)
         _, errors = run.communicate(timeout=120)
         assert (run.returncode, "Traceback" in errors) == (143, False), errors
         wait_for(lambda: not session_of(run.pid))
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
     assert list(tmp_path.glob("outputs/models/*/last.pt"))
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(30000):
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
+def test_a_killed_run_leaves_no_process(root: Path, tmp_path: Path) -> None:
+    """As where memory ends; a worker process of `workers` ends so with every signal."""
+    with training_under_way(root, tmp_path) as run:
+        run.kill()
+        run.wait()
+        wait_for(lambda: not session_of(run.pid), seconds=60)
+        run.communicate()
+
+
+@contextlib.contextmanager
+def training_under_way(root: Path, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Begin a run in a session of its own, which has saved a state when the block begins."""
+    command, pipe = line(root, "trainer.epochs=5000", "checkpoint_seconds=0.1"), subprocess.PIPE
+    run = subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    try:
+        wait_for(lambda: bool(list(folder.glob("outputs/models/*/last.pt"))) or run.poll() is not None)
+        assert run.poll() is None, run.communicate()[1]
+        assert len(session_of(run.pid)) >= 4  # the run, the server, two workers
+        yield run
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], bool], seconds: int = 300) -> None:
+    for _ in range(100 * seconds):
         if condition():
             return
         time.sleep(0.01)
-    raise AssertionError("waited five minutes")
+    raise AssertionError(f"waited {seconds} seconds")
 
 
 def session_of(leader: int) -> list[int]:

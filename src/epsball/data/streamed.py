@@ -2,10 +2,12 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import tee
+from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
@@ -202,8 +204,16 @@ def worker_context() -> Any:
 
 
 def begin_worker(_number: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to workers too, to the main process: it finishes its step first."""
+    """Leave Ctrl-C, which a terminal sends to workers too, to the process that reads: it finishes its step first. And
+    end with that process, however it ends: torch's workers look whether their own parent has, which is the server."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=end_with_reader, daemon=True).start()
+
+
+def end_with_reader() -> None:
+    if reader := multiprocessing.parent_process():
+        reader.join()
+        os._exit(1)
 
 
 @dataclass(frozen=True, eq=False)
