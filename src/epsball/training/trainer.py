@@ -185,13 +185,19 @@ class Trainer:
         require(self.epochs > 0, f"epochs should be positive, is {self.epochs}")
         require(self.batch_size >= 1, f"batch_size should be at least 1, is {self.batch_size}")
         require(self.clip_norm is None or self.clip_norm > 0, f"clip_norm should be positive, is {self.clip_norm}")
+        for name, count in self.replaced.items():
+            require(count <= self.batch_size, f"{name} should be at most batch_size, {self.batch_size}, is {count}")
+
+    @property
+    def replaced(self) -> dict[str, int]:
+        """Return how many images of a batch the objective replaces, if it does, by its key."""
+        adversarial = crafting(self.objective)
+        count = None if adversarial is None else adversarial.count
+        return {} if count is None else {f"{crafting_place(self.objective)}.count": count}
 
     def check_processes(self, number: int) -> None:
         """Raise ValueError unless `number` processes can share every batch equally."""
-        shared = {"batch_size": self.batch_size}
-        if (adversarial := crafting(self.objective)) is not None:
-            shared[f"{crafting_place(self.objective)}.count"] = adversarial.count or 0
-        for name, value in shared.items():
+        for name, value in {"batch_size": self.batch_size, **self.replaced}.items():
             require(value % number == 0, f"{name} should be a multiple of the job's {number} processes, is {value}")
 
     @property
