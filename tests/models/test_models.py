@@ -538,6 +538,19 @@ def test_a_layer_called_heads_is_no_method_of_that_name() -> None:
     assert own_heads(net) is None and own_heads(Ensemble([net], "vote")) is not None
 
 
+def test_a_network_that_gives_a_tuple_in_train_mode_is_told_in_one_line() -> None:
+    """As torchvision's GoogLeNet and Inception do."""
+
+    class Two(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            return (super().forward(x), None) if self.training else super().forward(x)
+
+    net = Two(4, 2)
+    assert len(heads(net.eval(), torch.zeros(1, 4))) == 1
+    with pytest.raises(TypeError, match="Two gives a tuple in train mode: its forward should give logits alone"):
+        heads(net.train(), torch.zeros(1, 4))
+
+
 def test_inception_runs_its_trunk_once_for_both_heads() -> None:
     net = small_inception().train()
     runs: list[int] = []

@@ -38,9 +38,14 @@ class Ensemble(nn.Module):
 
 def heads(model: nn.Module, x: Tensor) -> list[tuple[Tensor, float]]:
     """Return all logits of `model` on `x` with their weights in the loss, from one pass; most networks have one. The
-    first are its prediction, but of an ensemble."""
-    own = own_heads(model)
-    return [(model(x), 1.0)] if own is None else own(x)
+    first are its prediction, but of an ensemble. TypeError where it gives anything else, as many do in train mode."""
+    if own := own_heads(model):
+        return own(x)
+    logits = model(x)
+    if not isinstance(logits, Tensor):
+        said = f"{type(model).__name__} gives a {type(logits).__name__} in {'train' if model.training else 'eval'} mode"
+        raise TypeError(f"{said}: its forward should give logits alone, heads(x) several with their weights")
+    return [(logits, 1.0)]
 
 
 def own_heads(model: nn.Module) -> Callable[[Tensor], list[tuple[Tensor, float]]] | None:
