@@ -82,6 +82,36 @@ def test_an_objective_over_parts_has_their_rows(main: Callable[..., Ended], tmp_
     assert value == pytest.approx(clean["A_adv"] - clean["B"], abs=1e-12)
 
 
+def test_an_objective_over_a_single_part_has_its_rows(main: Callable[..., Ended], tmp_path: Path) -> None:
+    """As what else the run states beside its parts: a claim, and what is concluded from it."""
+    claim = "claims.whole={says: s, paper: p, checks: ['error(A) < 0.999']}"
+    words = ("conclusion={confirmed: Fine, refuted: Bad, open: Unknown}", f"hydra.run.dir={tmp_path / 'one'}")
+    line = ["parts=[tramer/table7]", "scale=smoke", "dataset=digits", "dataset.train_size=64", "device=cpu"]
+    ended = main(*line, claim, *words, 'objective="error(A)"')
+    assert ended.code == 0, ended.err
+    rows = pd.read_csv(tmp_path / "one" / "results.csv")
+    clean = rows[rows["measurement"] == "clean"].set_index("target")["error_top1"]
+    assert json.loads((tmp_path / "one" / "run.json").read_text())["objective"]["value"] == clean["A"]
+    assert "whole" in set(pd.read_csv(tmp_path / "one" / "claims.csv")["claim"]) and "whole" in ended.out
+    ended = main(*line, 'objective="error(nobody)"')
+    assert ended.code == 2 and "objective asks about 'nobody'" in ended.err
+
+
+def test_what_a_file_of_a_single_part_states_is_judged(main: Callable[..., Ended], tmp_path: Path) -> None:
+    (tmp_path / "conf" / "paper").mkdir(parents=True)
+    text = """# @package _global_
+parts: [tramer/table7]
+objective: error(A)
+claims: {whole: {says: s, paper: p, checks: ["error(A) < 0.999"]}}
+"""
+    (tmp_path / "conf" / "paper" / "own.yaml").write_text(text)
+    folder, run = f"hydra.searchpath=[file://{tmp_path / 'conf'}]", f"hydra.run.dir={tmp_path / 'one'}"
+    small = ("device=cpu", "scale=smoke", "dataset=digits", "dataset.train_size=64", "dataset.test_size=40")
+    ended = main("paper=own", folder, run, *small)
+    assert ended.code == 0 and "objective: error(A) = " in ended.out, ended.err
+    assert "whole" in set(pd.read_csv(tmp_path / "one" / "claims.csv")["claim"])
+
+
 def test_without_a_value_the_job_fails_and_what_was_measured_is_recorded_as_done(
     main: Callable[..., Ended], tmp_path: Path
 ) -> None:

@@ -57,7 +57,10 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> Parts:
         of_file = without_resolving(f"paper={paper}", *searched()) if paper is not None else usual
         words, theirs = where_they_fit(parts, words_of_parts(plain, overrides, of_file, usual))
         configs = [composed_part(part, numbers, own, usual) for part, own in zip(parts, words, strict=True)]
-        return Parts(words, configs, without_entries(plain, theirs - entries_of(of_file)))
+        whole = without_entries(plain, theirs - entries_of(of_file))
+        if len(parts) == 1:  # its rows are all that there are
+            configs = [[with_statements(own, whole) for own in configs[0]]]
+        return Parts(words, configs, whole)
     alone = common_words(plain, overrides, ["seed", "seeds"])
     if seeds == 1:
         return Parts([alone], [with_model_fields([plain], [None], [*overrides, *searched()])], plain)
@@ -111,6 +114,13 @@ def without_entries(config: dict[str, Any], entries: set[Entry]) -> dict[str, An
     return config | {
         group: {name: one for name, one in own.items() if (group, name) not in entries} for group, own in groups.items()
     }
+
+
+def with_statements(config: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
+    """Return a part's config with what the run's own states, which comes first where both use one name."""
+    groups = {group: {**(config.get(group) or {}), **(whole.get(group) or {})} for group in STATED}
+    single = {key: whole[key] for key in ("objective", "conclusion") if whole.get(key) is not None}
+    return {**config, **groups, **single}
 
 
 def composed_part(part: str, seeds: list[int], words: list[str], usual: dict[str, Any]) -> list[dict[str, Any]]:
