@@ -347,6 +347,30 @@ def test_a_figure_over_a_grid_has_a_point_for_each_of_its_values(long: Config) -
     assert [q.target for q in shown.quantities] == ["long_passes_1", "long_passes_2", "target"]
 
 
+def test_a_figures_values_are_those_of_the_grids_that_it_asks_about(long: Config) -> None:
+    """Another grid's with the same column are not; nor have a histogram's bins any, whatever its axis is called."""
+    other = grid("target", {"passes": "trainer.epochs"}, passes={"none": 0.5, "a": 3})
+    norms = {
+        "measurements": {"norms": {"name": "gradient_norms", "bins": {"low": 0, "high": 1, "number": 2, "log": False}}}
+    }
+    shown = {"title": "f", "kind": "line", "x": "passes", "lines": {"long": "long"}, "unit": "percent"}
+    bins = {**shown, "kind": "histogram", "y": "gradient_l2_share({line}, passes=2)"}
+    figures = {"f": {**shown, "y": "error({line}, passes={x})"}, "h": bins}
+    every = {**long, **norms, "grid": {**long["grid"], "other": other}, "figures": figures}
+    found = prepare_experiment(every).statements.figures
+    assert list(found["f"].given) == [1, 2, 6] and found["h"].values is None
+
+
+def test_a_scale_that_a_grids_values_do_not_fit_is_refused(long: Config) -> None:
+    """Its values are known when the config is checked, not when the figure is read."""
+    wide = grid("target", {"pool": "seed"}, pool=[0, 1])
+    figure = {"title": "f", "kind": "line", "x": "pool", "lines": {"wide": "wide"}, "unit": "percent", "log_x": True}
+    with pytest.raises(ConfigError, match=r"^figures\.f\.log_x should be false: values has no numbers above 0 alone$"):
+        prepare_experiment(
+            {**long, "grid": {"wide": wide}, "figures": {"f": {**figure, "y": "error({line}, pool={x})"}}}
+        )
+
+
 def test_the_worst_of_a_grids_sources_is_of_its_models(long: Config) -> None:
     claim = said("error(target | worst(long, target), fgsm, passes=1, eps=0.3) < 1")
     (worst,) = prepare_experiment({**long, "claims": {"c": claim}}).statements.claims["c"].quantities

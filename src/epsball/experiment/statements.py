@@ -105,9 +105,14 @@ class KnownNames:
 
     def with_members(self, statement: Kind, where: str) -> Kind:
         """Return a statement about models for one about grids. ConfigError where it does not say which of theirs."""
-        if isinstance(statement, Figure) and statement.values is None:
-            values = [place.values[statement.x] for place in self.grids.values() if statement.x in place.values]
-            statement = replace(statement, values=list(dict.fromkeys(values)) or None)
+        if isinstance(statement, Figure) and statement.values is None and statement.kind != "histogram":
+            named = {name for quantity in statement.quantities for name in (quantity.target, *quantity.sources)}
+            places = [place for model, place in self.grids.items() if {model, place.grid} & named]
+            values = dict.fromkeys(place.values[statement.x] for place in places if statement.x in place.values)
+            try:
+                statement = replace(statement, values=list(values) or None)
+            except ValueError as error:
+                raise ConfigError(under(where, str(error))) from None
         try:
             for quantity in statement.quantities:
                 resolve(quantity, self.grids)
