@@ -742,7 +742,9 @@ def test_a_failed_part_fails_the_run_and_says_why_in_both(
     for name in ("all", "all/first"):
         assert record(outputs, name)["exit_reason"] == "ZeroDivisionError: division by zero"
         assert "1 / 0" in (outputs / name / "traceback.txt").read_text()
-    assert not (outputs / "all" / "second").exists()
+    waiting = record(outputs, "all/second")  # a collector misses what it promises
+    assert (waiting["status"], waiting["exit_reason"]) == ("interrupted", "its turn has not come") and waiting["cells"]
+    assert [path.name for path in (outputs / "all" / "second").iterdir()] == ["run.json"]
 
 
 def test_parts_with_several_seeds(two_parts: list[list[Config]], seeds: list[Config], outputs: Path) -> None:

@@ -67,6 +67,7 @@ class Record:
         self.directory.mkdir(parents=True, exist_ok=True)
         remove_abandoned([self.directory])  # of an earlier run that goes on here
         self.write("running", None)
+        self.announce_parts()
         try:
             yield
         except Interrupted as error:
@@ -81,6 +82,13 @@ class Record:
             raise
         (self.directory / TRACEBACK).unlink(missing_ok=True)  # of an earlier run that failed here
         self.write("done", None)
+
+    def announce_parts(self) -> None:
+        """Leave a record of each part whose turn has not come: a run that is killed before it is asked for its rows."""
+        for part in self.of_parts() if len(self.parts) > 1 else ():
+            if not (part.directory / "run.json").exists():
+                part.directory.mkdir(parents=True, exist_ok=True)
+                part.write("interrupted", "its turn has not come")
 
     def write(self, status: Literal["running", "done", "failed", "interrupted"], reason: str | None) -> None:
         content = json.dumps(self.content(status, reason), indent=2) + "\n"
