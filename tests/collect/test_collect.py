@@ -460,6 +460,16 @@ def test_a_sweep_promises_its_seeds_to_its_own_jobs(tmp_path: Path, capsys) -> N
     assert holes == ["digits arch=two seed=1: everything (2 cells)"]
 
 
+def test_a_sweep_promises_its_seeds_to_the_parts_of_its_own_jobs(tmp_path: Path, capsys) -> None:
+    for sweep, arch in enumerate(("one", "two")):
+        for job in range(2):
+            part, seed = tmp_path / f"sweep{sweep}" / str(job) / "part", 2 * sweep + job
+            make_run(part, seed, {"A>A": 0.4}, **recorded([cell("A", "A")], arch=arch))
+        (tmp_path / f"sweep{sweep}" / "multirun.yaml").touch()
+    assert collect.main([str(tmp_path)]) == 0
+    assert "hole" not in capsys.readouterr().out
+
+
 # ---- measurements
 
 

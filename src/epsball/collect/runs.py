@@ -90,7 +90,7 @@ def read_run(path: Path, name: str) -> Run:
         rows = read_rows(path / "results.csv", f"{name}/results.csv", notes)
         problem = run_problem(record, rows is not None, notes)
     newest_file = max((path / file).stat().st_mtime for file in ("run.json", "results.csv") if (path / file).exists())
-    sweep = str(path.parent) if (path.parent / "multirun.yaml").exists() else ""
+    sweep = next((str(folder) for folder in path.parents if (folder / "multirun.yaml").exists()), "")
     return Run(name, record, rows, problem, newest_file, sweep=sweep, notes=notes)
 
 
