@@ -1121,6 +1121,12 @@ def test_a_given_directory_is_taken_unless_it_holds_something_else(base: Config,
     new, own = str(outputs / "deep" / "new"), str(outputs / "run")
     assert claim_directory("transfer", parts, new, None) == Path(new)
     assert claim_directory("transfer", parts, new, None) == Path(new)  # empty still
+    (Path(new) / ".hydra").mkdir()
+    (Path(new) / "run.log").touch()
+    assert claim_directory("transfer", parts, new, None) == Path(new)  # of a run that had no room for its run.json
+    (Path(new) / "results.csv").touch()
+    with pytest.raises(ConfigError, match="name another directory"):
+        claim_directory("transfer", parts, new, None)
     assert claim_directory("transfer", parts, own, None) == Path(own)  # its own run goes on
     another = {**base, "seed": 1}
     for other in ([[another]], [[base, another]], [[base], [another]]):
