@@ -4,6 +4,7 @@ What needs a process of its own (signals, two at once) gets one; the rest calls 
 """
 
 import json
+import logging
 import pickle
 import re
 import shlex
@@ -21,7 +22,7 @@ from commands import RUN, Ended, run_jsons, start, tiny_line, wait_until
 from own_files import write_own_files
 
 from epsball.build import ConfigError
-from epsball.cli.main import Session
+from epsball.cli.main import Session, log_file
 from epsball.collect import table as collect
 from epsball.experiment import run
 from epsball.experiment.prepare import prepare_experiment
@@ -195,6 +196,14 @@ def test_a_process_with_a_wrong_config_exits_with_2(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert done.stderr.startswith("error: sources names 'targt'")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
+def test_log_lines_without_room_stop_and_hide_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyError, match="told"), log_file(Path("/dev/full")):
+        logging.getLogger("epsball").warning("a line")
+        raise KeyError("told")
+    assert "Logging error" not in capsys.readouterr().err
 
 
 # ---- signals

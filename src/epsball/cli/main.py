@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -253,14 +253,22 @@ def held_back() -> Iterator[None]:
         root.handlers[:] = [own]
 
 
+class RunLog(logging.FileHandler):
+    """A file of log lines. Those that cannot be written, on a full disk, the terminal has alone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Let the run go on: its results say for themselves whether there is room."""
+
+
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Copy all log lines inside the block, with times, into `path`."""
-    handler = logging.FileHandler(path)
+    handler = RunLog(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
