@@ -198,6 +198,14 @@ def test_a_process_with_a_wrong_config_exits_with_2(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_sweep_whose_folder_cannot_be_made_is_told_in_one_line(main: Callable[..., Ended], tmp_path: Path) -> None:
+    """Hydra makes it before any job."""
+    (tmp_path / "file").touch()
+    ended = main("-m", *tiny_line(f"outputs={tmp_path / 'file'}", "seed=0,1"))
+    (line,) = ended.err.splitlines()
+    assert ended.code == 2 and str(tmp_path / "file") in line and line.endswith("sweep.dir say where")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
 def test_log_lines_without_room_stop_and_hide_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyError, match="told"), log_file(Path("/dev/full")):

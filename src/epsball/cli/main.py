@@ -91,8 +91,10 @@ class Session:
                 self.wait_for_first()
             return 2
         except Exception as error:
-            print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
-            return 1
+            unmade = isinstance(error, OSError) and error.filename is not None  # a sweep's folder, which Hydra makes
+            hint = ": outputs and hydra.sweep.dir say where" if unmade else ""
+            print(f"error: {type(error).__name__}: {one_line(error)}{hint}", file=sys.stderr)
+            return 2 if unmade else 1
         return self.code_of_failures() if self.failures else 0
 
     def code_of_failures(self) -> int:
