@@ -186,10 +186,10 @@ def test_facts_stand_in_order_without_the_unknown(errors: pd.DataFrame) -> None:
 
 
 def test_line_ends_do_not_break_tables_and_headings() -> None:
-    frame = pd.DataFrame({"run": ["A"], "error": ["RuntimeError:\n  out of | memory"]})
+    frame = pd.DataFrame({"run": ["A"], "the\nerror": ["RuntimeError:\n  out of | memory"]})
     text = markdown(Section("Failed\nruns", table=frame), command="python run.py \\\n  seed=1")
     assert "- command: `python run.py \\ seed=1`\n" in text
-    assert "\n## Failed runs\n" in text
+    assert "\n## Failed runs\n" in text and re.search(r"^\| run \| the error +\|$", text, re.MULTILINE)
     assert text.endswith("| A   | RuntimeError: out of \\| memory |\n")
 
 

@@ -100,8 +100,9 @@ def markdown_section(section: Section, folder: Path) -> list[str]:
 
 
 def on_one_line(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """Take the line ends out of the texts of `frame`: a pipe table has one line per row."""
-    return frame.map(lambda value: one_line(value) if isinstance(value, str) else value)
+    """Take the line ends out of the texts and headers of `frame`: a pipe table has one line per row."""
+    cells = frame.map(lambda value: one_line(value) if isinstance(value, str) else value)
+    return cells.rename(columns=lambda name: one_line(str(name)))
 
 
 def plain(text: str) -> str:
