@@ -26,3 +26,23 @@ def test_a_wrong_conclusion_is_told_before_training(main: Callable[..., Ended], 
         ended = main(*tiny_line(CLAIM, words))
         assert ended.code == 2 and told in ended.err and len(ended.err.splitlines()) == 1
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_conclusion_of_no_claims_is_told(main: Callable[..., Ended]) -> None:
+    words = "conclusion={confirmed: Fragile, refuted: Robust, open: Unknown}"
+    ended = main(*tiny_line(words, "experiment=mine", "missing=skip"))
+    assert ended.code == 0 and "conclusion changes nothing: mine has no claims that it could sum up" in ended.err
+    assert "changes nothing" not in main(*tiny_line(words, CLAIM, "missing=skip")).err
+
+
+def test_a_conclusion_beside_parts_is_of_claims_beside_them(main: Callable[..., Ended], tmp_path: Path) -> None:
+    (tmp_path / "conf" / "paper").mkdir(parents=True)
+    claim = CLAIM.removeprefix("+claims.one=")
+    ends = "conclusion: {confirmed: Fragile, refuted: Robust, open: Unknown}"
+    said = {"one": f"claims: {{one: {claim}}}", "two": "", "all": f"parts: [one, two]\n{ends}"}
+    for name, text in said.items():
+        text = f"# @package _global_\nexperiment: own/{name}\n{text}\n"
+        (tmp_path / "conf" / "paper" / f"{name}.yaml").write_text(text)
+    ended = main(*tiny_line("paper=all", f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "missing=skip"))
+    told = "conclusion changes nothing: own/all, beside its parts, has no claims that it could sum up"
+    assert ended.code == 0 and ended.err.count("changes nothing") == 1 and told in ended.err, ended.err

@@ -180,9 +180,11 @@ def prepare_parts(
         tell_holes(part[0])
         tell_equal(part[0])
         tell_same(part)
+        tell_nothing_to_conclude(part[0].settings.experiment, part[0].statements)
     if len(parts) == 1:
         return parts, Statements()
     joint = joint_names([part[0] for part in parts]).statements_of(whole)
+    tell_nothing_to_conclude(f"{whole.get('experiment')}, beside its parts,", joint)
     if joint.objective:
         check_measured(joint.objective, [part[0] for part in parts])
     return [[replace(one, asked=one.asked + joint.quantities) for one in part] for part in parts], joint
@@ -273,6 +275,12 @@ def tell_equal(experiment: Experiment) -> None:
     for name, listed_under in experiment.aliases.items():
         if listed_under != name:
             log.info("model %s is the same as %s and is listed once", name, listed_under)
+
+
+def tell_nothing_to_conclude(name: str, statements: Statements) -> None:
+    """Log that a conclusion sums up no claims."""
+    if statements.conclusion and not statements.claims:
+        log.info("conclusion changes nothing: %s has no claims that it could sum up", name)
 
 
 def joint_names(experiments: Sequence[Experiment]) -> KnownNames:
