@@ -5,6 +5,7 @@ What needs a process of its own (signals, two at once) gets one; the rest calls 
 
 import json
 import logging
+import os
 import pickle
 import re
 import shlex
@@ -610,3 +611,19 @@ def test_a_worker_tells_its_launcher_that_a_job_failed(tmp_path: Path) -> None:
     assert all(re.search(r"^error: job .*dataset\.train_size is [56]000, but there are only 1437", e) for e in errors)
     found = run_jsons(tmp_path / "outputs")
     assert {said["status"] for said in found.values()} == {"failed"}
+
+
+def test_jobs_in_a_launchers_workers_save_when_they_are_stopped(tmp_path: Path) -> None:
+    """Ctrl-C reaches all of them. The first to end may have joblib kill the others before these have saved."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = tiny_line("trainer.epochs=100000", "checkpoint_seconds=3600", "seed=0,1", "hydra.sweep.dir=sweep")
+    line = [sys.executable, str(RUN), "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *words]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(line, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    logs = [tmp_path / "sweep" / job / "run.log" for job in ("0", "1")]
+    wait_until(lambda: all(log.exists() and "training target" in log.read_text() for log in logs), process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    reasons = {said["exit_reason"] for said in run_jsons(tmp_path / "sweep").values()}
+    assert "stopped by signal 2" in reasons <= {"stopped by signal 2", None} and list(tmp_path.rglob("last.pt"))

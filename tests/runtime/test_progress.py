@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -143,3 +144,9 @@ def test_a_stop_asked_for_before_is_obeyed_before_anything_begins() -> None:
     stop.on_signal(signal.SIGTERM, None)
     with pytest.raises(Interrupted), stop.at_once():
         pytest.fail("it begins")
+
+
+def test_an_interruption_keeps_its_signal_between_processes() -> None:
+    """A launcher's worker sends it to the command, whose exit code is made of it."""
+    found = pickle.loads(pickle.dumps(Interrupted(15)))
+    assert (found.signum, str(found)) == (15, "stopped by signal 15")

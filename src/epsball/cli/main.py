@@ -58,6 +58,7 @@ class Session:
         """Run one job and return the value of its objective, if it has one. Raises JobFailed in a launcher's worker and
         where a sweeper searches: only an exception tells either that the job failed."""
         register_with_hydra()  # a launcher's worker has not been through main()
+        self.stop.listen()
         runtime = HydraConfig.get()
         overrides, folder = as_typed_words(runtime.overrides.task), None
         sweeping = runtime.mode is RunMode.MULTIRUN and processes() == 1

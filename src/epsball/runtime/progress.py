@@ -27,6 +27,9 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"stopped by signal {signum}")
         self.signum = signum
 
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int]]:
+        return Interrupted, (self.signum,)
+
 
 class JobFailed(RuntimeError):
     """Failure of a job in a process of its own, which has logged it."""
