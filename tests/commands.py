@@ -1,6 +1,7 @@
 """run.py's command lines in tests: a small one, how it ended, what it left."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -32,12 +33,15 @@ def run_jsons(outputs: Path) -> dict[Path, dict[str, Any]]:
     return {path.parent: json.loads(path.read_text()) for path in sorted(outputs.rglob("run.json"))}
 
 
-def start(folder: Path, *overrides: str) -> "subprocess.Popen[str]":
-    """A run in the foreground: a shell's background jobs, perhaps this very test, ignore SIGINT and hand that on."""
+def start(folder: Path, *overrides: str, own_group: bool = False) -> "subprocess.Popen[str]":
+    """A run in the foreground: a shell's background jobs, perhaps this very test, ignore SIGINT and hand that on. In
+    its own group it and what it starts can be sent a signal as a terminal does."""
     line = [sys.executable, str(RUN), *tiny_line(*overrides)]
 
     def foreground() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if own_group:
+            os.setpgrp()
 
     pipe = subprocess.PIPE
     return subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=foreground)

@@ -616,10 +616,9 @@ def test_a_worker_tells_its_launcher_that_a_job_failed(tmp_path: Path) -> None:
 def test_jobs_in_a_launchers_workers_save_when_they_are_stopped(tmp_path: Path) -> None:
     """Ctrl-C reaches all of them. The first to end may have joblib kill the others before these have saved."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    words = tiny_line("trainer.epochs=100000", "checkpoint_seconds=3600", "seed=0,1", "hydra.sweep.dir=sweep")
-    line = [sys.executable, str(RUN), "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *words]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(line, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    launched = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep", "seed=0,1")
+    lasting = ("trainer.epochs=100000", "checkpoint_seconds=3600")
+    process = start(tmp_path, *launched, *lasting, own_group=True)
     logs = [tmp_path / "sweep" / job / "run.log" for job in ("0", "1")]
     wait_until(lambda: all(log.exists() and "training target" in log.read_text() for log in logs), process)
     os.killpg(process.pid, signal.SIGINT)
