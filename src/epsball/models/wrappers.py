@@ -44,7 +44,9 @@ def heads(model: nn.Module, x: Tensor) -> list[tuple[Tensor, float]]:
     logits = model(x)
     if not isinstance(logits, Tensor):
         said = f"{type(model).__name__} gives a {type(logits).__name__} in {'train' if model.training else 'eval'} mode"
-        raise TypeError(f"{said}: its forward should give logits alone, heads(x) several with their weights")
+        raise TypeError(
+            f"{said}: its forward should give logits alone, heads(x) several with their weights, the prediction first"
+        )
     return [(logits, 1.0)]
 
 
