@@ -181,9 +181,8 @@ def grid(best: str, errors: dict[str, tuple[float, float]], n: int) -> list[list
     rows = [clean(model, error, n) for model, (error, _) in errors.items()]
     rows += [fgsm(model, "B", error, n) for model, (_, error) in errors.items()]
     columns = {"Clean": "error({row})", "FGSM": "error({row} | B, fgsm)"}
-    return [
-        line[1:] for line in shape(Table("T", {m: m for m in errors}, columns, None, unit="percent", best=best), rows)
-    ]  # type: ignore[arg-type]
+    table = Table("T", {m: m for m in errors}, columns, None, unit="percent", best=best)  # type: ignore[arg-type]
+    return [line[1:] for line in shape(table, rows)]
 
 
 def test_the_best_of_a_column_and_those_tied_with_it_are_bold() -> None:

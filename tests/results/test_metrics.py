@@ -186,9 +186,7 @@ def test_metrics_that_call_opposite_ends_better_share_none(add: Callable[[Metric
     columns = {"Error": "error({row})", "Robust": "robust({row})"}
     with pytest.raises(ValueError, match="best should be none"):
         Table("T", {"A": "A"}, columns, None, unit="percent", best="rows")
-    table = Table(
-        "T", {"A": "A", "B": "B"}, columns, None, unit="percent", best="columns"
-    )  # each column has its own end
+    table = Table("T", {"A": "A", "B": "B"}, columns, None, unit="percent", best="columns")  # a column has its own end
     rows = [clean(name, error_top1=rate, robust_share=rate, robust_n=400) for name, rate in (("A", 0.25), ("B", 0.75))]
     found = paper_table("T", table, compare({"T": table}, rows))
     assert found[["Error", "Robust"]].values.tolist() == [["**25.0**", "25.0"], ["75.0", "**75.0**"]]

@@ -17,7 +17,7 @@ from epsball.cli.compose import composed, composed_seeds, hydra_config, searched
 from epsball.cli.explain import explain
 from epsball.cli.words import key_of
 from epsball.experiment.grid import expand_grids
-from epsball.experiment.settings import COMPUTED, FILES, STATED
+from epsball.experiment.settings import COMPUTED, FILES, STATED, STATED_ONCE
 
 OF_RUN = (*COMPUTED, *FILES, "precision", "reuse", "rows", "missing")
 """config keys that say how a run is done: where a file lists parts, it says so for all of them"""
@@ -119,7 +119,7 @@ def without_entries(config: dict[str, Any], entries: set[Entry]) -> dict[str, An
 def with_statements(config: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
     """Return a part's config with what the run's own states, which comes first where both use one name."""
     groups = {group: {**(config.get(group) or {}), **(whole.get(group) or {})} for group in STATED}
-    single = {key: whole[key] for key in ("objective", "conclusion") if whole.get(key) is not None}
+    single = {key: whole[key] for key in STATED_ONCE if whole.get(key) is not None}
     return {**config, **groups, **single}
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from epsball.build import ConfigError
 from epsball.experiment.prepare import Experiment
-from epsball.experiment.settings import COMPUTED, FILES, STATED, folder_of_part
+from epsball.experiment.settings import COMPUTED, FILES, STATED, STATED_ONCE, folder_of_part
 from epsball.results.rows import KEY
 from epsball.runtime.device import Execution, environment
 from epsball.runtime.distributed import is_first
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 Part = list[Experiment]  # one per seed
 TRACEBACK = "traceback.txt"
 NO_SETTINGS = (
-    *("experiment", "parts", "seed", "seeds", *STATED, "objective", "conclusion"),
+    *("experiment", "parts", "seed", "seeds", *STATED, *STATED_ONCE),
     *(*COMPUTED, *FILES, "reuse", "rows", "missing"),
 )
 """config keys in which jobs of one experiment do not differ: seeds, paths, and how it is computed"""

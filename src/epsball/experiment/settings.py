@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
 STATED = ("tables", "claims", "figures")
 """config keys of what is stated, by names"""
+STATED_ONCE = ("objective", "conclusion")
+"""the same, of which a run has one each"""
 COMPUTED = ("device", "threads", "workers", "batch_size", "cuda_graphs", "deterministic", "channels_last")
 """config keys that say how a run is computed: in no identity, for they change last bits at most"""
 FILES = ("outputs", "data", "checkpoint_seconds")
 """config keys that say where files lie, and how often the largest is written"""
 COMPONENTS = (
     *("dataset", "attack", "suite", "models", "grid", "measurement", "measurements"),
-    *(*STATED, "objective", "conclusion"),
+    *(*STATED, *STATED_ONCE),
 )
 """config keys of what Settings lacks"""
 REFERRED = ("scale", "arch", "trainer", "eps", "data")

@@ -80,6 +80,10 @@ class Quantity:
         return replace(self, target=names.get(self.target, self.target), sources=sources)
 
 
+Change = Callable[[Quantity], Quantity]
+"""from a quantity as it is written to another"""
+
+
 def listed_worst(names: Sequence[str]) -> str:
     """Write one name as it is, several as `worst(a, b)`."""
     return names[0] if len(names) == 1 else f"worst({', '.join(names)})"
@@ -111,7 +115,7 @@ class Sum:
     def minus(self, other: "Sum") -> "Sum":
         return self.plus(other.times(-1.0))
 
-    def mapped(self, change: Callable[[Quantity], Quantity]) -> "Sum":
+    def mapped(self, change: Change) -> "Sum":
         """Return the same of other quantities."""
         changed = [(w, change(t) if isinstance(t, Quantity) else t.mapped(change)) for w, t in self.terms]
         return Sum(self.constant, tuple(changed))
@@ -177,7 +181,7 @@ class Ratio:
     numerator: Sum
     denominator: Sum
 
-    def mapped(self, change: Callable[[Quantity], Quantity]) -> "Ratio":
+    def mapped(self, change: Change) -> "Ratio":
         return Ratio(self.numerator.mapped(change), self.denominator.mapped(change))
 
     @property
@@ -205,7 +209,7 @@ class Comparison:
         """Return left minus right."""
         return self.left.minus(self.right)
 
-    def mapped(self, change: Callable[[Quantity], Quantity]) -> "Comparison":
+    def mapped(self, change: Change) -> "Comparison":
         """Return the same of other quantities."""
         return replace(self, left=self.left.mapped(change), right=self.right.mapped(change))
 

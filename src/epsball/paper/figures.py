@@ -1,6 +1,6 @@
 """A paper's figures: an expression over eps, a step, an epoch or a grid's value, or a histogram; a line per model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from epsball.build import did_you_mean, listed, require
 from epsball.output.figures import Drawing, Kind, draw_figure
 from epsball.output.pages import Section
-from epsball.paper.expressions import ANY, Quantity, Ratio, Sum, check_unit, naming_field, parse_expression
+from epsball.paper.expressions import ANY, Change, Quantity, Ratio, Sum, check_unit, naming_field, parse_expression
 from epsball.paper.placeholders import expanded, fill, fill_known, options
 from epsball.paper.statement import Shown
 from epsball.results.metrics import METRICS
@@ -191,7 +191,7 @@ def named_y(panel: str, line: str) -> str:
     return f"y of line {line}" + (f" in panel {panel}" if panel else "")
 
 
-def with_value(old: str, new: float | str) -> Callable[[Quantity], Quantity]:
+def with_value(old: str, new: float | str) -> Change:
     """Return the change of a quantity to another value where a condition has the old one."""
 
     def change(quantity: Quantity) -> Quantity:

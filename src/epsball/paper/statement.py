@@ -1,16 +1,14 @@
 """What tables, figures, claims and an objective have in common: text that asks about quantities."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self, TypeVar
 
 from epsball.build import bound
-from epsball.paper.expressions import Comparison, Quantity, Sum
+from epsball.paper.expressions import Change, Comparison, Quantity, Sum
 from epsball.paper.placeholders import Loops, check_loops
 from epsball.results.metrics import Unit
 
-Change = Callable[[Quantity], Quantity]
 Expression = TypeVar("Expression", Sum, Comparison)
 
 

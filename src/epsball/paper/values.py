@@ -132,7 +132,7 @@ def is_paired(side: Sum, rows: SeedRows) -> bool:
 def same_images(parts: Sequence[Mistaken | None]) -> bool:
     """Whether it is known of the same images which of them each of several rates counts."""
     known = [part for part in parts if part is not None]
-    return bool(known) and len(known) == len(parts) and all(part.is_beside(known[0]) for part in known)
+    return bool(known) and len(known) == len(parts) and all(part.has_images_of(known[0]) for part in known)
 
 
 def how_to_choose(rows: Sequence[Row]) -> str:
@@ -174,7 +174,7 @@ def why_unknown(quantity: Quantity, seeds: Sequence[SeedRows]) -> str:
             for one, row, part in parts:
                 if part is None:
                     return f"which images {one.text} counts was not kept"
-                if known is not None and not part.is_beside(known):
+                if known is not None and not part.has_images_of(known):
                     numbers = " and ".join(f"{own[metric.trials]:.0f} of {own['dataset']}" for own in (of_first, row))
                     return f"{first.text} and {one.text} are of other images, {numbers}"
     return ""

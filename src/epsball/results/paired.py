@@ -35,7 +35,7 @@ class Mistaken(NamedTuple):
     bits: Bits
     """(N,) booleans, one for each of its test images"""
 
-    def is_beside(self, other: "Mistaken") -> bool:
+    def has_images_of(self, other: "Mistaken") -> bool:
         """Whether both are of the same images: those of another data set may be as many."""
         return self.dataset == other.dataset and len(self.bits) == len(other.bits)
 

@@ -35,8 +35,10 @@ IMAGES = "test_images"
 """column, in no file, that tells the images of data sets of one name apart: npz files below two roots"""
 SECONDS = "seconds"
 """column of what a row took, in a file of its own: equal results are equal files"""
-OF_METRICS = {column for metric in METRICS.values() for column in metric.columns}
-MEASURED = {*COLUMNS, *FURTHER, *MISTAKES, SECONDS, *OF_METRICS}
+MEASURED = {
+    *(*COLUMNS, *FURTHER, *MISTAKES, SECONDS),
+    *(column for metric in METRICS.values() for column in metric.columns),
+}
 """columns that a measurement fills; any other is a grid's value, which a row has in its own run alone: in another run
 or part the same model may be of no grid"""
 

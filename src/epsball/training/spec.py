@@ -118,7 +118,7 @@ class BuildCache:
 
 
 def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[str, str] | None = None) -> ModelSpec:
-    """Check one model's config, its sources first.
+    """Check one model's config, its data and its sources first.
 
     `where` is its config key; `places` the config keys of those of its parts that stand elsewhere. Raises ConfigError.
     """
@@ -139,12 +139,8 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
     trainer: Trainer | None = None if given is None else construct(Trainer, given, where=at["trainer"])
     if trainer is not None and at["trainer"] == "trainer" and fits_itself(mapping(fields["arch"], at["arch"])):
         trainer = fields["trainer"] = None  # what it describes is the run's training of networks
-    sources = build_sources(trainer, at, cache)
     data = load_data(fields["dataset"], at["dataset"], cache)
-    for name, source in sources.items():
-        if (source.data.shape, source.data.classes) != (data.shape, data.classes):
-            other = f"{at['trainer']}.sources.{name}.dataset"
-            raise ConfigError(f"{other} has other image shapes or classes than {at['dataset']}")
+    sources = build_sources(trainer, data, at, cache)
     identity = identity_of(fields, data, sources)
     local = processes() > 1 and trainer is not None and trainer.batch_norm == "local"
     if local and has_batch_norm(check_network(fields["arch"], data, at["arch"])):
@@ -165,13 +161,18 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
     return replace(checked, config=fields, trainer=trainer, data=data, sources=sources)
 
 
-def build_sources(trainer: Trainer | None, at: Mapping[str, str], cache: BuildCache) -> dict[str, ModelSpec]:
-    """Check the models that a trainer crafts on; their order does not rest on their labels."""
-    configs = trainer.sources.items() if trainer else ()
-    sources = {name: build_spec(config, f"{at['trainer']}.sources.{name}", cache) for name, config in configs}
-    for name, source in sources.items():
+def build_sources(
+    trainer: Trainer | None, data: Data, at: Mapping[str, str], cache: BuildCache
+) -> dict[str, ModelSpec]:
+    """Check the models that a trainer crafts on, of `data`'s images; their order does not rest on their labels."""
+    sources: dict[str, ModelSpec] = {}
+    for name, config in trainer.sources.items() if trainer else ():
+        where = f"{at['trainer']}.sources.{name}"
+        source = sources[name] = build_spec(config, where, cache)
         if not source.differentiable:
-            raise ConfigError(f"{at['trainer']}.sources.{name} has no gradient to craft examples on")
+            raise ConfigError(f"{where} has no gradient to craft examples on")
+        if (source.data.shape, source.data.classes) != (data.shape, data.classes):
+            raise ConfigError(f"{where}.dataset has other image shapes or classes than {at['dataset']}")
     return dict(sorted(sources.items(), key=lambda item: item[1].key))
 
 
