@@ -11,7 +11,8 @@ import inspect
 import math
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from keyword import iskeyword
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -31,6 +32,18 @@ class UnfitError(ConfigError):
 
 class ShapeError(ValueError):
     """A network does not take images of this shape."""
+
+
+@contextmanager
+def naming(part: str | None) -> Iterator[None]:
+    """Name the part of a run that a ConfigError inside the block is about, by its paper; None where a run lists no
+    parts."""
+    try:
+        yield
+    except ConfigError as error:
+        if part is None:
+            raise
+        raise ConfigError(f"part {part}: {error}") from None
 
 
 def build(table: Table, spec: object, *context: object, where: str) -> Any:

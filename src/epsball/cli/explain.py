@@ -27,10 +27,9 @@ def explain(error: Exception, part: str | None = None) -> str:
     if isinstance(error, ConfigError):
         return one_line(error)
     try:
-        answer = explanation(error, part)
+        return explanation(error, part)
     except Exception:
-        answer = one_line(error)
-    return f"part {part}: {answer}" if part else answer
+        return one_line(error)
 
 
 def explanation(error: Exception, part: str | None) -> str:
@@ -194,6 +193,11 @@ def fields_of(path: Path) -> dict[str, Any]:
 def as_typed(message: str, config: DictConfig) -> str:
     """Return a complaint about a key of a config under the key that the user typed, of which it has its value: `eps=2`
     acts at suite.fgsm.eps. A text where an option of a group was meant is told how to choose that."""
+    if part := re.match(r"part (\S+): ", message):
+        try:
+            return f"{part[0]}{as_typed(message[part.end() :], with_typed_options(part[1]))}"
+        except Exception:  # that part is what does not compose: the message says enough
+            return message
     found = re.match(r"[\w@.-]*\w", message)
     if not found:
         return message

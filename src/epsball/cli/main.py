@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from epsball.build import ConfigError, one_line
+from epsball.build import ConfigError, naming, one_line
 from epsball.cli.again import EarlierRun, directory_again, with_earlier_words
 from epsball.cli.compose import (
     CONF,
@@ -152,8 +152,11 @@ def run(
             check_local(runtime.runtime)
             plain = as_plain(config, dict(runtime.runtime.choices))
             composed = parts_of(plain, overrides)
-            for each in (one for part in composed.configs for one in part):
-                settings_of(each)
+            settings_of(plain)  # what was typed for the run is no part's mistake
+            for part, seeds in zip(plain["parts"] or [None], composed.configs, strict=True):
+                with naming(part):
+                    for each in seeds:
+                        settings_of(each)
 
             from epsball.experiment.prepare import prepare_parts  # imports torch: what needs none is answered by now
 

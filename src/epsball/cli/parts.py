@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from epsball.build import ConfigError, convert, mapping
+from epsball.build import ConfigError, convert, mapping, naming
 from epsball.cli.compose import composed, composed_seeds, hydra_config, searched, with_model_fields
 from epsball.cli.explain import explain
 from epsball.cli.words import key_of
@@ -68,14 +68,13 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> Parts:
 
 
 @contextmanager
-def naming(part: str) -> Iterator[None]:
+def composing(part: str) -> Iterator[None]:
     """Name the part that does not compose inside the block. ConfigError for whatever is wrong with it."""
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(explain(error, part)) from None
-    except ConfigError as error:
-        raise ConfigError(f"part {part}: {error}") from None
+    with naming(part):
+        try:
+            yield
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ConfigError(explain(error, part)) from None
 
 
 def where_they_fit(parts: list[str], words: list[list[str]]) -> tuple[list[list[str]], set[Entry]]:
@@ -87,7 +86,7 @@ def where_they_fit(parts: list[str], words: list[list[str]]) -> tuple[list[list[
         return words, set()
     there = []
     for part, own in zip(parts, words, strict=True):
-        with naming(part):
+        with composing(part):
             config = expand_grids(composed(*(word for word in own if word not in fields)))[0]
         there.append(entries_of(config))
     known = set(fields.values()) & set().union(*there)
@@ -125,7 +124,7 @@ def with_statements(config: dict[str, Any], whole: dict[str, Any]) -> dict[str, 
 
 def composed_part(part: str, seeds: list[int], words: list[str], usual: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the configs of a part with each seed; `usual` is the config without a paper."""
-    with naming(part):
+    with composing(part):
         own, *configs = composed_seeds([None, *seeds], *words)
     if parts := own["parts"]:
         raise ConfigError(f"parts: {part} has parts itself, name these: [{','.join(parts)}]")

@@ -11,7 +11,7 @@ from typing import Any
 
 from epsball.attacks import NamedAttack
 from epsball.attacks.gradient import GradientAttack
-from epsball.build import ConfigError, UnfitError, check_name, convert, did_you_mean, listed, mapping
+from epsball.build import ConfigError, UnfitError, check_name, convert, did_you_mean, listed, mapping, naming
 from epsball.data.images import Data
 from epsball.experiment.components import attacks_of, check_measurements, distinct, measurements_of, with_files
 from epsball.experiment.expected import Expected
@@ -163,11 +163,12 @@ def prepare_parts(
 ) -> tuple[list[list[Experiment]], Statements]:
     """Check the configs of all parts and seeds, and what the `whole` run's config states of their results together.
 
-    What the latter asks about is asked of every part that has it.
+    What the latter asks about is asked of every part that has it. Raises ConfigError, which names the part it is about.
     """
     cache, given, parts = BuildCache(), None, list[list[Experiment]]()
-    for seeds in configs:
-        parts.append(prepare_seeds(seeds, cache, given))
+    for name, seeds in zip(whole.get("parts") or [None] * len(configs), configs, strict=True):
+        with naming(name):
+            parts.append(prepare_seeds(seeds, cache, given))
         given = parts[-1][-1].given
     if len(parts) > 1:
         check_folders([part[0] for part in parts], str(whole.get("experiment")))
