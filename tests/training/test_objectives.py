@@ -774,6 +774,16 @@ def test_log_odds_train_what_cross_entropy_trains() -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_the_log_odds_of_a_member_that_is_an_ensemble_are_those_of_its_prediction() -> None:
+    inner, outer = smooth_ensemble(n=2), smooth_ensemble(n=3)
+    model = Ensemble([inner, outer.members[2]], "mean_probability")
+    x = X.clone().requires_grad_()
+    p = sum(member(x).softmax(1) for member in inner.members) / 2
+    (expected,) = torch.autograd.grad(sum(torch.logit(p[i, int(y)]) for i, y in enumerate(Y)), x)
+    _, found = losses_and_gradients(model, X, Y, "log_odds")
+    torch.testing.assert_close(found[0].abs(), expected.flatten(1).abs())
+
+
 @pytest.mark.parametrize(("mode", "same"), [("eval", True), ("train", False)])
 def test_with_batch_norm_the_directions_are_the_same_in_eval_mode_alone(mode: str, same: bool) -> None:
     """In train mode an image's gradient has a part of each other image of the batch, which the two weigh unlike."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from epsball.attacks.losses import at_least_fp32, cross_entropy, log_odds
 from epsball.build import require
-from epsball.models import heads
+from epsball.models import Ensemble, heads
 from epsball.training.adversarial import Adversarial, Batches, Examples, Origin, joined, no_sources, weighted_mean
 
 GradientsOf = Literal["cross_entropy", "log_odds"]
@@ -107,7 +107,11 @@ def losses_and_gradients(
     losses = torch.stack([cross_entropy(output, y, label_smoothing) for output in outputs])
     aligned = losses
     if gradients_of == "log_odds":
-        aligned = torch.stack([log_odds(at_least_fp32(output[0][0]), y) for output in outputs])
+        predicted = [  # of a member that is an ensemble itself no head is its prediction
+            m(x_m) if isinstance(m, Ensemble) else output[0][0]
+            for m, x_m, output in zip(networks, inputs, outputs, strict=True)
+        ]
+        aligned = torch.stack([log_odds(at_least_fp32(logits), y) for logits in predicted])
     gradients = torch.autograd.grad(aligned.sum(), inputs, create_graph=create_graph)
     return losses, torch.stack([g.flatten(1) for g in gradients])
 
