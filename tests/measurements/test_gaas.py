@@ -233,7 +233,7 @@ def test_only_a_new_k_is_measured(tmp_path: Path) -> None:
     assert {name: sum(sizes) for name, sizes in shown.items()} == {name: 50 + 3 * n for name, n in correct.items()}
     again = make_setup(tmp_path)
     shown = {name: batch_sizes(model) for name, model in again.models.items()}
-    assert BOTH.unfinished(again) == [] and BOTH.measure(again)["results"] == rows and not any(shown.values())
+    assert BOTH.workload(again).models == set() and BOTH.measure(again)["results"] == rows and not any(shown.values())
 
 
 class Brightness(nn.Module):

@@ -109,7 +109,7 @@ def test_an_ensembles_gradient_is_that_which_attacks_follow_and_rows_of_another_
     setup = make_setup(tmp_path, models=models)
     for name in models:
         setup.keep("gradients", name, name, [{"n": 50, "gradient_l2_mean": -1.0}])
-    assert NORMS.unfinished(setup) == ["E"]
+    assert NORMS.workload(setup).models == {"E"}
     old, new = NORMS.measure(setup)["results"]
     x, y = whole(setup.test)
     mean = torch.stack([softmax_gradient(weight, x, y) for weight in WEIGHTS.values()]).mean(0)

@@ -335,8 +335,8 @@ def test_a_mean_of_those_images_that_have_it_counts_these() -> None:
 def test_a_target_that_joins_needs_no_other_rows_again(tmp_path: Path) -> None:
     alone = rows_of(PATHS, setup_of(tmp_path, targets=["A"]))
     both = setup_of(tmp_path)
-    assert set(PATHS.unfinished(replace(both, sources=["A"], targets=["A"]))) == set()
-    assert set(PATHS.unfinished(replace(both, sources=["A"]))) == {"A", "B"}
+    assert PATHS.workload(replace(both, sources=["A"], targets=["A"])).models == set()
+    assert PATHS.workload(replace(both, sources=["A"])).models == {"A", "B"}
     rows = rows_of(PATHS, both)
     kept = {row["identity"]: row["seconds"] for row in alone if "seconds" in row}
     assert kept == {row["identity"]: row["seconds"] for row in rows if row["identity"] in kept and "seconds" in row}

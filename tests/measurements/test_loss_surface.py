@@ -225,9 +225,9 @@ def test_surfaces_of_all_seeds_are_written_and_those_of_one_drawn(measured: Meas
 def test_other_images_to_draw_are_measured_although_their_mean_is_finished(tmp_path: Path) -> None:
     setup, more = make_setup(tmp_path), replace(SURFACE, points=3)
     first = SURFACE.measure(setup)
-    assert more.unfinished(setup) == ("A", "B") and not SURFACE.unfinished(setup)
+    assert more.workload(setup).models == {"A", "B"} and not SURFACE.workload(setup).models
     again = more.measure(setup)
-    assert len({row["point"] for row in again["surface"]}) == 4 and not more.unfinished(setup)
+    assert len({row["point"] for row in again["surface"]}) == 4 and not more.workload(setup).models
     assert_same(again["results"], first["results"])
 
 
@@ -235,7 +235,7 @@ def test_mean_losses_that_the_user_gives_suffice_without_models(tmp_path: Path) 
     measured = SURFACE.measure(make_setup(tmp_path / "one"))["results"]
     given = GivenRows({measured[0]["identity"]: measured})
     setup = make_setup(tmp_path / "other", given=given)
-    assert not SURFACE.unfinished(setup)
+    assert not SURFACE.workload(setup).models
     found = SURFACE.measure(replace(setup, models={}))
     assert_same(found["results"], measured)
     assert found["surface"] == []

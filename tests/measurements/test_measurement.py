@@ -249,9 +249,9 @@ def test_what_is_kept_is_not_measured_again(
 @pytest.mark.parametrize("name", EVERY)
 def test_the_models_that_it_needs_are_those_of_unfinished_rows(name: str, measured: Measure, tmp_path: Path) -> None:
     setup = setup_for(name, tmp_path)
-    assert set(EVERY[name].unfinished(setup)) == {"A", "B"}
+    assert EVERY[name].workload(setup).models == {"A", "B"}
     measured(EVERY[name], setup)
-    assert set(EVERY[name].unfinished(setup)) == (set() if name in KEPT else {"A", "B"})
+    assert EVERY[name].workload(setup).models == (set() if name in KEPT else {"A", "B"})
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -533,7 +533,7 @@ class Incomplete(Measurement):
 
 
 def test_a_measurement_that_lacks_a_part_is_told_before_anything_is_trained() -> None:
-    with pytest.raises(TypeError, match=r"abstract class Incomplete .*unfinished"):
+    with pytest.raises(TypeError, match=r"abstract class Incomplete .*workload"):
         build({"incomplete": Incomplete}, {"name": "incomplete"}, where="measurement")
 
 
@@ -561,17 +561,14 @@ class Confidence:
     def read(self, data: Data) -> Self:
         return self
 
-    def workload(self, setup: Setup) -> Workload:
-        return Workload()
-
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.targets
 
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         return ()
 
-    def unfinished(self, setup: Setup) -> list[str]:
-        return [name for name in setup.targets if setup.find("confidence", name, name) is None]
+    def workload(self, setup: Setup) -> Workload:
+        return Workload(frozenset(name for name in setup.targets if setup.find("confidence", name, name) is None))
 
     def measure(self, setup: Setup) -> Rows:
         rows = []

@@ -308,8 +308,8 @@ def test_a_row_is_kept_by_the_images_and_the_target_not_by_the_path(measured: Me
         replace(mine, examples=replace(mine.examples, digest="f" * 12)),
         replace(mine, eps=0.3),  # which rows carry: one file of rows may have both
     ):
-        assert set(other.unfinished(setup)) == {"A", "B"}
-    assert set(mine.unfinished(replace(setup, test_checksum="60 squares"))) == {"A", "B"}
+        assert other.workload(setup).models == {"A", "B"}
+    assert mine.workload(replace(setup, test_checksum="60 squares")).models == {"A", "B"}
 
 
 def test_what_no_name_may_have_is_an_underscore() -> None:

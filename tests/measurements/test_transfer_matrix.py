@@ -533,13 +533,13 @@ def test_a_file_that_is_missing_is_crafted_again_though_all_rows_are_there(measu
     models = counting_models()
     setup = make_setup(tmp_path, models=models)
     first = measured(MATRIX, setup)["results"]
-    assert set(MATRIX.unfinished(setup)) == set() and set(EXPORT.unfinished(setup)) == {"A", "B"}
+    assert MATRIX.workload(setup).models == set() and EXPORT.workload(setup).models == {"A", "B"}
     assert_same(measured(EXPORT, setup)["results"], first)
     files = exported_files(tmp_path)
     content = files["A-fgsm-eps0.2"].read_bytes()
-    assert set(EXPORT.unfinished(setup)) == set()
+    assert EXPORT.workload(setup).models == set()
     files["A-fgsm-eps0.2"].unlink()
-    assert set(EXPORT.unfinished(setup)) == {"A"}
+    assert EXPORT.workload(setup).models == {"A"}
     for model in models.values():
         model.images = 0
     assert_same(measured(EXPORT, replace(setup, models={"A": models["A"]}))["results"], first)
@@ -552,8 +552,8 @@ def test_a_source_by_another_name_has_the_same_file(measured: Measure, tmp_path:
     measured(EXPORT, setup)
     models = {"mine": setup.models["A"]}
     other = make_setup(tmp_path, models=models, keys={"mine": setup.keys["A"]})
-    assert not EXPORT.unfinished(other)
-    assert set(EXPORT.unfinished(replace(other, seed=1))) == {"mine"}
+    assert not EXPORT.workload(other).models
+    assert EXPORT.workload(replace(other, seed=1)).models == {"mine"}
 
 
 def test_nothing_is_exported_of_what_is_skipped(measured: Measure, tmp_path: Path) -> None:
@@ -632,10 +632,10 @@ def test_rows_of_fewer_images_have_an_identity_of_their_own(measured: Measure, t
 def test_rows_of_all_images_do_not_stand_in_for_those_of_the_first(measured: Measure, tmp_path: Path) -> None:
     setup = make_setup(tmp_path)
     measured(MATRIX, setup)
-    assert set(FEW.unfinished(setup)) == {"A", "B"} and not MATRIX.unfinished(setup)
+    assert FEW.workload(setup).models == {"A", "B"} and not MATRIX.workload(setup).models
     first = measured(FEW, setup)
     assert {row["n"] for row in of_attack(first, "fgsm")} == {3}
-    assert not FEW.unfinished(setup) and not MATRIX.unfinished(setup)
+    assert not FEW.workload(setup).models and not MATRIX.workload(setup).models
     assert_same(measured(FEW, replace(setup, models={}, skips=True))["results"], first["results"])
 
 
@@ -659,7 +659,7 @@ def test_examples_of_the_first_images_are_written_beside_those_of_all(measured: 
     few, weaker = (np.load(files[f"A-{name}"]) for name in ("fgsm-eps0.2", "weaker-eps0.1"))
     assert few.shape == (3, 4) and np.array_equal(few, example("A", x[:3], y[:3]).flatten(1).numpy())
     assert weaker.shape == (50, 4)
-    assert set(EXPORT.unfinished(setup)) == {"A", "B"}
+    assert EXPORT.workload(setup).models == {"A", "B"}
     measured(EXPORT, setup)
     assert sorted(len(np.load(path)) for path in (tmp_path / "examples").iterdir()) == [3, 50, 50]
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from epsball.build import ConfigError
 from epsball.cli import main
+from epsball.cli.compose import composed
 from epsball.data.images import Split
 from epsball.runtime import distributed
 from epsball.runtime.distributed import (
@@ -119,6 +120,14 @@ def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path: Path) -> None:
     assert done.returncode != 0 and "exitcode: 2" in done.stderr.replace("exitcode  :", "exitcode:")
     assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [wrong]
     assert not (tmp_path / "outputs").exists()
+
+
+def test_fewer_training_images_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("epsball.training.spec.processes", lambda: 4)
+    model = composed("dataset.train_size=3")["models"]["target"]
+    told = r"^models.target.dataset has 3 training images, fewer than the job's 4 processes$"
+    with pytest.raises(ConfigError, match=told):
+        build_spec(model, "models.target", BuildCache())
 
 
 @pytest.mark.parametrize(

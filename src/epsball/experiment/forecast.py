@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from epsball.experiment.record import Part
-from epsball.experiment.setup import set_up, unfinished_models
+from epsball.experiment.setup import set_up, unfinished_models, workload
 from epsball.measurements.measurement import Workload
 from epsball.training.fit import steps_of
 from epsball.training.forecast import TrainingForecast
@@ -20,10 +20,9 @@ def tell_workload(parts: Sequence[Part], models: TrainedModels) -> TrainingForec
     needed: dict[str, ModelSpec] = {}
     work = Workload()
     for experiment in (each for part in parts for each in part):
-        setup = set_up(experiment, models)
-        needed |= {spec.key: spec for spec in unfinished_models(experiment, setup).values()}
-        for measurement in experiment.measurements.values():
-            work = work.joined(measurement.workload(setup))
+        own = workload(experiment, set_up(experiment, models))
+        needed |= {spec.key: spec for spec in unfinished_models(experiment, own).values()}
+        work = work.joined(own)
     untrained = {spec.key: spec for _, spec in models.untrained(needed, models.store.is_trained)}
     begun = [spec for spec in untrained.values() if models.store.is_begun(spec.key)]
     going_on = f" ({len(begun)} from a checkpoint)" if begun else ""

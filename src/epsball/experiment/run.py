@@ -11,7 +11,7 @@ from epsball.data.streamed import stopped_if_lost
 from epsball.experiment.forecast import tell_workload
 from epsball.experiment.prepare import Experiment
 from epsball.experiment.record import Part, Record
-from epsball.experiment.setup import set_up, unfinished_models
+from epsball.experiment.setup import set_up, unfinished_models, workload
 from epsball.experiment.statements import Statements
 from epsball.measurements.measurement import Row, Rows, Setup, clean_rows
 from epsball.output.pages import Section, html_page, markdown_page
@@ -106,7 +106,7 @@ def run_experiments(
         if settings.missing != "skip":
             models.forecast = tell_workload(parts, models)
         if settings.workers > 1:
-            wanted = record.wanted(lambda one: unfinished_models(one, set_up(one, models)))
+            wanted = record.wanted(lambda one: unfinished_models(one, workload(one, set_up(one, models))))
             train_in_parallel(wanted, models, settings.workers, settings.threads)
         if len(parts) == 1:
             rows = measure_part(parts[0], record, models)
@@ -136,7 +136,7 @@ def measure_part(part: Part, record: Record, models: TrainedModels) -> Rows:
     for experiment in part:
         with executing(experiment.execution), stopped_if_lost(models.stop.check):
             setup = set_up(experiment, models)
-            needed = unfinished_models(experiment, setup)
+            needed = unfinished_models(experiment, workload(experiment, setup))
             networks = models.train(record.titled(experiment, needed), experiment.execution)
             setup = replace(setup, models=dict(zip(needed, networks.values(), strict=True)))
             for file, found in measure(experiment, setup).items():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from epsball.experiment.prepare import Experiment
-from epsball.measurements.measurement import Setup
+from epsball.measurements.measurement import Setup, Workload
 from epsball.runtime.device import executing
 from epsball.runtime.progress import Stop
 from epsball.runtime.shared_store import open_store
@@ -42,11 +42,17 @@ def set_up(experiment: Experiment, models: TrainedModels) -> Setup:
     )
 
 
-def unfinished_models(experiment: Experiment, setup: Setup) -> dict[str, ModelSpec]:
-    """Return the models that are needed for rows which are neither given nor in the store."""
-    names = {name for name in experiment.expected.clean if setup.find("clean", name, name) is None}
-    names |= {name for each in experiment.measurements.values() for name in each.unfinished(setup)}
-    return {name: spec for name, spec in experiment.specs.items() if name in names and not setup.skips}
+def workload(experiment: Experiment, setup: Setup) -> Workload:
+    """Return what is to be done for the rows of one seed which are neither given nor in the store."""
+    work = Workload(frozenset(name for name in experiment.expected.clean if setup.find("clean", name, name) is None))
+    for measurement in experiment.measurements.values():
+        work = work.joined(measurement.workload(setup))
+    return work._replace(models=frozenset()) if setup.skips else work
+
+
+def unfinished_models(experiment: Experiment, work: Workload) -> dict[str, ModelSpec]:
+    """Return the models of an experiment that are needed for its work, in their order."""
+    return {name: spec for name, spec in experiment.specs.items() if name in work.models}
 
 
 def check_given(parts: Sequence[Sequence[Experiment]], stop: Stop) -> None:
@@ -58,7 +64,7 @@ def check_given(parts: Sequence[Sequence[Experiment]], stop: Stop) -> None:
     models = TrainedModels(store, stop, [])
     for experiment in experiments:
         with executing(experiment.execution):
-            unfinished_models(experiment, set_up(experiment, models))
+            workload(experiment, set_up(experiment, models))  # asks for all its rows
     for experiment in experiments:
         seed = experiment.settings.seed
         experiment.given.check_labels((*cell, seed) for cell in experiment.cells)

@@ -16,7 +16,7 @@ from epsball.attacks.losses import GradientsOf, input_gradient
 from epsball.build import require
 from epsball.data.images import Data, Images
 from epsball.measurements.hadamard import factors, regular_hadamard
-from epsball.measurements.measurement import Further, Measurement, Row, Rows, Setup
+from epsball.measurements.measurement import Further, Measurement, Row, Rows, Setup, Workload
 from epsball.measurements.targets import check_images, differentiable
 from epsball.models.predictions import mistakes, rate
 from epsball.output.pages import Section
@@ -78,8 +78,8 @@ class Gaas(Measurement):
     def further(self, metric: str, white_box: bool) -> Sequence[Further]:
         return [{"eps": self.eps, "directions": self.directions}]
 
-    def unfinished(self, setup: Setup) -> Collection[str]:
-        return [target for target in differentiable(setup) if None in self.find(setup, target).values()]
+    def workload(self, setup: Setup) -> Workload:
+        return Workload(frozenset(name for name in differentiable(setup) if None in self.find(setup, name).values()))
 
     def measure(self, setup: Setup) -> Rows:
         return {"results": [row for target in differentiable(setup) for row in self.target_rows(setup, target)]}

@@ -1,6 +1,6 @@
 """Originals, signed gradients and perturbed images (Tramèr et al. 2017, Figure 1)."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -14,7 +14,7 @@ from epsball.attacks.attack import Attack
 from epsball.attacks.losses import input_gradient
 from epsball.build import require
 from epsball.data.images import Images, in_batches
-from epsball.measurements.measurement import Measurement, Rows, Scope, Setup, one_seed
+from epsball.measurements.measurement import Measurement, Rows, Scope, Setup, Workload, one_seed
 from epsball.measurements.violations import Reach
 from epsball.output.pages import Section
 from epsball.output.plot import DPI, WARNING, save
@@ -43,9 +43,9 @@ class GradientPictures(Measurement):
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return scope.sources
 
-    def unfinished(self, setup: Setup) -> Collection[str]:
-        """Name all sources: pictures are not kept."""
-        return setup.sources
+    def workload(self, setup: Setup) -> Workload:
+        """Return all sources: pictures are not kept."""
+        return Workload(frozenset(setup.sources))
 
     def measure(self, setup: Setup) -> Rows:
         if setup.skips:

@@ -129,23 +129,17 @@ class LossPaths(Measurement):
         own = [of_source[metric]] if white_box and metric in of_source else []
         return [*errors, *own] if metric in ERROR_METRICS else own
 
-    def unfinished(self, setup: Setup) -> Collection[str]:
-        names: set[str] = set()
-        for named, source in self.tasks(setup):
-            parts = self.parts(setup, named, source)
-            missing = [part.target for part in parts if setup.find(part.what, source, part.target) is None]
-            names |= {source, *missing} if missing else set()
-        return names
-
     def workload(self, setup: Setup) -> Workload:
-        work = Workload()
+        models, craftings, finished = set[str](), set[str](), set[str]()
         for named, source in self.tasks(setup):
             parts = self.parts(setup, named, source)
-            rows = [setup.identity(part.what, source, part.target) for part in parts]
-            found = [setup.find(part.what, source, part.target) is not None for part in parts]
-            there = frozenset(row for row, known in zip(rows, found, strict=True) if known)
-            work = work.joined(Workload(frozenset() if all(found) else frozenset(rows[-1:]), there))
-        return work
+            missing = [part for part in parts if setup.find(part.what, source, part.target) is None]
+            if missing:
+                models |= {source, *(part.target for part in missing)}
+                craftings |= {setup.identity(parts[-1].what, source, parts[-1].target)}
+            there = [part for part in parts if part not in missing]
+            finished |= {setup.identity(part.what, source, part.target) for part in there}
+        return Workload(frozenset(models), frozenset(craftings), frozenset(finished))
 
     def measure(self, setup: Setup) -> Rows:
         return {"results": [row for task in self.tasks(setup) for row in self.task_rows(setup, *task)]}

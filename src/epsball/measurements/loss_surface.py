@@ -1,7 +1,7 @@
 """The loss on a plane through an image (Tramèr et al. 2017, Figures 2 and 3)."""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, floor, inf, log10
 from pathlib import Path
@@ -16,7 +16,7 @@ from epsball.attacks.attack import Attack
 from epsball.attacks.losses import input_gradient
 from epsball.build import require
 from epsball.data.images import Images, in_batches
-from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup, one_seed
+from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup, Workload, one_seed
 from epsball.measurements.violations import Reach
 from epsball.models.predictions import mistakes
 from epsball.output.pages import Section
@@ -76,16 +76,17 @@ class LossSurface(Measurement):
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return list(dict.fromkeys((self.model, self.other)))
 
-    def unfinished(self, setup: Setup) -> Collection[str]:
-        """Name both models unless the mean losses are finished, and with them the single images that are drawn: whoever
-        gives rows gives the means alone."""
+    def workload(self, setup: Setup) -> Workload:
+        """Return both models unless the mean losses are finished, and with them the single images that are drawn:
+        whoever gives rows gives the means alone."""
         identity = setup.identity(self.what(setup, "mean"), self.other, self.model)
         needed: Sequence[Part] = PARTS if setup.given.find(identity) is None else ["mean"]
-        return (self.model, self.other) if any(self.find(setup, part) is None for part in needed) else ()
+        missing = any(self.find(setup, part) is None for part in needed)
+        return Workload(frozenset((self.model, self.other) if missing else ()))
 
     def measure(self, setup: Setup) -> Rows:
         found = {part: self.find(setup, part) for part in PARTS}
-        if self.unfinished(setup) and not setup.skips:
+        if self.workload(setup).models and not setup.skips:
             for part, measured in zip(PARTS, self.measure_losses(setup), strict=True):
                 if found[part] is None:
                     found[part] = setup.keep(self.what(setup, part), self.other, self.model, measured)

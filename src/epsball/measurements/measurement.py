@@ -158,14 +158,17 @@ class Setup:
 
 
 class Workload(NamedTuple):
-    """What a measurement has to craft, and which of its rows are finished, by identities: several may share one."""
+    """What is to be done for the rows that `setup.find` does not have, and which of those under attack it has."""
 
+    models: frozenset[str] = frozenset()
+    """names of those that are needed"""
     craftings: frozenset[str] = frozenset()
-    """an attack on a source, at an eps"""
+    """an attack on a source at an eps each, by an identity that several measurements may share"""
     finished: frozenset[str] = frozenset()
+    """the same of rows that are there"""
 
     def joined(self, other: "Workload") -> "Workload":
-        return Workload(self.craftings | other.craftings, self.finished | other.finished)
+        return Workload(*(own | others for own, others in zip(self, other, strict=True)))
 
 
 class Scope(Protocol):
@@ -232,12 +235,8 @@ class Measurement(Protocol):
         return [{}]
 
     @abstractmethod
-    def unfinished(self, setup: Setup) -> Collection[str]:
-        """Name the models that it needs for the rows that `setup.find` does not have."""
-
     def workload(self, setup: Setup) -> Workload:
-        """Return what it has to craft, if it crafts anything."""
-        return Workload()
+        """Return what is to be done for the rows that `setup.find` does not have."""
 
     @abstractmethod
     def measure(self, setup: Setup) -> Rows:

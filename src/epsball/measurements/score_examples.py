@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -13,7 +13,7 @@ from epsball.attacks import NamedAttack
 from epsball.build import bound, require
 from epsball.data.examples import Examples, read_examples
 from epsball.data.images import Data, Images, in_batches
-from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, error_rates
+from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, Workload, error_rates
 from epsball.models.predictions import Mistakes, gathered, mistakes, rate
 from epsball.output.console import console_matrix
 from epsball.output.matrix import matrix_sections
@@ -77,9 +77,9 @@ class ScoreExamples(Measurement):
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         return [Cell(SOURCE, target, self.attack, self.eps) for target in scope.targets]
 
-    def unfinished(self, setup: Setup) -> Collection[str]:
+    def workload(self, setup: Setup) -> Workload:
         own, _ = self.joined(setup)
-        return [target for target in setup.targets if own.find(self.what, SOURCE, target) is None]
+        return Workload(frozenset(name for name in setup.targets if own.find(self.what, SOURCE, name) is None))
 
     def measure(self, setup: Setup) -> Rows:
         own, examples = self.joined(setup)

@@ -1,7 +1,7 @@
 """Measurements that ask each target by itself, on clean images."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from epsball.build import require
 from epsball.data.images import Images
-from epsball.measurements.measurement import Measurement, Row, Rows, Setup
+from epsball.measurements.measurement import Measurement, Row, Rows, Setup, Workload
 from epsball.output.pages import Section
 from epsball.results.distributions import Bins
 from epsball.runtime.progress import Progress, Stop
@@ -44,8 +44,9 @@ class OfEachTarget(Measurement):
     def line(self, row: Mapping[Any, float]) -> str:
         """Return one target's numbers, by their `columns`, for a terminal."""
 
-    def unfinished(self, setup: Setup) -> Collection[str]:
-        return [name for name in differentiable(setup) if setup.find(self.what(setup, name), name, name) is None]
+    def workload(self, setup: Setup) -> Workload:
+        names = differentiable(setup)
+        return Workload(frozenset(name for name in names if setup.find(self.what(setup, name), name, name) is None))
 
     def measure(self, setup: Setup) -> Rows:
         return {"results": [row for target in differentiable(setup) for row in self.target_rows(setup, target)]}

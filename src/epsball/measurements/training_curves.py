@@ -11,7 +11,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from epsball.measurements.measurement import Further, Measurement, Row, Rows, Scope, Setup
+from epsball.measurements.measurement import Further, Measurement, Row, Rows, Scope, Setup, Workload
 from epsball.output.pages import Section
 from epsball.results.metrics import METRICS
 from epsball.runtime.store import canonical
@@ -51,8 +51,8 @@ class TrainingCurves(Measurement):
     def further(self, metric: str, white_box: bool) -> Sequence[Further]:
         return [{"epoch": None, "step": None}]
 
-    def unfinished(self, setup: Setup) -> Collection[str]:
-        return [name for name in setup.targets if find_rows(setup, name) is None]
+    def workload(self, setup: Setup) -> Workload:
+        return Workload(frozenset(name for name in setup.targets if find_rows(setup, name) is None))
 
     def measure(self, setup: Setup) -> Rows:
         return {"results": [row for name in setup.targets for row in curve_rows(setup, name)]}

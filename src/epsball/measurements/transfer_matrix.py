@@ -74,21 +74,16 @@ class TransferMatrix(Measurement):
         asked = [quantity.without("measurement") for quantity in scope.asked if quantity.metric in MEASURED]
         return [cell for cell in every if self.cells == "all" or is_asked(asked, scope.dataset, cell)]
 
-    def unfinished(self, setup: Setup) -> Collection[str]:
-        found: set[str] = set()
-        for task in self.tasks(setup):
-            missing = task.missing(setup)
-            found |= {task.source, *missing} if missing or task.to_export(setup) else set()
-        return found
-
     def workload(self, setup: Setup) -> Workload:
-        craftings, finished = set[str](), set[str]()
+        models, craftings, finished = set[str](), set[str](), set[str]()
         for task in self.tasks(setup):
             missing = task.missing(setup)
-            craftings |= {task.examples_key(setup)[1]} if missing or task.to_export(setup) else set()
+            if missing or task.to_export(setup):
+                models |= {task.source, *missing}
+                craftings |= {task.examples_key(setup)[1]}
             there = [target for target in task.targets if target not in missing]
             finished |= {setup.identity(task.identity(setup), task.source, target) for target in there}
-        return Workload(frozenset(craftings), frozenset(finished))
+        return Workload(frozenset(models), frozenset(craftings), frozenset(finished))
 
     def measure(self, setup: Setup) -> Rows:
         return {"results": [row for task in self.tasks(setup) for row in transfer_rows(setup, task)]}

@@ -1,7 +1,7 @@
 """Error under the worst of several attacks, per image (Madry et al. 2017, section 5)."""
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,18 +56,17 @@ class WorstCase(Measurement):
                 values.append(eps)
         return [Cell(source, source, "worst_case", eps) for source in scope.sources for eps in values]
 
-    def unfinished(self, setup: Setup) -> Collection[str]:
-        cells = self.error_cells(setup)
-        return {source for source, _, _, eps in cells if setup.find(worst_of(setup, eps), source, source) is None}
-
     def workload(self, setup: Setup) -> Workload:
-        every = {(source, eps): worst_of(setup, eps) for source, _, _, eps in self.error_cells(setup)}
-        rows = {
-            setup.identity(what, source, source): setup.find(what, source, source)
-            for (source, _), what in every.items()
-        }
-        missing = frozenset(identity for identity, found in rows.items() if found is None)
-        return Workload(missing, frozenset(rows) - missing)
+        models, craftings, finished = set[str](), set[str](), set[str]()
+        for source, _, _, eps in self.error_cells(setup):
+            what = worst_of(setup, eps)
+            row = setup.identity(what, source, source)
+            if setup.find(what, source, source) is None:
+                models |= {source}
+                craftings |= {row}
+            else:
+                finished |= {row}
+        return Workload(frozenset(models), frozenset(craftings), frozenset(finished))
 
     def measure(self, setup: Setup) -> Rows:
         cells = self.error_cells(setup)

@@ -151,7 +151,7 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         for told in (part.remark for part in network.modules() if hasattr(part, "remark")):
             log.info("%s: %s", where, told)
         check_trainer(trainer, network, len(sources), where, at.get("trainer", under(where, "trainer")))
-        check_streamed(trainer, network, data, at)
+        check_data(trainer, network, data, at)
         untrained = "fitted" if isinstance(network, FitsItself) else "published"
         label = f"{fields['arch']['name']}-{trainer.name if trainer else untrained}"
         differentiable = getattr(network, "differentiable", True)
@@ -234,9 +234,12 @@ def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, whe
             raise ConfigError(f"{at}.optimizer: {error}") from None
 
 
-def check_streamed(trainer: Trainer | None, network: nn.Module, data: Data, at: Mapping[str, str]) -> None:
-    """ConfigError where a training needs all images in memory, or the same ones in every epoch, and they are
-    streamed."""
+def check_data(trainer: Trainer | None, network: nn.Module, data: Data, at: Mapping[str, str]) -> None:
+    """ConfigError where a job's processes have no image each to train on, or where a training needs all images in
+    memory, or the same ones in every epoch, and they are streamed."""
+    number = len(data.train)
+    if trainer is not None and number < processes():
+        raise ConfigError(f"{at['dataset']} has {number} training images, fewer than the job's {processes()} processes")
     if not isinstance(data.train, StreamedSplit):
         return
     if trainer is None:
