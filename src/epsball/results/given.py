@@ -62,7 +62,10 @@ def read_given(paths: Sequence[str]) -> GivenRows:
         bits = read_mistakes(path.with_name("mistakes.csv"))
         for place, line in lines_of(path, NEEDED):
             row = checked(line, place)
-            add_mistakes(row, bits.get(row["identity"], {}), place)
+            mistaken = bits.get(row["identity"], {})
+            if wrong := why_unfit(row, mistaken):
+                raise ConfigError(f"rows: mistakes.csv of {place} is damaged: {wrong}")
+            row |= {column: mistaken[column] for column in counting(row) if column in mistaken}
             label = *(row.get(name, "") for name in KEY), row["seed"]
             given.places.setdefault(label, []).append((row["identity"], place))
             numbers = {name: value for name, value in row.items() if name in MEASURED and name not in DROPPED}
@@ -174,25 +177,29 @@ def read_mistakes(path: Path) -> dict[str, dict[str, str]]:
     return {line["identity"]: {name: line[name] for name in MISTAKES if line.get(name)} for _, line in lines}
 
 
-def add_mistakes(row: dict[str, Any], bits: Mapping[str, str], place: str) -> None:
-    """Lay the images that were mistaken beside the rate that counts them. ConfigError where they are not as many."""
-    for metric in METRICS.values():
-        text = bits.get(metric.mistakes or "")
-        if text is not None and not metric.complement and metric.name in row:
-            try:
-                counted = int(unpacked_bits(text, row["n"]).sum())
-            except ValueError as error:
-                raise ConfigError(f"rows: mistakes.csv of {place} is damaged: {error}") from None
-            if counted != round(row[metric.name] * row["n"]):
-                mean = f"{counted} of {row['n']} images, {metric.name} is {row[metric.name]}"
-                raise ConfigError(f"rows: mistakes.csv of {place} is damaged: it has {mean}")
-            row[str(metric.mistakes)] = text
+def counting(row: Mapping[str, Any]) -> dict[str, Metric]:
+    """Return the rates of a row that count mistaken images, by the column that says which these are."""
+    rates = [metric for metric in METRICS.values() if metric.name in row and not metric.complement]
+    return {metric.mistakes: metric for metric in rates if metric.mistakes}
+
+
+def why_unfit(row: Mapping[str, Any], bits: Mapping[str, str]) -> str:
+    """Say why `bits`, by column, are not the mistaken images that a row's rates count; empty where they are as many."""
+    for column, metric in counting(row).items():
+        if column not in bits:
+            continue
+        try:
+            counted = int(unpacked_bits(bits[column], row["n"]).sum())
+        except ValueError as error:
+            return str(error)
+        if counted != round(row[metric.name] * row["n"]):
+            return f"it has {counted} of {row['n']} images, {metric.name} is {row[metric.name]}"
+    return ""
 
 
 def lacks_mistakes(rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether it is not known which images the error of the one row of an identity counts."""
-    counting = [metric for metric in METRICS.values() if metric.mistakes and not metric.complement]
-    return len(rows) == 1 and any(metric.name in rows[0] and metric.mistakes not in rows[0] for metric in counting)
+    return len(rows) == 1 and not counting(rows[0]).keys() <= rows[0].keys()
 
 
 def with_mistakes(rows: list[dict[str, Any]], others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -200,10 +207,6 @@ def with_mistakes(rows: list[dict[str, Any]], others: Sequence[Mapping[str, Any]
     `others`. Those of a machine on which they were more or fewer do not count."""
     if not lacks_mistakes(rows) or len(others) != 1:
         return rows
-    filled = dict(rows[0])
-    bits = {name: others[0][name] for name in MISTAKES if name not in filled and name in others[0]}
-    try:
-        add_mistakes(filled, bits, "rows")
-    except ConfigError:
-        return rows
-    return [filled]
+    row, other = rows[0], others[0]
+    bits = {column: other[column] for column in counting(row) if column not in row and column in other}
+    return rows if why_unfit(row, bits) else [row | bits]
