@@ -10,6 +10,7 @@ from own_files import write_own_files
 
 from epsball.build import ConfigError
 from epsball.experiment.prepare import prepare_experiment, prepare_parts
+from epsball.experiment.remarks import remarks
 
 Config = dict[str, Any]
 
@@ -53,13 +54,13 @@ def test_a_wrong_value_of_one_is_told(small: Callable[..., Config]) -> None:
         prepare_experiment(small("models.holdout.trainer.epochs=-1"))
 
 
-def test_attacks_that_nothing_has_gradients_for_are_told(
-    compose: Callable[..., Config], caplog: pytest.LogCaptureFixture
-) -> None:
+def said_of(config: Config) -> list[str]:
+    return list(remarks(*prepare_parts([[config]], config), "mine"))
+
+
+def test_attacks_that_nothing_has_gradients_for_are_told(compose: Callable[..., Config]) -> None:
     config = compose("arch=random_forest", "models=alone", "suite=fgsm", "attack=none", "device=cpu")
-    with caplog.at_level(logging.INFO):
-        prepare_parts([[config]], config)
-    assert "no model has gradients: fgsm crafted on none" in caplog.messages
+    assert said_of(config) == ["no model has gradients: fgsm crafted on none"]
 
 
 def test_a_random_forest_needs_no_other_words(compose: Callable[..., Config]) -> None:
@@ -79,18 +80,10 @@ def test_a_forests_own_trainer_is_refused(compose: Callable[..., Config]) -> Non
 SHORT = "10 steps of 0.0333 eps each go 0.333 eps at most: its edge takes step_share=0.1"
 
 
-def test_steps_that_miss_the_edge_of_the_ball_are_told(
-    tiny: Callable[..., Config], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_steps_that_miss_the_edge_of_the_ball_are_told(tiny: Callable[..., Config]) -> None:
     """PGD's usual share is of 40 steps: with ten it is a weak attack, and training on it a weak defence."""
     words = ("attack=pgd", "attack.steps=10", "trainer=madry", "trainer.objective.attack.steps=10", "scale=paper")
-    with caplog.at_level(logging.INFO):
-        config = tiny(*words)
-        prepare_parts([[config]], config)
-    told = [text for text in caplog.messages if "eps at most" in text]
+    told = [text for text in said_of(tiny(*words)) if "eps at most" in text]
     assert told == [f"attack pgd: {SHORT}", f"the attack that target is trained on: {SHORT}"]
-    caplog.clear()
-    with caplog.at_level(logging.INFO):
-        config = tiny("attack=pgd", "attack.steps=10", "attack.step_share=0.1", "trainer=madry", "scale=paper")
-        prepare_parts([[config]], config)
-    assert not any("eps at most" in text for text in caplog.messages)
+    wide = tiny("attack=pgd", "attack.steps=10", "attack.step_share=0.1", "trainer=madry", "scale=paper")
+    assert not any("eps at most" in text for text in said_of(wide))

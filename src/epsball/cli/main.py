@@ -159,11 +159,12 @@ def run(
                         settings_of(each)
 
             from epsball.experiment.prepare import prepare_parts  # imports torch: what needs none is answered by now
+            from epsball.experiment.remarks import remarks
 
             parts, joint = prepare_parts(composed.configs, composed.whole)
             one = [Composed(config, runtime.runtime.choices)]
             own = map(compose, composed.words) if plain["parts"] else one
-            for told in idle_words(own, overrides):
+            for told in (*remarks(parts, joint, plain["experiment"]), *idle_words(own, overrides)):
                 log.info("%s", told)
         experiments = [experiment for part in parts for experiment in part]
         agree_on([one.config_hash for one in experiments], [one.execution.device.type for one in experiments])

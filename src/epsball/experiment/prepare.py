@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 from epsball.attacks import NamedAttack
-from epsball.attacks.gradient import GradientAttack
 from epsball.build import ConfigError, UnfitError, check_name, convert, did_you_mean, listed, mapping, naming
 from epsball.data.images import Data
 from epsball.experiment.components import attacks_of, check_measurements, distinct, measurements_of, with_files
@@ -20,17 +19,14 @@ from epsball.experiment.settings import STATED, Settings, folder_of_part, settin
 from epsball.experiment.statements import KnownNames, Statements
 from epsball.measurements.measurement import Measurement
 from epsball.paper.expressions import Quantity
-from epsball.paper.figures import Figure
 from epsball.paper.objective import Objective
-from epsball.paper.tables import Table
 from epsball.results.given import GivenRows, read_given
 from epsball.results.metrics import ERROR_METRICS
 from epsball.results.rows import MATRIX_LINE
 from epsball.runtime.device import Execution
 from epsball.runtime.distributed import processes
 from epsball.runtime.store import fingerprint
-from epsball.training.spec import BuildCache, ModelSpec, build_spec, load_data, with_sources
-from epsball.training.trainer import ROUNDING, crafting
+from epsball.training.spec import BuildCache, ModelSpec, build_spec, load_data
 
 COLUMNS_BESIDE = ("experiment", "job", "dataset", "measurement", *MATRIX_LINE)
 """columns that tables have beside one per model"""
@@ -174,18 +170,9 @@ def prepare_parts(
         check_folders([part[0] for part in parts], str(whole.get("experiment")))
     if len(parts) > 1 and (apart := equal_in_some(parts, whole)):
         parts = [prepare_seeds(seeds, cache, given, apart) for seeds in configs]
-    for part in parts:
-        tell_other_data(part[0])
-        tell_uncrafted(part[0])
-        tell_short_steps(part[0])
-        tell_holes(part[0])
-        tell_equal(part[0])
-        tell_same(part)
-        tell_nothing_to_conclude(part[0].settings.experiment, part[0].statements)
     if len(parts) == 1:
         return parts, Statements()
     joint = joint_names([part[0] for part in parts]).statements_of(whole)
-    tell_nothing_to_conclude(f"{whole.get('experiment')}, beside its parts,", joint)
     if joint.objective:
         check_measured(joint.objective, [part[0] for part in parts])
     return [[replace(one, asked=one.asked + joint.quantities) for one in part] for part in parts], joint
@@ -226,62 +213,6 @@ def prepare_seeds(
     if not unlike:
         return found
     return [prepare_experiment(config, cache, found[-1].given, [*apart, *unlike]) for config in configs]
-
-
-def tell_other_data(experiment: Experiment) -> None:
-    """Log which published numbers are of another data set than the experiment's, so that they are not compared."""
-    statements, dataset = experiment.statements, experiment.dataset
-    stated: dict[str, Table | Figure] = {**statements.tables, **statements.figures}
-    for name, each in stated.items():
-        if each.paper and not each.compares_on({dataset}):
-            log.info("%s: its published numbers are of %s, ours of %s: not compared", name, each.published_on, dataset)
-
-
-def tell_uncrafted(experiment: Experiment) -> None:
-    """Log which attacks are crafted on no model, because none has gradients."""
-    if experiment.attacks and not experiment.sources:
-        log.info("no model has gradients: %s crafted on none", listed([named.name for named in experiment.attacks]))
-
-
-def tell_short_steps(experiment: Experiment) -> None:
-    """Log which attacks, of the experiment and of its trainings, have steps too small for the edge of their ball."""
-    every = {f"attack {named.name}": named.attack for named in experiment.attacks}
-    for name, spec in with_sources(experiment.specs):
-        if spec.trainer and (part := crafting(spec.trainer.objective)):
-            every[f"the attack that {name} is trained on"] = part.attack
-    for who, attack in every.items():
-        if isinstance(attack, GradientAttack) and attack.reach < 1 - ROUNDING:
-            steps, reach = attack.number_of_steps, attack.reach
-            enough = f"its edge takes step_share={1 / steps:.2g}"
-            log.info("%s: %d steps of %.3g eps each go %.3g eps at most: %s", who, steps, reach / steps, reach, enough)
-
-
-def tell_same(seeds: Sequence[Experiment]) -> None:
-    """Log which trained models are one and the same in several seeds of a part."""
-    for name, spec in seeds[0].specs.items():
-        same = [one for one in seeds if name in one.specs and one.specs[name].key == spec.key]
-        if len(same) > 1 and spec.trainer is not None:
-            why = f"its seed is {spec.seed} in each"
-            log.info("model %s is one training in %d seeds (%s): means are not over trainings", name, len(same), why)
-
-
-def tell_holes(experiment: Experiment) -> None:
-    """Log what the experiment's statements ask about and its measurements will not have."""
-    for told in experiment.expected.holes(experiment.statements):
-        log.info("%s", told)
-
-
-def tell_equal(experiment: Experiment) -> None:
-    """Log which models are equal to another."""
-    for name, listed_under in experiment.aliases.items():
-        if listed_under != name:
-            log.info("model %s is the same as %s and is listed once", name, listed_under)
-
-
-def tell_nothing_to_conclude(name: str, statements: Statements) -> None:
-    """Log that a conclusion sums up no claims."""
-    if statements.conclusion and not statements.claims:
-        log.info("conclusion changes nothing: %s has no claims that it could sum up", name)
 
 
 def joint_names(experiments: Sequence[Experiment]) -> KnownNames:

@@ -1,0 +1,76 @@
+"""What is right in a config, and may not be what its author expects: said before anything is trained."""
+
+from collections.abc import Iterator, Sequence
+
+from epsball.attacks.gradient import GradientAttack
+from epsball.build import listed
+from epsball.experiment.prepare import Experiment
+from epsball.experiment.statements import Statements
+from epsball.paper.figures import Figure
+from epsball.paper.tables import Table
+from epsball.training.spec import with_sources
+from epsball.training.trainer import ROUNDING, crafting
+
+
+def remarks(parts: Sequence[Sequence[Experiment]], joint: Statements, run: str) -> Iterator[str]:
+    """Yield all of them, part by part, then what is `joint`, stated of all parts of the `run` together."""
+    for seeds in parts:
+        first = seeds[0]
+        yield from other_data(first)
+        yield from uncrafted_attacks(first)
+        yield from short_steps(first)
+        yield from first.expected.holes(first.statements)
+        yield from equal_models(first)
+        yield from same_trainings(seeds)
+        yield from idle_conclusion(first.settings.experiment, first.statements)
+    yield from idle_conclusion(f"{run}, beside its parts,", joint)
+
+
+def other_data(experiment: Experiment) -> Iterator[str]:
+    """Say which published numbers are of another data set than the experiment's, so that they are not compared."""
+    statements, dataset = experiment.statements, experiment.dataset
+    stated: dict[str, Table | Figure] = {**statements.tables, **statements.figures}
+    for name, each in stated.items():
+        if each.paper and not each.compares_on({dataset}):
+            yield f"{name}: its published numbers are of {each.published_on}, ours of {dataset}: not compared"
+
+
+def uncrafted_attacks(experiment: Experiment) -> Iterator[str]:
+    """Say which attacks are crafted on no model, because none has gradients."""
+    if experiment.attacks and not experiment.sources:
+        yield f"no model has gradients: {listed([named.name for named in experiment.attacks])} crafted on none"
+
+
+def short_steps(experiment: Experiment) -> Iterator[str]:
+    """Say which attacks, of the experiment and of its trainings, have steps too small for the edge of their ball."""
+    every = {f"attack {named.name}": named.attack for named in experiment.attacks}
+    for name, spec in with_sources(experiment.specs):
+        if spec.trainer and (part := crafting(spec.trainer.objective)):
+            every[f"the attack that {name} is trained on"] = part.attack
+    for who, attack in every.items():
+        if isinstance(attack, GradientAttack) and attack.reach < 1 - ROUNDING:
+            steps, reach = attack.number_of_steps, attack.reach
+            each = f"{steps} steps of {reach / steps:.3g} eps each go {reach:.3g} eps at most"
+            yield f"{who}: {each}: its edge takes step_share={1 / steps:.2g}"
+
+
+def equal_models(experiment: Experiment) -> Iterator[str]:
+    """Say which models are equal to another."""
+    for name, listed_under in experiment.aliases.items():
+        if listed_under != name:
+            yield f"model {name} is the same as {listed_under} and is listed once"
+
+
+def same_trainings(seeds: Sequence[Experiment]) -> Iterator[str]:
+    """Say which trained models are one and the same in several seeds of a part."""
+    for name, spec in seeds[0].specs.items():
+        same = [one for one in seeds if name in one.specs and one.specs[name].key == spec.key]
+        if len(same) > 1 and spec.trainer is not None:
+            why = f"its seed is {spec.seed} in each"
+            yield f"model {name} is one training in {len(same)} seeds ({why}): means are not over trainings"
+
+
+def idle_conclusion(name: str, statements: Statements) -> Iterator[str]:
+    """Say that a conclusion sums up no claims."""
+    if statements.conclusion and not statements.claims:
+        yield f"conclusion changes nothing: {name} has no claims that it could sum up"
