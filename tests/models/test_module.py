@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from epsball.build import ConfigError, build
 from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.run import run_experiments
-from epsball.models import MODELS
+from epsball.models import MODELS, heads, own_heads
 from epsball.runtime.progress import Stop
 
 NET = """
@@ -197,6 +197,58 @@ def test_a_trainer_of_a_network_without_a_weight_to_train_is_refused(tiny: Calla
     file.write_text(f"{NET}\n\ndef frozen():\n    return Net().requires_grad_(False)\n")
     with pytest.raises(ConfigError, match=r"^trainer should be null: every weight of the network is frozen"):
         prepare_experiment(with_arch(tiny(), spec(file, call="frozen"), tiny()["trainer"]))
+
+
+HEADS = """
+
+class Heads(Net):
+    def heads(self, x):
+        first = self.first(x.flatten(1))
+        return [(self.out(first.relu()), 1.0), *([(first[:, :10], 0.4)] if self.training else [])]
+
+
+class Wrong(Net):
+    def heads(self, x):
+        return self(x)
+
+
+class Rounded(Net):
+    differentiable = False
+
+    def forward(self, x):
+        return super().forward(x).detach()
+"""
+
+
+@pytest.mark.parametrize("mean", [None, [0.3]])
+def test_its_own_heads_are_those_of_the_loss(file: Path, mean: list[float] | None) -> None:
+    """They lay hidden behind the normalisation: an auxiliary head was never trained, and nothing said so."""
+    file.write_text(NET + HEADS)
+    fields = {"call": "Heads", "arguments": {"width": 10}, "mean": mean, "std": mean and [0.4]}
+    net, x = build(MODELS, spec(file, **fields), (1, 28, 28), 10, where="arch"), torch.rand(3, 1, 28, 28)
+    seen, own = (x - 0.3) / 0.4 if mean else x, net[-1]
+    (logits, weight), (auxiliary, auxiliary_weight) = heads(net.train(), x)
+    assert (weight, auxiliary_weight) == (1.0, 0.4) and torch.equal(logits, net(x))
+    torch.testing.assert_close(auxiliary, own.first(seen.flatten(1)))
+    assert len(heads(net.eval(), x)) == 1
+    file.write_text(NET + HEADS.replace("heads(", "others("))
+    plain = build(MODELS, spec(file, **fields), (1, 28, 28), 10, where="arch")
+    assert own_heads(plain) is None and list(plain.state_dict()) == list(net.state_dict())
+
+
+def test_heads_that_are_none_are_told_before_training(file: Path) -> None:
+    file.write_text(NET + HEADS)
+    wanted = (
+        r"arch\.call has a method heads\(x\), which should give a list of logits of shape \(1, 10\) with their weights"
+    )
+    with pytest.raises(ConfigError, match=wanted):
+        build(MODELS, spec(file, call="Wrong"), (1, 28, 28), 10, where="arch")
+
+
+def test_one_without_gradients_is_a_target_alone(tiny: Callable[..., Config], file: Path) -> None:
+    file.write_text(NET + HEADS)
+    config = with_arch(tiny(), spec(file, call="Rounded", mean=[0.3], std=[0.4]), tiny()["trainer"])
+    assert not prepare_experiment(config).specs["target"].differentiable
 
 
 def test_a_call_may_be_whatever_can_be_called(file: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from epsball.build import ShapeError, require
 from epsball.models.layers import MeanStd, Shape
+from epsball.models.wrappers import heads, own_heads
 
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")
 """keys under which training scripts keep the weights, the first ones before the others: timm's, then common ones"""
@@ -102,22 +103,38 @@ def check_mean_std(mean: list[float] | None, std: list[float] | None, channels: 
 
 
 def normalised(network: nn.Module, mean: list[float] | None, std: list[float] | None) -> nn.Sequential:
-    """Return the network behind (x - mean) / std, in [0, 1] units; as it is where they are null."""
+    """Return the network behind (x - mean) / std, in [0, 1] units; as it is where they are null. Its heads are those of
+    the network, and so is whether it is differentiable."""
     before = [] if mean is None or std is None else [MeanStd(mean, std)]
-    return nn.Sequential(*before, network)
+    net = (nn.Sequential if own_heads(network) is None else SeveralHeads)(*before, network)
+    net.differentiable = getattr(network, "differentiable", True)  # type: ignore[assignment]
+    return net
+
+
+class SeveralHeads(nn.Sequential):
+    """A network of several heads, the last of the layers, behind the others."""
+
+    def heads(self, x: Tensor) -> list[tuple[Tensor, float]]:
+        """Return the network's own."""
+        *before, network = self
+        for layer in before:
+            x = layer(x)
+        return heads(network, x)
 
 
 def try_one_image(net: nn.Module, shape: Shape, classes: int, field: str, message: str) -> None:
     """Show the network one image in eval mode, which leaves no trace in it.
 
     ShapeError with `message` where it fails, in which the word ERROR stands for what it says. ValueError, which begins
-    with the `field`, where it gives no logits, or changes the image: other models are shown the same ones.
+    with the `field`, where it gives no logits, heads that are none, or changes the image: other models are shown the
+    same ones.
     """
     image = torch.zeros(1, *shape, device=next(net.parameters()).device)
     net.eval()
     try:
         with torch.no_grad():
             logits = net(image)
+            every = heads(net, image) if own_heads(net) else []
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ShapeError(message.replace("ERROR", said)) from error
@@ -126,5 +143,16 @@ def try_one_image(net: nn.Module, shape: Shape, classes: int, field: str, messag
     given = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     fits = given == (1, classes)
     require(fits, f"{field} should give logits of shape (1, {classes}) for an image of {shape}, gives {given}")
+    wanted = f"a list of logits of shape (1, {classes}) with their weights in the loss, [(logits, 1.0), ...]"
+    pairs = isinstance(every, list) and all(is_head(each, classes) for each in every)
+    require(pairs, f"{field} has a method heads(x), which should give {wanted}, those of its prediction first")
     kept = image._version == 0  # on meta, too, which has no pixels to compare
     require(kept, f"{field} should leave the images as they are, but changes them in place, as `x -= 0.5` does")
+
+
+def is_head(pair: object, classes: int) -> bool:
+    """Whether it is logits of one image with their weight."""
+    if not (isinstance(pair, tuple) and len(pair) == 2):
+        return False
+    logits, weight = pair
+    return isinstance(logits, Tensor) and tuple(logits.shape) == (1, classes) and isinstance(weight, int | float)
