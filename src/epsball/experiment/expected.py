@@ -44,7 +44,8 @@ class Expected:
                 self.check_quantity(quantity, drawn, where)
 
     def holes(self, statements: Statements) -> Iterator[str]:
-        """Say of which errors that are stated no row will tell, though their models are there."""
+        """Say of which errors that are stated no row will tell, though their models are there, and which worst of
+        several is of errors of other images."""
         for where, statement in statements.named():
             stated = [one for one in statement.single if one.metric in ERROR_METRICS]
             known = [one for one in stated if {one.target, one.source} <= {*self.scope.sources, *self.scope.targets}]
@@ -52,20 +53,44 @@ class Expected:
             if open_ones:
                 few = f"{where}: {len(open_ones)} of {len(stated)} numbers will not be measured, such as"
                 yield f"{few} {open_ones[0].text}: measurement, sources and targets say what is"
+            for quantity in dict.fromkeys(statement.quantities):
+                if unlike := self.unlike(quantity):
+                    yield f"{where}: {quantity.text} will not be known: {unlike}"
+
+    def unlike(self, quantity: Quantity) -> str:
+        """Say of how many test images the errors are of which a quantity is the worst, where they share no number: then
+        it is not known which images any of them counts. Empty where it is."""
+        counts = [self.images_of(one) for one in quantity.single]
+        if set.intersection(*counts) or not all(counts):
+            return ""
+        numbers = " and ".join(map(str, sorted(set.union(*counts))))
+        return f"its errors are of {numbers} test images, should be of the same ones"
+
+    def images_of(self, quantity: Quantity) -> set[int]:
+        """Return of how many test images, from the first, an error is, in the rows that will have it."""
+        every = self.scope.number_of_images
+        own = [self.measurements.get(label) for label in self.measuring(quantity)]  # None: of clean images, all
+        numbers = [None if each is None else each.images_of(quantity.attack) for each in own]
+        return {every if number is None else min(number, every) for number in numbers}
 
     def has(self, quantity: Quantity) -> bool:
         """Whether a row will have an error, on the data, of the measurement and at the eps that are said."""
+        return any(True for _ in self.measuring(quantity))
+
+    def measuring(self, quantity: Quantity) -> Iterator[str]:
+        """Yield the measurements whose rows will have an error so; `clean` for the rows of clean images."""
         said = {"dataset": ANY, "measurement": ANY, "eps": ANY, **dict(quantity.conditions)}
         if not is_equal(self.scope.dataset, said["dataset"]):
-            return False
+            return
         if quantity.attack == "clean":
-            return quantity.target == quantity.source and quantity.target in self.clean
+            if quantity.target == quantity.source and quantity.target in self.clean:
+                yield "clean"
+            return
         for label, cells in self.cells.items():
             if is_equal(label, said["measurement"]):
                 own = not cells and quantity.attack in self.measurements[label].makes  # of no attack of the config
                 if own or any(is_of(cell, quantity) and is_equal(cell.eps, said["eps"]) for cell in cells):
-                    return True
-        return False
+                    yield label
 
     def check_quantity(self, quantity: Quantity, drawn: Collection[str], where: str) -> None:
         """Check one quantity as `check` does; in the columns `drawn` a figure has all that there is."""

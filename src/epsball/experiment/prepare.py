@@ -68,6 +68,11 @@ class Experiment:
         """Name of the data set, as rows carry it."""
         return self.data.name
 
+    @property
+    def number_of_images(self) -> int:
+        """Of the test set."""
+        return len(self.data.test)
+
     @cached_property
     def expected(self) -> Expected:
         """The rows that its measurements will have of each seed."""
@@ -227,11 +232,16 @@ def joint_names(experiments: Sequence[Experiment]) -> KnownNames:
 
 
 def check_measured(objective: Objective, experiments: Sequence[Experiment]) -> None:
-    """ConfigError where the objective is of an error that no experiment has. Other metrics are known when measured."""
+    """ConfigError where the objective is of an error that no experiment has, or of the worst of errors of other images.
+    Other metrics are known when measured."""
     for quantity in objective.single:
         if quantity.metric in ERROR_METRICS and not any(one.expected.has(quantity) for one in experiments):
             measured = "which is not measured: see measurement, sources and targets"
             raise ConfigError(f"objective asks about {quantity.text}, {measured}")
+    for quantity in objective.quantities:
+        unlike = [one.expected.unlike(quantity) for one in experiments if all(map(one.expected.has, quantity.single))]
+        if unlike and all(unlike):
+            raise ConfigError(f"objective asks about {quantity.text}: {unlike[0]}")
 
 
 def specs_of(config: Mapping[str, Any], settings: Settings, cache: BuildCache) -> dict[str, ModelSpec]:

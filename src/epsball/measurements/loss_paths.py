@@ -103,6 +103,9 @@ class LossPaths(Measurement):
             for target in scope.targets
         ]
 
+    def images_of(self, attack: str) -> int | None:
+        return self.images
+
     def tasks(self, scope: Scope) -> list[tuple[NamedAttack, str]]:
         """Return the attack at each eps, with the number of restarts that is asked for, on each of its sources."""
         chosen = [source for source in scope.sources if self.sources is None or source in self.sources]

@@ -87,6 +87,11 @@ class Setup:
     clean: dict[str, Mistakes]
     """mistakes on these test images, clean, by the fingerprint of a model; filled as they are asked for"""
 
+    @property
+    def number_of_images(self) -> int:
+        """Of the test set."""
+        return len(self.test)
+
     def clean_mistakes(self, model: str) -> Mistakes:
         """Return a model's mistakes on the clean test images, found once."""
         key = self.keys[model]
@@ -178,6 +183,10 @@ class Scope(Protocol):
     def dataset(self) -> str: ...
 
     @property
+    def number_of_images(self) -> int:
+        """Of the test set."""
+
+    @property
     def sources(self) -> Sequence[str]: ...
 
     @property
@@ -227,6 +236,10 @@ class Measurement(Protocol):
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         """Return the cells of which its rows will have an error, clean ones left out."""
         return ()
+
+    def images_of(self, attack: str) -> int | None:
+        """Return how many of the test images, from the first, the errors of an attack are of; None for all."""
+        return None
 
     def further(self, metric: str, white_box: bool) -> Sequence[Further]:
         """Return in which further columns rows of one cell and metric differ, all but those of a histogram's bins: one

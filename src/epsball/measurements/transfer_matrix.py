@@ -74,6 +74,9 @@ class TransferMatrix(Measurement):
         asked = [quantity.without("measurement") for quantity in scope.asked if quantity.metric in MEASURED]
         return [cell for cell in every if self.cells == "all" or is_asked(asked, scope.dataset, cell)]
 
+    def images_of(self, attack: str) -> int | None:
+        return self.images.get(attack)
+
     def workload(self, setup: Setup) -> Workload:
         models, craftings, finished = set[str](), set[str](), set[str]()
         for task in self.tasks(setup):
@@ -96,7 +99,7 @@ class TransferMatrix(Measurement):
         for named in setup.attacks:
             for source in setup.sources:
                 if own := targets.get((source, named.name, named.attack.eps)):
-                    test = setup.test.first(self.images.get(named.name))
+                    test = setup.test.first(self.images_of(named.name))
                     yield Task(named, source, own, test, self.export)
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
