@@ -134,7 +134,7 @@ ATTACK_CHANGES: dict[str, Any] = {
     "step_share": replace(FGSM, step_share=0.7),
     "step": replace(FGSM, step="l2"),
     "loss": replace(FGSM, loss="margin"),
-    "kappa": replace(FGSM, kappa=1.0),
+    "kappa": replace(FGSM, loss="margin", kappa=1.0),
     "label": replace(FGSM, label="predicted"),
     "start": UNIFORM,
     "start_share": replace(UNIFORM, start_share=0.5),

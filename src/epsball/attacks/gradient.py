@@ -260,6 +260,10 @@ class GradientAttack:
             "start_share should be 0 exactly when start is none",
         )
         require(self.kappa >= 0, f"kappa should be at least 0, is {self.kappa}")
+        require(
+            self.kappa == 0 or self.loss == "margin",
+            f"kappa should be 0 where loss is {self.loss}, for it is of loss margin alone, is {self.kappa}",
+        )
         require(self.momentum >= 0, f"momentum should be at least 0, is {self.momentum}")
         require(self.restarts >= 1, f"restarts should be at least 1, is {self.restarts}")
         require(
