@@ -623,6 +623,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"start": "sign", "start_share": -0.1}, "start_share"),
     ({"kappa": -1.0, "loss": "margin"}, "kappa"),
     ({"kappa": 50.0}, "kappa"),
+    ({"loss": "entropy", "label": "predicted"}, "label"),
     ({"momentum": -1.0}, "momentum"),
     ({"restarts": 0}, "restarts"),
     ({"restarts": 2}, "restarts"),

@@ -912,6 +912,7 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: adversarial(placement="replace"), "count"),
     (lambda: kurakin(count=0), "count"),
     (lambda: adversarial(weight=0.0), "weight"),
+    (lambda: adversarial(placement="only", weight=0.3), "weight"),
     (lambda: adversarial(delay=-1), "delay"),
     (lambda: Diversity(-0.5, None, 0.0), "weight"),
     (lambda: Diversity(0.5, None, 1.0), "label_smoothing"),

@@ -264,6 +264,8 @@ class GradientAttack:
             self.kappa == 0 or self.loss == "margin",
             f"kappa should be 0 where loss is {self.loss}, for it is of loss margin alone, is {self.kappa}",
         )
+        unlabelled = f"label should be true where loss is entropy, which is about no class, is {self.label}"
+        require(self.loss != "entropy" or self.label == "true", unlabelled)
         require(self.momentum >= 0, f"momentum should be at least 0, is {self.momentum}")
         require(self.restarts >= 1, f"restarts should be at least 1, is {self.restarts}")
         require(

@@ -125,6 +125,10 @@ class Adversarial:
         require((self.count is not None) == (self.placement == "replace"), "count should be set with placement replace")
         require(self.count is None or self.count >= 1, f"count should be at least 1, is {self.count}")
         require(self.weight > 0, f"weight should be positive, is {self.weight}")
+        alone = (
+            f"weight should be 1 with placement only, which leaves no clean images to weigh against, is {self.weight}"
+        )
+        require(self.placement != "only" or self.weight == 1, alone)
         require(self.delay >= 0, f"delay should be at least 0, is {self.delay}")
         require(0 <= self.label_smoothing < 1, f"label_smoothing should be in [0, 1), is {self.label_smoothing}")
         require(
