@@ -165,6 +165,14 @@ def test_a_matrix_has_its_file_its_figures_and_a_section_for_each(tmp_path: Path
     assert all(section.image.is_file() for section in sections if section.image)
 
 
+def test_a_matrix_says_of_how_many_seeds_it_is(tmp_path: Path) -> None:
+    one, several = (
+        markdown_page("T", {}, matrix_sections(rows, tmp_path), tmp_path) for rows in (attacked(0.4), two_seeds())
+    )
+    for told in ("Mean ± sd over 2 seeds.", "an end may lie beyond 0 or 100 %"):
+        assert told in several and told not in one
+
+
 def test_rows_without_an_error_are_left_out_of_the_matrix(tmp_path: Path) -> None:
     norms = attacked(0.4).assign(error_top1=None, attack="norms", measurement="gradient_norms", gradient_l2_mean=0.1)
     rows = pd.concat([attacked(0.4).assign(measurement=["clean", "matrix", "matrix"]), norms], ignore_index=True)

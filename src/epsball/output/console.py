@@ -4,7 +4,7 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from epsball.output.tables import four_characters
-from epsball.results.rows import MATRIX_LINE, eps_label, error_rows, paper_matrix, seeds_text, wide_matrix
+from epsball.results.rows import eps_label, error_rows, paper_matrix, seeds_of_cells, seeds_text, wide_matrix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ def console_matrix(rows: "pd.DataFrame") -> str:
     width = max(width, min(longest, (LINE - left) // min(fits, len(columns)) - 1))
     names = list(columns)
     blocks = [names[i : i + fits] for i in range(0, len(names), fits)]
-    seeds = rows.groupby([*MATRIX_LINE, "target"])["seed"].nunique()
+    seeds = seeds_of_cells(rows)
     head = (
         "error in per cent; * white-box"
         + (f"; mean ± sd of {seeds_text(seeds)}" if seeds.max() > 1 else "")

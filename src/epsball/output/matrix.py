@@ -8,9 +8,9 @@ from epsball.output.curves import draw_error_by_eps
 from epsball.output.heatmap import draw_heatmap
 from epsball.output.pages import Section
 from epsball.output.tables import per_cent, write_csv
-from epsball.results.intervals import error_estimates, ties_for_best
+from epsball.results.intervals import OVER_SEEDS, error_estimates, ties_for_best
 from epsball.results.metrics import ERROR
-from epsball.results.rows import error_rows, paper_matrix, wide_matrix
+from epsball.results.rows import error_rows, paper_matrix, seeds_of_cells, seeds_text, wide_matrix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,9 +26,12 @@ def matrix_sections(rows: "pd.DataFrame", folder: Path) -> list[Section]:
     matrix = matrix_table(rows)
     write_csv(matrix.reset_index(), folder / "transfer_matrix.csv")
     draw_heatmap(rows, heat)
+    text, seeds = "Source = target is white-box.", seeds_of_cells(rows)
     rule = "95 % intervals; bold: the lowest error of a line, and those whose interval overlaps its interval."
+    if seeds.max() > 1:
+        text, rule = f"{text} Mean ± sd over {seeds_text(seeds)}.", f"{rule} {OVER_SEEDS}"
     sections = [
-        Section("Error, per cent", "Source = target is white-box.", matrix),
+        Section("Error, per cent", text, matrix),
         Section("Error with its interval, per cent", rule, best_in_bold(rows)),
         Section("Transfer matrix", image=heat),
     ]

@@ -12,7 +12,7 @@ from epsball.paper.expressions import Quantity, Sum, check_unit, naming_field, p
 from epsball.paper.placeholders import expanded, fill
 from epsball.paper.statement import Shown
 from epsball.paper.values import by_seed, estimate
-from epsball.results.intervals import normal_interval, ties_for_best, wilson
+from epsball.results.intervals import OVER_SEEDS, normal_interval, ties_for_best, wilson
 from epsball.results.metrics import METRICS, Better
 from epsball.results.rows import Row, as_dicts, seeds_text
 
@@ -227,7 +227,7 @@ def comparison_sections(compared: "pd.DataFrame") -> list[Section]:
         return []
     rule = "Wilson's and the normal 95 % interval; inside: the paper's number lies in Wilson's."
     if compared["seeds"].max() > 1:
-        rule += " Over seeds that of their mean, Student's t with each seed's own: an end may lie beyond 0 or 100 %."
+        rule += f" {OVER_SEEDS}"
     return [Section("Every number with its interval", rule, comparison_text(compared))]
 
 

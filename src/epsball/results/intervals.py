@@ -20,6 +20,8 @@ from epsball.results.rows import KEY, Row, as_dicts, as_float, error_rows
 if TYPE_CHECKING:
     import pandas as pd
 
+OVER_SEEDS = "Over seeds that of their mean, Student's t with each seed's own: an end may lie beyond 0 or 100 %."
+"""what a report says of its intervals where they are of several seeds"""
 Z = NormalDist().inv_cdf(0.975)  # of a 95 % interval
 Interval = Callable[[float, float], tuple[float, float]]  # (low, high) of k of n
 

@@ -50,6 +50,11 @@ def seeds_text(numbers: "pd.Series[int]") -> str:
     return "one seed" if most == 1 else f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
 
 
+def seeds_of_cells(rows: "pd.DataFrame") -> "pd.Series[int]":
+    """Return how many seeds each error of a matrix is of."""
+    return error_rows(rows).groupby([*MATRIX_LINE, "target"])["seed"].nunique()
+
+
 def in_order(rows: "pd.DataFrame") -> "pd.DataFrame":
     """Give `results.csv` its columns: COLUMNS in order, absent ones empty, then any others but the images mistaken
     and seconds.
