@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 Verdict = Literal["confirmed", "refuted", "open"]
 JUDGED = (
-    "In brackets the 95 % interval. Within a seed, rates of the same test images are compared image by image, where "
-    "it is known which were mistaken; over seeds, Student's t of the seeds' gaps is added. Confirmed: in every check "
-    "(or the share of them that the claim needs) the interval of left - right lies on the claim's side of 0. Refuted: "
-    "in one (or too many) it lies on the other. Else open."
+    "Rates are in per cent, ratios and other metrics as they are; in brackets the 95 % interval. Within a seed, rates "
+    "of the same test images are compared image by image, where it is known which were mistaken; over seeds, Student's "
+    "t of the seeds' gaps is added. Confirmed: in every check (or the share of them that the claim needs) the interval "
+    "of left - right lies on the claim's side of 0. Refuted: in one (or too many) it lies on the other. Else open."
 )
 
 
