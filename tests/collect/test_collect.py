@@ -103,6 +103,7 @@ def test_csv_is_long_and_says_missing(grid: Path) -> None:
 def test_latex(grid: Path) -> None:
     assert collect.main([str(grid), "--format", "latex"]) == 0
     text = (grid / "collected_table.tex").read_text()
+    assert text.startswith("% Error in per cent, mean ± sd over seeds")
     assert "85.0 $\\pm$ 7.1" in text
     assert "% 1 of 5 runs missing" in text
 

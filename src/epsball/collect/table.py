@@ -169,15 +169,17 @@ def show(
     from epsball.runtime.files import write_whole
 
     write_whole(out / "collected.csv", rows.to_csv(index=False, lineterminator="\n"))
+    same = "; = MODEL: the same model, listed once" if equal else ""
+    heading = f"Error in per cent, mean ± sd over seeds; source - is clean{same}."
     if style == "csv":
         named = table.assign(error_top1=table["error_top1"].astype(object).where(table["seeds"] > 0, "missing"))
         text, ending = named.to_csv(index=False, lineterminator="\n"), "csv"
     elif style == "latex":
-        text, ending = latex(wide(table, equal)) + "".join(f"% {line}\n" for line in remarks.splitlines()), "tex"
+        comments = "".join(f"% {line}\n" for line in remarks.splitlines())
+        text, ending = f"% {heading}\n{latex(wide(table, equal))}{comments}", "tex"
     else:
-        same = "; = MODEL: the same model, listed once" if equal else ""
-        heading = f"Error in per cent, mean ± sd over seeds; source - is clean{same}.\n\n"
-        text, ending = heading + markdown(wide(table, equal)) + (f"\n```\n{remarks}\n```\n" if remarks else ""), "md"
+        notes = f"\n```\n{remarks}\n```\n" if remarks else ""
+        text, ending = f"{heading}\n\n{markdown(wide(table, equal))}{notes}", "md"
     write_whole(out / f"collected_table.{ending}", text)
     print(text, end="")
     if style == "csv" and remarks:
