@@ -58,6 +58,13 @@ def test_ones_own_words_win_and_what_changed_is_told(main: Main, done: Path, tmp
     assert len(told) == 4
 
 
+def test_what_changed_is_told_of_a_run_in_a_directory_that_is_named(main: Main, done: Path, tmp_path: Path) -> None:
+    ended = main(f"again={done}", "seed=4", f"hydra.run.dir={tmp_path / 'second'}")
+    assert ended.code == 0, ended.err
+    assert f"again: {done}, done, begun 2" in ended.err and "since then: seed is 4, was 3" in ended.err
+    assert set(results(tmp_path / "second")["seed"]) == {4}
+
+
 def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
     main: Main, tiny: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

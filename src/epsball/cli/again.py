@@ -94,15 +94,18 @@ def read_yaml(directory: Path, name: str) -> Any:
     return OmegaConf.to_container(OmegaConf.load(directory / ".hydra" / f"{name}.yaml"))
 
 
-def directory_again(earlier: EarlierRun, config: DictConfig, parts: Sequence[list["Experiment"]]) -> str | None:
-    """Say what differs from an earlier run. Return its directory where the run goes on in it: it is the same, did not
-    finish, and is not only looked at by `missing=skip`; None for a new one. Raises ConfigError where it still runs."""
+def directory_again(
+    earlier: EarlierRun, config: DictConfig, parts: Sequence[list["Experiment"]], given: str | None
+) -> str | None:
+    """Say what differs from an earlier run. Return the directory that is `given`, else the earlier run's where the run
+    goes on in it: it is the same, did not finish, and is not only looked at by `missing=skip`; None for a new one.
+    Raises ConfigError where it still runs and no other directory is given."""
     from epsball.experiment.record import config_hash, git_commit
     from epsball.runtime.device import environment
 
     record, execution = earlier.record, parts[0][0].execution
     process = running_process(record)
-    if process and state_of(process) == "runs":
+    if given is None and process and state_of(process) == "runs":
         raise ConfigError(f"again={earlier.directory} is still running, as process {process.get('id')}")
     log.info("again: %s, %s, begun %s", earlier.directory, earlier.ended, record.get("started"))
     if process and state_of(process) == "elsewhere":
@@ -116,8 +119,8 @@ def directory_again(earlier: EarlierRun, config: DictConfig, parts: Sequence[lis
         *changes(before, now),
     ):
         log.info("since then: %s", change)
-    if record.get("status") == "done" or config.missing == "skip":
-        return None
+    if given is not None or record.get("status") == "done" or config.missing == "skip":
+        return given
     if record.get("config_hash") != config_hash(parts):
         log.info("another experiment than that one: it gets a directory of its own")
         return None

@@ -178,7 +178,7 @@ def run(
     directory = Path()
     with agreed():
         if is_first():
-            given = directory_again(again, config, parts) if again and given is None else given
+            given = directory_again(again, config, parts, given) if again else given
             directory = claim_directory(plain["experiment"], parts, given, folder)
             write_hydra(directory, config, overrides)
     with log_file(directory / "run.log") if is_first() else nullcontext():
