@@ -65,6 +65,15 @@ def test_what_changed_is_told_of_a_run_in_a_directory_that_is_named(main: Main, 
     assert set(results(tmp_path / "second")["seed"]) == {4}
 
 
+def test_another_folder_is_told_for_relative_paths_mean_other_files_there(
+    main: Main, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Path.cwd()
+    monkeypatch.chdir(tmp_path)
+    ended = main(f"again={done}", "missing=skip")
+    assert ended.code == 0 and f"since then: folder is {tmp_path}, was {before}" in ended.err, ended.err
+
+
 def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
     main: Main, tiny: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

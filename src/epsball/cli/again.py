@@ -112,6 +112,8 @@ def directory_again(
         log.info("again: its process is on %s: if it still runs there, stop it or this one", process.get("host"))
     now = {"commit": git_commit(), **environment(execution.device, execution.threads)}
     before = {"commit": record.get("git_commit"), **{key: record.get(key) for key in now if key != "commit"}}
+    if (folder := record.get("folder")) is not None:  # relative paths, such as outputs, are seen from there
+        before, now = {"folder": folder, **before}, {"folder": str(Path.cwd()), **now}
     composed = OmegaConf.to_container(config)
     assert isinstance(composed, dict)
     for change in (

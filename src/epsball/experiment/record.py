@@ -109,6 +109,7 @@ class Record:
             "seeds": seeds,
             "overrides": self.overrides,
             "command": shlex.join(["python", *sys.argv]),
+            "folder": str(Path.cwd()),
             "config_hash": config_hash(self.parts),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.began)),
             "seconds": round(time.time() - self.began, 2),
