@@ -74,6 +74,14 @@ def test_a_field_of_a_group_that_models_share_is_set_for_one(compose: Compose) -
     assert {**changed, "copy": None} == {**plain, "copy": None}
 
 
+@pytest.mark.parametrize("added", ["+", "++"])
+def test_a_field_is_added_to_one_model(compose: Compose, added: str) -> None:
+    """Hydra's + put it in place of the group that the model shares with the others."""
+    models = compose("arch=module", f"{added}models.target.arch.arguments.width=8")["models"]
+    assert models["target"]["arch"] == {**models["copy"]["arch"], "arguments": {"width": 8}}
+    assert models["copy"]["arch"]["arguments"] == {} and models["copy"]["arch"]["name"] == "module"
+
+
 def test_a_model_can_be_left_out(compose: Compose) -> None:
     assert compose("models.copy=null")["models"] == {**compose()["models"], "copy": None}
 

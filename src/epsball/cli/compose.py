@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, convert, fraction_hint
 from epsball.cli.keys import absent_key
+from epsball.cli.words import key_of
 from epsball.experiment.grid import expand_grids, laid_over
 from epsball.experiment.settings import STATED
 
@@ -164,18 +165,24 @@ def hydra_config(overrides: Sequence[str]) -> DictConfig:
 def with_model_fields(
     composed: list[dict[str, Any]], seeds: Sequence[int | None], overrides: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Check the overrides that set a field of a model, `models.A.trainer.epochs=3`, and lay them over what is there.
+    """Check the overrides that set a field of a model, `models.A.trainer.epochs=3`, or add one to it,
+    `+models.A.arch.arguments.width=8`, and lay them over what is there.
 
     `composed` is what Hydra made of them for each seed: it takes any key of a model, and puts them in place of a group
     that is the experiment's, `trainer: ${trainer}`. Raises ConfigError for a key that no model has, nor one of a grid.
     """
-    keys = {override: override.split("=")[0] for override in overrides if override.startswith("models.")}
+    keys = {override: key_of(override) for override in overrides if override.lstrip("+").startswith("models.")}
     if not keys:
         return composed
     without = hydra_configs(seeds, [override for override in overrides if override not in keys])
     models = expand_grids(without[0])[0].get("models") or {}
-    for key in keys.values():
-        if answer := absent_key(key, {"models": models}):
+    new = [override for override, key in keys.items() if override[0] == "+" and key.split(".")[1] not in models]
+    if new:  # fields of models that are not there make these: Hydra does
+        keys = {override: key for override, key in keys.items() if override not in new}
+        without = hydra_configs(seeds, [override for override in overrides if override not in keys])
+        models = expand_grids(without[0])[0].get("models") or {}
+    for override, key in keys.items():
+        if answer := absent_key(key.rpartition(".")[0] if override[0] == "+" else key, {"models": models}):
             raise ConfigError(answer)
     return [
         {**own, "models": laid_over(plain.get("models"), own["models"])}

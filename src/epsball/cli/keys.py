@@ -14,11 +14,12 @@ SYNONYMS = {
 }
 """what other projects call our keys"""
 ADDED = {
-    "models": "+model@models.{}=mnist_b",
-    "suite": "+attack@suite.{}=pgd",
-    "measurements": "+measurement@measurements.{}=coherence",
+    "models": ("+model@", "mnist_b"),
+    "suite": ("+attack@", "pgd"),
+    "measurements": ("+measurement@", "coherence"),
+    "trainer.sources": ("+model@", "mnist_c"),
 }
-"""how the command line adds to a group of named components"""
+"""how the command line adds to a group of named components: what stands before the key, and an option"""
 CLOSE = 0.6
 """how alike two words are, of 1, where one may be meant to be the other"""
 
@@ -47,7 +48,10 @@ def meant(word: str, path: list[str], node: Any, config: Mapping[Any, Any], grou
     if found and not path:
         return said
     where = f" in {'.'.join(path)}" if path else ""
-    adds = f"; {ADDED[path[0]].format(word)} adds one" if len(path) == 1 and path[0] in ADDED and not found else ""
+    place = ".".join(path)
+    before, option = ADDED.get(place, ("+", "..."))
+    addable = path and not found and (place in ADDED or not known)  # a group without keys takes any, as arch.arguments
+    adds = f"; {before}{place}.{word}={option} adds one" if addable else ""
     return f"{said}: the keys{where} are {listed(known)}{adds}"
 
 
