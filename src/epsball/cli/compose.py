@@ -176,13 +176,11 @@ def with_model_fields(
         return composed
     without = hydra_configs(seeds, [override for override in overrides if override not in keys])
     models = expand_grids(without[0])[0].get("models") or {}
-    new = [override for override, key in keys.items() if override[0] == "+" and key.split(".")[1] not in models]
-    if new:  # fields of models that are not there make these: Hydra does
-        keys = {override: key for override, key in keys.items() if override not in new}
-        without = hydra_configs(seeds, [override for override in overrides if override not in keys])
-        models = expand_grids(without[0])[0].get("models") or {}
+    added = {override for override in keys if override.startswith("+")}
+    made = {keys[override].split(".")[1] for override in added} - models.keys()  # by its first field
     for override, key in keys.items():
-        if answer := absent_key(key.rpartition(".")[0] if override[0] == "+" else key, {"models": models}):
+        there = key.rpartition(".")[0] if override in added else key
+        if key.split(".")[1] not in made and (answer := absent_key(there, {"models": models})):
             raise ConfigError(answer)
     return [
         {**own, "models": laid_over(plain.get("models"), own["models"])}
