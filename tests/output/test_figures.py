@@ -88,6 +88,23 @@ def test_error_by_eps_grows_with_its_targets(tmp_path: Path) -> None:
     assert sizes[0][1] == sizes[1][1] < sizes[2][1]
 
 
+@pytest.mark.parametrize("models", ["ABC", "ABCDEFGHIJKL"])
+def test_every_source_has_its_own_colour_and_a_place_in_the_legend(
+    models: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr("epsball.output.curves.save", lambda figure, path: figures.append(figure))
+    rows = errors(models)
+    assert draw_error_by_eps(rows[rows["target"] == "A"], tmp_path / "unused.png")
+    (legend,) = figures[0].legends
+    drawn = zip(legend.get_texts(), legend.legend_handles, strict=True)
+    colours = {text.get_text(): handle.get_color() for text, handle in drawn if "from " in text.get_text()}  # type: ignore[union-attr]
+    assert list(colours) == [f"from {name}" for name in models]
+    assert len(set(colours.values())) == len(models)
+    figures[0].draw_without_rendering()
+    assert legend.get_window_extent().y0 >= 0
+
+
 @pytest.mark.parametrize(
     "rows",
     [

@@ -5,7 +5,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epsball.output.plot import LINE_COLOURS, MARKERS, apart, lattice, save
+from epsball.output.plot import MARKERS, add_legend, apart, lattice, line_colours, save
 from epsball.results.intervals import error_estimates
 from epsball.results.rows import eps_label, error_rows, with_dataset_names
 
@@ -29,14 +29,15 @@ def draw_error_by_eps(rows: "pd.DataFrame", path: Path) -> bool:
     if not lines:
         return False
     targets, sources, attacks = (list(dict.fromkeys(key[part] for key in lines)) for part in range(3))
-    colours, markers = dict(zip(sources, cycle(LINE_COLOURS))), dict(zip(attacks, cycle(MARKERS)))
-    figure, grid = lattice(len(targets), 3.3, 3.0)
+    colours = dict(zip(sources, line_colours(len(sources)), strict=True))
+    markers = dict(zip(attacks, cycle(MARKERS)))
+    legend = curve_legend(colours, markers, {source == target for target, source, _ in lines})
+    figure, grid = lattice(len(targets), 3.3, 3.0, legend=legend)
     for axes, target in zip(grid, targets, strict=False):
         draw_curves(axes, {key: line for key, line in lines.items() if key[0] == target}, colours, markers)
     figure.supxlabel("eps", fontsize=10)
     figure.supylabel("error, per cent", fontsize=10)
-    handles = curve_legend(colours, markers, {source == target for target, source, _ in lines})
-    figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, handlelength=3)
+    add_legend(figure, legend)
     save(figure, path)
     return True
 

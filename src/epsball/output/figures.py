@@ -8,7 +8,7 @@ from math import isfinite, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from epsball.output.plot import LINE_COLOURS, MARKERS, apart, lattice, save
+from epsball.output.plot import LINE_COLOURS, MARKERS, add_legend, apart, lattice, save
 from epsball.results.rows import eps_label
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["line", "histogram", "bar"]
 FEW = 12  # values of x up to which each has a marker and a tick
-BAR, CHARACTER, ROW = 0.17, 0.07, 10.5  # inches: a bar's or a legend's line, a letter of a tick, panels side by side
+BAR, CHARACTER, ROW = 0.17, 0.07, 10.5  # inches: a bar, a letter of a tick, panels side by side
 DASHES = ("-", (0, (4, 1.6)), (0, (1, 1)))
 GREY = "0.35"
 CURVE: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.55, "solid_capstyle": "round", "zorder": 3}
@@ -59,7 +59,8 @@ def draw_figure(points: "pd.DataFrame", drawing: Drawing, path: Path) -> None:
     panels, lines = (list(dict.fromkeys(points[name])) for name in ("panel", "line"))
     styles, ends = styles_of(lines), y_ends(points, drawing)
     width, height = panel_size(points, drawing)
-    figure, grid = lattice(len(panels), width, height, max(1, int(ROW / width)))
+    handles = list(legend(points, drawing, styles))
+    figure, grid = lattice(len(panels), width, height, max(1, int(ROW / width)), handles)
     for axes, panel in zip(grid, panels, strict=False):
         set_axes(axes, points, drawing, ends, width)
         mine = points[points["panel"] == panel]
@@ -68,8 +69,7 @@ def draw_figure(points: "pd.DataFrame", drawing: Drawing, path: Path) -> None:
         axes.set_title(plain(panel), fontsize=11, pad=8)
     figure.supxlabel(plain(drawing.x), fontsize=10)
     figure.supylabel(plain(drawing.y), fontsize=10)
-    handles = list(legend(points, drawing, styles))
-    figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, handlelength=2.6)
+    add_legend(figure, handles)
     save(figure, path)
 
 
@@ -114,11 +114,11 @@ def styles_of(lines: Sequence[str]) -> dict[str, Style]:
 
 
 def panel_size(points: "pd.DataFrame", drawing: Drawing) -> tuple[float, float]:
-    """Return width and height of a panel in inches: a panel by itself is wider, and bars and the legend need room."""
-    lines, (width, height) = points["line"].nunique(), (5.0, 3.5) if points["panel"].nunique() == 1 else (3.4, 3.1)
+    """Return width and height of a panel in inches: a panel by itself is wider, and bars need room."""
+    width, height = (5.0, 3.5) if points["panel"].nunique() == 1 else (3.4, 3.1)
     if drawing.kind == "bar":
-        width = max(width, BAR * points["at"].nunique() * (lines + 1) + 0.6)
-    return width, max(height, BAR * (lines + 3))
+        width = max(width, BAR * points["at"].nunique() * (points["line"].nunique() + 1) + 0.6)
+    return width, height
 
 
 def y_ends(points: "pd.DataFrame", drawing: Drawing) -> tuple[float, float]:
