@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from epsball.measurements.gradient_pictures import as_rgb, draw_block, draw_gradient_pictures
 from epsball.measurements.loss_surface import LOSS_FLOOR, draw_loss, draw_loss_surfaces, loss_ticks
-from epsball.output.curves import curves, draw_curves, draw_error_by_eps
+from epsball.output.curves import colours_of, curves, draw_curves, draw_error_by_eps
 from epsball.output.plot import WARNING, apart, lattice
 from epsball.results.intervals import wilson
 
@@ -162,7 +162,7 @@ def test_models_of_two_datasets_keep_apart() -> None:
 def test_white_box_lines_are_solid_and_heavier() -> None:
     figure, (axes,) = lattice(1, 3, 3)
     lines = {key: line for key, line in curves(errors()).items() if key[0] == "A"}
-    draw_curves(axes, lines, {"A": "red", "B": "blue"}, {"fgsm": "s"})
+    draw_curves(axes, lines, {("A", "fgsm"): "red", ("B", "fgsm"): "blue"}, {"fgsm": "s"})
     white, black, clean = axes.get_lines()
     assert (white.get_linestyle(), black.get_linestyle(), clean.get_linestyle()) == ("-", "--", "None")
     assert white.get_linewidth() > black.get_linewidth() and white.get_zorder() > black.get_zorder()
@@ -170,6 +170,14 @@ def test_white_box_lines_are_solid_and_heavier() -> None:
     assert list(white.get_ydata()) == pytest.approx([1, 21, 41, 61])
     assert axes.get_ylim() == (0, 100) and list(axes.get_xticks()) == [0.0, 0.3, 0.2, 0.1]
     assert figure.axes == [axes]
+
+
+def test_colours_tell_attacks_apart_where_no_target_has_several_sources() -> None:
+    own = [(model, model, attack) for model in "AB" for attack in ("fgsm", "pgd")]
+    colours = colours_of(own)
+    assert colours["A", "fgsm"] == colours["B", "fgsm"] != colours["A", "pgd"] == colours["B", "pgd"]
+    colours = colours_of([*own, ("A", "B", "fgsm")])
+    assert colours["A", "fgsm"] == colours["A", "pgd"] != colours["B", "fgsm"] == colours["B", "pgd"]
 
 
 def test_ticks_that_would_touch_give_way_to_the_larger() -> None:

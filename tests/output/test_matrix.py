@@ -142,7 +142,7 @@ def test_a_curves_band_is_in_per_cent_as_its_line_is() -> None:
     rows = pd.concat([attacked(0.4, eps=0.1), attacked(0.995, eps=0.2)], ignore_index=True)
     _, (axes,) = lattice(1, 3, 3)
     lines = {key: line for key, line in curves(rows).items() if key[1] == "A"}
-    draw_curves(axes, lines, {"A": "red"}, {"fgsm": "s"})
+    draw_curves(axes, lines, {("A", "fgsm"): "red"}, {"fgsm": "s"})
     assert list(axes.get_lines()[0].get_ydata()) == pytest.approx([99.5, 40, 99.5])
     heights = {round(y, 6) for y in axes.collections[0].get_paths()[0].vertices[:, 1]}
     assert heights == {round(100 * end, 6) for k in (400, 995) for end in wilson(k, 1000)}

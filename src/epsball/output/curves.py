@@ -1,17 +1,19 @@
 """Error against eps, a line per source, target and attack."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epsball.output.plot import MARKERS, add_legend, apart, lattice, line_colours, save
+from epsball.output.plot import GREY, MARKERS, add_legend, apart, lattice, line_colours, save
 from epsball.results.intervals import error_estimates
 from epsball.results.rows import eps_label, error_rows, with_dataset_names
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Line = tuple[str, str]
+"""(source, attack)"""
 CURVE: dict[bool, dict[str, Any]] = {  # by whether it is white-box
     True: {"linestyle": "-", "linewidth": 2.4, "zorder": 4},
     False: {"linestyle": (0, (4, 1.6)), "linewidth": 1.2, "zorder": 3},
@@ -28,9 +30,8 @@ def draw_error_by_eps(rows: "pd.DataFrame", path: Path) -> bool:
     lines = curves(rows)
     if not lines:
         return False
-    targets, sources, attacks = (list(dict.fromkeys(key[part] for key in lines)) for part in range(3))
-    colours = dict(zip(sources, line_colours(len(sources)), strict=True))
-    markers = dict(zip(attacks, cycle(MARKERS)))
+    targets, _, attacks = (list(dict.fromkeys(key[part] for key in lines)) for part in range(3))
+    colours, markers = colours_of(lines), dict(zip(attacks, cycle(MARKERS)))
     legend = curve_legend(colours, markers, {source == target for target, source, _ in lines})
     figure, grid = lattice(len(targets), 3.3, 3.0, legend=legend)
     for axes, target in zip(grid, targets, strict=False):
@@ -62,8 +63,18 @@ def curves(rows: "pd.DataFrame") -> "dict[tuple[str, str, str], pd.DataFrame]":
     return lines
 
 
+def colours_of(lines: Iterable[tuple[str, str, str]]) -> dict[Line, str]:
+    """Return the colour of each (source, attack): the source's, or the attack's where no target has several sources."""
+    lines = list(lines)
+    panels = {(target, source) for target, source, _ in lines}
+    told_by = 1 if len(panels) > len({target for target, _ in panels}) else 2
+    names = list(dict.fromkeys(line[told_by] for line in lines))
+    colours = dict(zip(names, line_colours(len(names)), strict=True))
+    return {line[1:]: colours[line[told_by]] for line in lines}
+
+
 def draw_curves(
-    axes: Any, lines: "Mapping[Any, pd.DataFrame]", colours: dict[str, str], markers: dict[str, str]
+    axes: Any, lines: "Mapping[Any, pd.DataFrame]", colours: Mapping[Line, str], markers: Mapping[str, str]
 ) -> None:
     """Draw one target's lines with their bands, markers on the attacks' errors and another on the clean one."""
     import pandas as pd
@@ -71,8 +82,9 @@ def draw_curves(
     for (target, source, attack), line in lines.items():
         eps, error = line["eps"].to_numpy(), 100 * line["error_top1"].to_numpy()
         low, high = (100 * line[f"error_top1_{side}"].to_numpy() for side in ("low", "high"))
-        axes.fill_between(eps, low, high, color=colours[source], alpha=0.15, linewidth=0)
-        style = {"color": colours[source], "marker": markers[attack], "mec": "white", "clip_on": False}
+        colour = colours[source, attack]
+        axes.fill_between(eps, low, high, color=colour, alpha=0.15, linewidth=0)
+        style = {"color": colour, "marker": markers[attack], "mec": "white", "clip_on": False}
         own = list((line["attack"] != "clean").to_numpy().nonzero()[0])
         axes.plot(eps, error, markevery=own, mew=0.6, **style, **CURVE[source == target])
     every = pd.concat(list(lines.values()))
@@ -88,17 +100,28 @@ def draw_curves(
     axes.spines[:].set_visible(False)
 
 
-def curve_legend(colours: dict[str, str], markers: dict[str, str], boxes: set[bool]) -> list[Any]:
-    """Explain sources by colour, attacks by marker, white-box and black-box by line, each group apart from the next."""
+def curve_legend(colours: Mapping[Line, str], markers: Mapping[str, str], boxes: set[bool]) -> list[Any]:
+    """Explain sources and attacks, by colour what it tells apart, attacks by marker, and white-box and black-box by
+    line, each group apart from the next."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    grey: dict[str, Any] = {"color": "0.35"}
+    grey: dict[str, Any] = {"color": GREY}
     blank = Line2D([], [], linestyle="none", label=" ")
-    sources = [Line2D([], [], color=colour, linewidth=2.4, label=f"from {name}") for name, colour in colours.items()]
-    attacks = [Line2D([], [], marker=m, linestyle="none", label=name, **grey) for name, m in markers.items()]
+    own = {name: common(colours, 0, name) for name in dict.fromkeys(source for source, _ in colours)}
+    sources = [Line2D([], [], color=colour, linewidth=2.4, label=f"from {name}") for name, colour in own.items()]
+    attacks = [
+        Line2D([], [], marker=marker, linestyle="none", label=name, color=common(colours, 1, name))
+        for name, marker in markers.items()
+    ]
     clean = Line2D([], [], marker="o", linestyle="none", mfc="white", label="clean", **grey)
     names = {True: "white-box", False: "black-box"}
     styles = [Line2D([], [], label=names[box], **grey, **CURVE[box]) for box in sorted(boxes, reverse=True)]
-    band = Patch(facecolor="0.35", alpha=0.2, label="95 % interval")
+    band = Patch(facecolor=GREY, alpha=0.2, label="95 % interval")
     return [*sources, blank, *attacks, clean, blank, *styles, band]
+
+
+def common(colours: Mapping[Line, str], part: int, name: str) -> str:
+    """Return the colour that all lines of a source (part 0) or an attack (1) have, grey where they differ."""
+    found = {colour for line, colour in colours.items() if line[part] == name}
+    return found.pop() if len(found) == 1 else GREY

@@ -8,7 +8,7 @@ from math import isfinite, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from epsball.output.plot import LINE_COLOURS, MARKERS, add_legend, apart, lattice, save
+from epsball.output.plot import GREY, LINE_COLOURS, MARKERS, add_legend, apart, lattice, save
 from epsball.results.rows import eps_label
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ Kind = Literal["line", "histogram", "bar"]
 FEW = 12  # values of x up to which each has a marker and a tick
 BAR, CHARACTER, ROW = 0.17, 0.07, 10.5  # inches: a bar, a letter of a tick, panels side by side
 DASHES = ("-", (0, (4, 1.6)), (0, (1, 1)))
-GREY = "0.35"
 CURVE: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.55, "solid_capstyle": "round", "zorder": 3}
 """one of many of a line"""
 

@@ -15,7 +15,7 @@ COLOURS = "YlGnBu"
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#555555")
 """that colour-blind readers tell apart, too"""
 MARKERS = "os^DvPX*<>pHd8"
-WARNING = "#d9480f"
+WARNING, GREY = "#d9480f", "0.35"
 
 
 def line_colours(count: int) -> list[str]:
