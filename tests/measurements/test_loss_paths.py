@@ -300,6 +300,22 @@ def test_a_linear_model_of_two_classes_has_one_maximum(tmp_path: Path) -> None:
     assert row["final_loss"] == pytest.approx(float(torch.log1p(end.exp())), rel=1e-5)
 
 
+def test_the_cosine_is_with_the_whole_gradient_where_a_model_is_sure(tmp_path: Path) -> None:
+    """With a margin of 40 the cross-entropy's, in float32, lacks what the label's own logit has."""
+    other, own = torch.ones(4), torch.tensor([0.0, 0.0, 0.0, -9.0])
+    grey = Split(torch.full((4, 1, 2, 2), 128, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+
+    def sure(x: Tensor) -> Tensor:
+        return torch.stack([x.flatten(1) @ own, x.flatten(1) @ other - 50], 1)
+
+    row = one(
+        rows_of(PATHS, setup_of(tmp_path, replace(PGD, steps=12), models={"A": Function(sure)}, test=grey)),
+        "final_loss",
+    )
+    along = other - own
+    assert row["gradient_cosine"] == pytest.approx(float(along.sum() / (2 * along.norm())), rel=1e-5)
+
+
 def test_starts_are_as_far_apart_as_points_of_the_ball(tmp_path: Path) -> None:
     """Where the box does not cut it, and steps are too small to lead elsewhere."""
     grey = Split(torch.full((8, 1, 12, 12), 128, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))

@@ -168,7 +168,9 @@ class Batch:
         if self.plan.paths:
             paths = torch.cat([torch.stack(losses, 1).view(shape), last[:, :, None]], 2)
         starts, maxima, moved = (part.reshape(shape) for part in (start, state.x_adv, state.x_adv - many))
-        geometry = geometry_of(starts, maxima, moved, input_gradient(self.models[self.source], x, y).flatten(1))
+        # of the log: the same direction, and not rounded where the model is sure of the label
+        gradients = input_gradient(self.models[self.source], x, y, of="log_cross_entropy")
+        geometry = geometry_of(starts, maxima, moved, gradients.flatten(1))
         return Followed(self.source, looks, paths, geometry, 0.0)
 
     def begin(self, x: Tensor, y: Tensor, generator: Generator) -> tuple[AttackState, Tensor, Tensor, Tensor]:
