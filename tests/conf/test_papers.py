@@ -120,7 +120,7 @@ def test_a_paper_file_measures_what_its_tables_and_claims_ask_about(
     for quantity in experiment.asked:
         assert is_measured(quantity, rows), quantity
     for row in rows:  # another column would be taken for a grid's where the rows are given to a run
-        assert set(row) <= {*MEASURED, *DROPPED, *experiment.grid.get(row["target"], {})}
+        assert set(row) <= {*MEASURED, *DROPPED, *experiment.grid_values.get(row["target"], {})}
     key = ("measurement", "source", "target", "attack", "eps", "e1", "e2", "epoch", "bin_low")
     key += ("steps", "restarts", "worst_for", "image", "restart", "step", "directions")
     assert len({tuple(row.get(column) for column in key) for row in rows}) == len(rows)

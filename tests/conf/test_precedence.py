@@ -174,7 +174,7 @@ def test_the_grid_of_the_documentation(compose: Compose) -> None:
     assert f"python run.py {GRID_LINE}" in text and "models.wide_width_0_25.trainer.epochs=5" in text
     experiment = prepare_experiment(compose(*shlex.split(GRID_LINE), "models.wide_width_0_25.trainer.epochs=5"))
     names = ["wide_width_0_125", "wide_width_0_25", "wide_width_0_5"]
-    assert experiment.grid == dict(zip(names, [{"width": width} for width in (0.125, 0.25, 0.5)], strict=True))
+    assert experiment.grid_values == dict(zip(names, [{"width": width} for width in (0.125, 0.25, 0.5)], strict=True))
     assert experiment.sources == experiment.targets == list(experiment.specs) == names
     assert [spec.epochs for spec in experiment.specs.values()] == [3, 5, 3]
 

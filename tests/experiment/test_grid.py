@@ -303,7 +303,11 @@ def test_an_experiment_has_a_grids_models(long: Config) -> None:
     experiment = prepare_experiment(long)
     assert list(experiment.specs) == experiment.sources == ["target", "long_passes_1", "long_passes_2"]
     assert [spec.epochs for spec in experiment.specs.values()] == [6, 1, 2]
-    assert experiment.grid == {"target": {"passes": 6}, "long_passes_1": {"passes": 1}, "long_passes_2": {"passes": 2}}
+    assert experiment.grid_values == {
+        "target": {"passes": 6},
+        "long_passes_1": {"passes": 1},
+        "long_passes_2": {"passes": 2},
+    }
     assert experiment.config == long
 
 
@@ -389,6 +393,24 @@ def test_a_wrong_question_about_a_grid_is_told_in_one_line(long: Config, check: 
     with pytest.raises(ConfigError) as error:
         prepare_experiment({**long, "claims": {"c": said(check)}})
     assert str(error.value).startswith(message)
+
+
+def test_a_model_that_is_named_in_full_may_be_said_to_have_its_value(long: Config) -> None:
+    measured = {"measurement": {**long["measurement"], "cells": "asked"}}
+    config = {**long, **measured, "grid": {"long": grid("target", {"passes": "trainer.epochs"}, passes=[1, 2])}}
+
+    def asked(check: str) -> tuple[list[tuple[str, str]], list[str]]:
+        experiment = prepare_experiment({**config, "claims": {"c": said(check)}})
+        cells = [(source, target) for _, label, source, target, _, _ in experiment.cells if label != "clean"]
+        return cells, list(experiment.expected.holes(experiment.statements))
+
+    full = "long_passes_2 | long_passes_2, fgsm, eps=0.3"
+    assert asked(f"error({full}, passes=2) < 1") == ([("long_passes_2", "long_passes_2")], [])
+    assert asked("error(target | long_passes_2, fgsm, eps=0.3, passes=2) < 1") == ([("long_passes_2", "target")], [])
+    cells, told = asked(f"error({full}, passes=1) < 1")
+    assert cells == [] and told[0].startswith(
+        "claims.c: 1 of 1 numbers will not be measured, such as error(long_passes_2"
+    )
 
 
 def test_a_grids_values_are_in_the_configs_hash(long: Config) -> None:

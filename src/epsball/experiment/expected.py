@@ -7,11 +7,11 @@ from functools import cached_property
 from epsball.build import ConfigError, listed
 from epsball.experiment.grid import as_text
 from epsball.experiment.statements import Statements
-from epsball.measurements.measurement import Cell, Further, Measurement, Scope
+from epsball.measurements.measurement import Cell, Further, Measurement, Scope, grid_columns
 from epsball.paper.expressions import ANY, Quantity, is_equal
 from epsball.paper.figures import Figure
 from epsball.results.metrics import ERROR_METRICS, METRICS
-from epsball.results.rows import FURTHER
+from epsball.results.rows import FURTHER, MEASURED
 
 BINS = ("bin_low", "bin_high")
 
@@ -80,7 +80,9 @@ class Expected:
     def measuring(self, quantity: Quantity) -> Iterator[str]:
         """Yield the measurements whose rows will have an error so; `clean` for the rows of clean images."""
         said = {"dataset": ANY, "measurement": ANY, "eps": ANY, **dict(quantity.conditions)}
-        if not is_equal(self.scope.dataset, said["dataset"]):
+        grid = grid_columns(self.scope, quantity.source, quantity.target)
+        own = {"dataset": self.scope.dataset, **{column: grid.get(column) for column in said if column not in MEASURED}}
+        if not all(is_equal(value, said[column]) for column, value in own.items()):
             return
         if quantity.attack == "clean":
             if quantity.target == quantity.source and quantity.target in self.clean:
@@ -88,8 +90,8 @@ class Expected:
             return
         for label, cells in self.cells.items():
             if is_equal(label, said["measurement"]):
-                own = not cells and quantity.attack in self.measurements[label].makes  # of no attack of the config
-                if own or any(is_of(cell, quantity) and is_equal(cell.eps, said["eps"]) for cell in cells):
+                made = not cells and quantity.attack in self.measurements[label].makes  # of no attack of the config
+                if made or any(is_of(cell, quantity) and is_equal(cell.eps, said["eps"]) for cell in cells):
                     yield label
 
     def check_quantity(self, quantity: Quantity, drawn: Collection[str], where: str) -> None:

@@ -56,7 +56,7 @@ class Experiment:
     statements: Statements
     asked: list[Quantity]
     """all quantities that its tables, claims, figures and objective ask about, and those of the whole run about it"""
-    grid: dict[str, dict[str, Value]]
+    grid_values: dict[str, dict[str, Value]]
     """of its grids' models, the values by which they differ: columns of their rows"""
     places: dict[str, GridModel]
     """where each of these stands in its grid"""
@@ -98,7 +98,7 @@ class Experiment:
                 "targets": self.targets,
                 "attacks": [{"name": named.name, "attack": named.identity} for named in self.attacks],
                 "test": self.data.test_checksum,
-                **({"grid": self.grid} if self.grid else {}),
+                **({"grid": self.grid_values} if self.grid_values else {}),
                 **({"objective": objective} if (objective := self.config.get("objective")) else {}),
             }
         )
@@ -149,7 +149,7 @@ def prepare_experiment(
         attacks=attacks,
         statements=statements,
         asked=statements.quantities,
-        grid=columns_of(places, aliases),
+        grid_values=columns_of(places, aliases),
         places=places,
         given=read_given(settings.rows) if given is None else given,
     )

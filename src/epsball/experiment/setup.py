@@ -20,7 +20,7 @@ def set_up(experiment: Experiment, models: TrainedModels) -> Setup:
         models={},
         keys={name: spec.key for name, spec in specs.items()},
         curves={name: spec.curve for name, spec in specs.items()},
-        grid_values=experiment.grid,
+        grid_values=experiment.grid_values,
         sources=experiment.sources,
         targets=experiment.targets,
         differentiable=[name for name, spec in specs.items() if spec.differentiable],

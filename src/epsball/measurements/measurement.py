@@ -157,7 +157,7 @@ class Setup:
         """Return a row of results without its measurement: its key before its numbers."""
         key = {"dataset": self.dataset, "seed": self.seed, "source": source, "target": target}
         key |= {"attack": attack, "eps": eps}
-        grid = self.grid_values.get(target) or self.grid_values.get(source) or {}
+        grid = grid_columns(self, source, target)
         models = {"source_model": self.keys[source], "target_model": self.keys[target]}
         return {**key, **{name: value for name, value in numbers.items() if name not in key}, **grid, **models}
 
@@ -197,6 +197,14 @@ class Scope(Protocol):
 
     @property
     def asked(self) -> Sequence[Quantity]: ...
+
+    @property
+    def grid_values(self) -> Mapping[str, Mapping[str, float | str]]: ...
+
+
+def grid_columns(scope: Scope, source: str, target: str) -> Mapping[str, float | str]:
+    """Return what a row has of a grid: of the target, or of the source where the target is of none."""
+    return scope.grid_values.get(target) or scope.grid_values.get(source) or {}
 
 
 class Measurement(Protocol):

@@ -16,7 +16,17 @@ from epsball.build import did_you_mean, listed, require
 from epsball.data.examples import challenge_bytes
 from epsball.data.images import Data, Images
 from epsball.data.streamed import StreamedSplit
-from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, Workload, error_rates
+from epsball.measurements.measurement import (
+    Cell,
+    Measurement,
+    Row,
+    Rows,
+    Scope,
+    Setup,
+    Workload,
+    error_rates,
+    grid_columns,
+)
 from epsball.measurements.violations import Reach
 from epsball.models.predictions import Mistakes, gathered, mistakes, of_all, rate
 from epsball.output.console import console_matrix
@@ -72,7 +82,7 @@ class TransferMatrix(Measurement):
             Cell(source, target, named.name, named.attack.eps) for named, source in pairs for target in scope.targets
         ]
         asked = [quantity.without("measurement") for quantity in scope.asked if quantity.metric in MEASURED]
-        return [cell for cell in every if self.cells == "all" or is_asked(asked, scope.dataset, cell)]
+        return [cell for cell in every if self.cells == "all" or is_asked(asked, scope, cell)]
 
     def images_of(self, attack: str) -> int | None:
         return self.images.get(attack)
@@ -109,9 +119,9 @@ class TransferMatrix(Measurement):
         return console_matrix(frames["results"])
 
 
-def is_asked(asked: Sequence[Quantity], dataset: str, cell: Cell) -> bool:
+def is_asked(asked: Sequence[Quantity], scope: Scope, cell: Cell) -> bool:
     """Whether one of the quantities that are asked about is about this cell."""
-    row = {"dataset": dataset, **cell._asdict()}
+    row = {"dataset": scope.dataset, **cell._asdict(), **grid_columns(scope, cell.source, cell.target)}
     return any(quantity.is_about(row) for quantity in asked)
 
 
