@@ -300,6 +300,15 @@ def test_what_is_wrong_is_one_line(root: Path, fields: dict[str, Any], message: 
     assert "\n" not in str(caught.value)
 
 
+def test_the_test_images_of_a_folder_of_ones_own_lie_in_test_or_in_val(tmp_path: Path) -> None:
+    """As those of an image folder, which the same documentation tells of."""
+    write_photographs(tmp_path / "train", each=1)
+    write_photographs(tmp_path / "val", each=1)
+    assert len(load(tmp_path, test_folder=None).test) == 3
+    write_photographs(tmp_path / "test", each=2)
+    assert len(load(tmp_path, test_folder=None).test) == 6 and len(load(tmp_path, test_folder="val").test) == 3
+
+
 def test_classes_that_differ_are_refused(tmp_path: Path) -> None:
     write_photographs(tmp_path / "train", each=1)
     write_photographs(tmp_path / "val", each=1, classes=("n01", "n02", "n04"))

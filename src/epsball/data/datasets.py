@@ -182,8 +182,7 @@ class ImageFolder:
 
     def load(self) -> Data:
         root = absolute(self.root)
-        test_folder = root / "test" if (root / "test").is_dir() else root / "val"
-        classes, train, test = list_folders(self, root / "train", test_folder)
+        classes, train, test = list_folders(self, root / "train", test_folder_of(root))
         splits = [
             read_images(files[:size], self.channels, self.image_size)
             for files, size in ((train, self.train_size), (test, self.test_size))
@@ -198,7 +197,8 @@ class StreamedFolder:
 
     root: str
     train_folder: str
-    test_folder: str
+    test_folder: str | None
+    """null: test, or val where that alone is there"""
     image_size: int
     """pixels of a side of the square that a network sees"""
     crop: float
@@ -226,7 +226,8 @@ class StreamedFolder:
 
     def load(self) -> Data:
         root = absolute(self.root)
-        train, test = root / self.train_folder, root / self.test_folder
+        train = root / self.train_folder
+        test = test_folder_of(root) if self.test_folder is None else root / self.test_folder
         classes, *every = list_folders(self, train, test)
         files = every[0][: self.train_size], every[1][: self.test_size]
         number = min(MOST_WORKERS, cores()) if self.workers is None else self.workers
@@ -307,6 +308,12 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 
 def absolute(root: str) -> Path:
     return Path(root).expanduser().absolute()
+
+
+def test_folder_of(root: Path) -> Path:
+    """Return `root/test`, or `root/val` where that alone is there."""
+    test, val = root / "test", root / "val"
+    return val if val.is_dir() and not test.is_dir() else test
 
 
 def require_sizes(settings: Dataset) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Arrays = tuple[Array, Array]  # images uint8 NCHW, integer labels
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
-FOLDER_LAYOUT = "an image folder is dataset.root/train/<class>/*.png (or jpg, jpeg, bmp) and .../test/<class>/*"
+FOLDER_LAYOUT = "an image folder is dataset.root/train/<class>/*.png (or jpg, jpeg, bmp) and .../test/<class>/* (or val)"
 NPZ_LAYOUT = "dataset.root/train.npz and test.npz should each hold x (uint8, NHWC or NHW) and y (labels from 0)"
 
 
