@@ -95,6 +95,18 @@ def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
     pd.testing.assert_frame_equal(results(stopped), results(tmp_path / "straight" / "run"), check_exact=True)
 
 
+def test_its_words_are_never_half_written(main: Main, done: Path, tmp_path: Path) -> None:
+    """Of an empty overrides.yaml, left by a full disk, `again` would run the config as it is without any words."""
+    said = {**json.loads((done / "run.json").read_text()), "status": "interrupted"}
+    (done / "run.json").write_text(json.dumps(said))
+    for path in (done / ".hydra").iterdir():
+        os.link(path, tmp_path / path.name)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.yaml")}
+    assert main(f"again={done}", "checkpoint_seconds=7").code == 0
+    assert "checkpoint_seconds=7" in (done / ".hydra" / "overrides.yaml").read_text()
+    assert len(before) == 3 and {path: path.read_bytes() for path in before} == before  # put aside, not written over
+
+
 def test_a_look_at_what_a_stopped_run_has_leaves_it_as_it_is(main: Main, done: Path, tmp_path: Path) -> None:
     said = {**json.loads((done / "run.json").read_text()), "status": "interrupted"}
     said["process"] = {**this_process(), "host": "node-7"}

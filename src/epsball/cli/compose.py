@@ -18,6 +18,7 @@ from epsball.cli.keys import absent_key
 from epsball.cli.words import key_of
 from epsball.experiment.grid import expand_grids, laid_over
 from epsball.experiment.settings import STATED
+from epsball.runtime.files import write_whole
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 SCALES = ("paper", "quick", "smoke")
@@ -191,7 +192,6 @@ def with_model_fields(
 def write_hydra(directory: Path, config: DictConfig, overrides: list[str]) -> None:
     """Write what Hydra would keep: the composed config, Hydra's own, and the command line's overrides."""
     (directory / ".hydra").mkdir(exist_ok=True)
-    hydra_config = OmegaConf.create({"hydra": HydraConfig.get()})
-    OmegaConf.save(config, directory / ".hydra" / "config.yaml")
-    OmegaConf.save(hydra_config, directory / ".hydra" / "hydra.yaml")
-    OmegaConf.save(OmegaConf.create(overrides), directory / ".hydra" / "overrides.yaml")
+    kept: dict[str, Any] = {"config": config, "hydra": {"hydra": HydraConfig.get()}, "overrides": overrides}
+    for name, content in kept.items():
+        write_whole(directory / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))

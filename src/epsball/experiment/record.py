@@ -67,7 +67,7 @@ class Record:
             yield
             return
         self.directory.mkdir(parents=True, exist_ok=True)
-        remove_abandoned([self.directory])  # of an earlier run that goes on here
+        remove_abandoned([self.directory, self.directory / ".hydra"])  # of an earlier run that goes on here
         self.write("running", None)
         self.announce_parts()
         try:
