@@ -1123,7 +1123,8 @@ def test_a_given_directory_is_taken_unless_it_holds_something_else(base: Config,
     assert claim_directory("transfer", parts, new, None) == Path(new)  # empty still
     (Path(new) / ".hydra").mkdir()
     (Path(new) / "run.log").touch()
-    assert claim_directory("transfer", parts, new, None) == Path(new)  # of a run that had no room for its run.json
+    (Path(new) / ".run.json.0123.part").touch()
+    assert claim_directory("transfer", parts, new, None) == Path(new)  # of a run without its run.json yet
     (Path(new) / "results.csv").touch()
     with pytest.raises(ConfigError, match="name another directory"):
         claim_directory("transfer", parts, new, None)

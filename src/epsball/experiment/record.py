@@ -37,8 +37,8 @@ NO_SETTINGS = (
 """config keys in which jobs of one experiment do not differ: seeds, paths, and how it is computed"""
 NO_FIELDS = ("seed", "root", "download")
 """the same, of components"""
-BEGINNING = (".hydra", "run.log")
-"""what a run leaves that ends before it has a run.json, such as on a full disk: no result"""
+BEGINNING = (".hydra", "run.log", ".run.json.*.part")
+"""what a run leaves that ends before it has a run.json, killed or on a full disk: no result"""
 log = logging.getLogger(__name__)
 
 
@@ -260,7 +260,8 @@ def claim_directory(name: str, parts: Sequence[Part], given: str | None, job: Pa
     record = read_json(path / "run.json")
     if (process := running_process(record)) is not None and state_of(process) == "runs":
         raise ConfigError(f"hydra.run.dir={given} is in use by process {process.get('id')}: name another directory")
-    if any(file.name not in BEGINNING for file in path.iterdir()) and record.get("config_hash") != config_hash(parts):
+    begun = all(any(map(file.match, BEGINNING)) for file in path.iterdir())
+    if not begun and record.get("config_hash") != config_hash(parts):
         raise ConfigError(f"hydra.run.dir={given} holds something else than this experiment: name another directory")
     return path
 
