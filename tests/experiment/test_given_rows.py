@@ -199,3 +199,15 @@ def test_what_is_stated_of_all_parts_is_checked_before_anything_runs(seeds: list
     with pytest.raises(ConfigError, match=r"claims\.c asks about 'tagret' \(did you mean 'target'\?\)"):
         run([seeds[:1], [{**seeds[0], "experiment": "other"}]], tmp_path, whole=wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_two_parts_have_of_other_models_of_one_name_cannot_be_asked_of_both(tiny: Compose) -> None:
+    """Nobody can know which of two rows is meant; of equal models, and at another eps, there is one."""
+    words = ["trainer.epochs=1"], ["trainer.epochs=2", "suite.fgsm.eps=[0.1,0.2]"], ["trainer.epochs=1"]
+    first, other, same = ([{**tiny(*own), "experiment": f"mine/{i}"}] for i, own in enumerate(words))
+    assert prepare_parts([first, same], {"claims": {"c": CLAIM}})[1].claims
+    at_another = {"objective": "error(target | target, fgsm, eps=0.2)"}
+    assert prepare_parts([first, other], at_another)[1].objective
+    for stated, where in (({"claims": {"c": CLAIM}}, r"claims\.c"), ({"objective": "error(target)"}, "objective")):
+        with pytest.raises(ConfigError, match=f"^{where} asks about .*, which mine/0 and mine/1 each have, of another"):
+            prepare_parts([first, [{**tiny("trainer.epochs=2"), "experiment": "mine/1"}]], stated)

@@ -22,7 +22,7 @@ from epsball.paper.expressions import Quantity
 from epsball.paper.objective import Objective
 from epsball.results.given import GivenRows, read_given
 from epsball.results.metrics import ERROR_METRICS
-from epsball.results.rows import MATRIX_LINE
+from epsball.results.rows import KEY, MATRIX_LINE
 from epsball.runtime.device import Execution
 from epsball.runtime.distributed import processes
 from epsball.runtime.store import fingerprint
@@ -84,6 +84,13 @@ class Experiment:
         cells: list[ExpectedCell] = [(self.dataset, "clean", name, name, "clean", 0.0) for name in self.expected.clean]
         every = self.expected.cells.items()
         return cells + [(self.dataset, label, *cell) for label, own in every for cell in own]
+
+    def of_cell(self, cell: ExpectedCell) -> tuple[object, ...]:
+        """Return what the row of a cell is of: its models, the test images, the attack."""
+        *_, source, target, attack, eps = cell
+        models = [self.specs[name].key for name in (source, target) if name in self.specs]
+        own = [named.identity for named in self.attacks if (named.name, named.attack.eps) == (attack, eps)]
+        return models, self.data.test_checksum, own
 
     @cached_property
     def config_hash(self) -> str:
@@ -178,6 +185,9 @@ def prepare_parts(
     if len(parts) == 1:
         return parts, Statements()
     joint = joint_names([part[0] for part in parts]).statements_of(whole)
+    for where, statement in joint.named():
+        for quantity in statement.single:
+            check_single(quantity, [part[0] for part in parts], where)
     if joint.objective:
         check_measured(joint.objective, [part[0] for part in parts])
     return [[replace(one, asked=one.asked + joint.quantities) for one in part] for part in parts], joint
@@ -229,6 +239,22 @@ def joint_names(experiments: Sequence[Experiment]) -> KnownNames:
     places = {name: place for one in experiments for name, place in one.places.items()}
     datasets = {one.dataset for one in experiments}
     return KnownNames(list(models), aliases, list(attacks.values()), measurements, datasets, places)
+
+
+def check_single(quantity: Quantity, experiments: Sequence[Experiment], where: str) -> None:
+    """ConfigError where several experiments have an error, each of other models, images or attacks: nobody can know
+    which one is meant. One that is told by further columns is known when measured."""
+    if quantity.metric not in ERROR_METRICS or not {column for column, _ in quantity.conditions} <= set(KEY):
+        return
+    owners = dict[ExpectedCell, Experiment]()
+    for one in experiments:
+        for cell in one.cells:
+            if quantity.is_about(dict(zip(KEY, cell, strict=True))):
+                first = owners.setdefault(cell, one)
+                if first.of_cell(cell) != one.of_cell(cell):
+                    parts = f"{first.settings.experiment} and {one.settings.experiment}"
+                    each = "each have, of another model, attack or other images: give it another name in one of them"
+                    raise ConfigError(f"{where} asks about {quantity.text}, which {parts} {each}")
 
 
 def check_measured(objective: Objective, experiments: Sequence[Experiment]) -> None:
