@@ -208,6 +208,13 @@ def test_what_two_parts_have_of_other_models_of_one_name_cannot_be_asked_of_both
     assert prepare_parts([first, same], {"claims": {"c": CLAIM}})[1].claims
     at_another = {"objective": "error(target | target, fgsm, eps=0.2)"}
     assert prepare_parts([first, other], at_another)[1].objective
-    for stated, where in (({"claims": {"c": CLAIM}}, r"claims\.c"), ({"objective": "error(target)"}, "objective")):
-        with pytest.raises(ConfigError, match=f"^{where} asks about .*, which mine/0 and mine/1 each have, of another"):
-            prepare_parts([first, [{**tiny("trainer.epochs=2"), "experiment": "mine/1"}]], stated)
+    models, images = (
+        [{**tiny(word), "experiment": "mine/1"}] for word in ("trainer.epochs=2", "+measurement.images.fgsm=5")
+    )
+    for unlike, stated in (
+        (models, {"claims": {"c": CLAIM}}),
+        (models, {"objective": "error(target)"}),
+        (images, {"claims": {"c": CLAIM}}),
+    ):
+        with pytest.raises(ConfigError, match=r"asks about .*, which mine/0 and mine/1 have of different models"):
+            prepare_parts([first, unlike], stated)

@@ -85,12 +85,13 @@ class Experiment:
         every = self.expected.cells.items()
         return cells + [(self.dataset, label, *cell) for label, own in every for cell in own]
 
-    def of_cell(self, cell: ExpectedCell) -> tuple[object, ...]:
-        """Return what the row of a cell is of: its models, the test images, the attack."""
-        *_, source, target, attack, eps = cell
+    def behind(self, cell: ExpectedCell) -> tuple[object, ...]:
+        """Return what a cell's names stand for here: models, attack and images."""
+        _, label, source, target, attack, eps = cell
         models = [self.specs[name].key for name in (source, target) if name in self.specs]
         own = [named.identity for named in self.attacks if (named.name, named.attack.eps) == (attack, eps)]
-        return models, self.data.test_checksum, own
+        measurement = self.measurements.get(label)  # None: of clean images, all
+        return models, own, self.data.test_checksum, measurement and measurement.images_of(attack)
 
     @cached_property
     def config_hash(self) -> str:
@@ -187,7 +188,7 @@ def prepare_parts(
     joint = joint_names([part[0] for part in parts]).statements_of(whole)
     for where, statement in joint.named():
         for quantity in statement.single:
-            check_single(quantity, [part[0] for part in parts], where)
+            check_unique(quantity, [part[0] for part in parts], where)
     if joint.objective:
         check_measured(joint.objective, [part[0] for part in parts])
     return [[replace(one, asked=one.asked + joint.quantities) for one in part] for part in parts], joint
@@ -241,9 +242,9 @@ def joint_names(experiments: Sequence[Experiment]) -> KnownNames:
     return KnownNames(list(models), aliases, list(attacks.values()), measurements, datasets, places)
 
 
-def check_single(quantity: Quantity, experiments: Sequence[Experiment], where: str) -> None:
-    """ConfigError where several experiments have an error, each of other models, images or attacks: nobody can know
-    which one is meant. One that is told by further columns is known when measured."""
+def check_unique(quantity: Quantity, experiments: Sequence[Experiment], where: str) -> None:
+    """ConfigError where an error that is asked about is in several experiments of different models, attacks or images:
+    nobody can know which one is meant. Rows that further columns tell apart are known when measured."""
     if quantity.metric not in ERROR_METRICS or not {column for column, _ in quantity.conditions} <= set(KEY):
         return
     owners = dict[ExpectedCell, Experiment]()
@@ -251,10 +252,10 @@ def check_single(quantity: Quantity, experiments: Sequence[Experiment], where: s
         for cell in one.cells:
             if quantity.is_about(dict(zip(KEY, cell, strict=True))):
                 first = owners.setdefault(cell, one)
-                if first.of_cell(cell) != one.of_cell(cell):
+                if first.behind(cell) != one.behind(cell):
                     parts = f"{first.settings.experiment} and {one.settings.experiment}"
-                    each = "each have, of another model, attack or other images: give it another name in one of them"
-                    raise ConfigError(f"{where} asks about {quantity.text}, which {parts} {each}")
+                    meant = f"which {parts} have of different models, attacks or images: call them differently"
+                    raise ConfigError(f"{where} asks about {quantity.text}, {meant}")
 
 
 def check_measured(objective: Objective, experiments: Sequence[Experiment]) -> None:
