@@ -400,6 +400,15 @@ def test_image_folder(tmp_path, test_name):
     assert not list(tmp_path.rglob(".epsball*"))  # a user's own folder is left alone
 
 
+def test_hidden_files_and_folders_are_no_images(tmp_path):
+    write_images(tmp_path / "train")
+    write_images(tmp_path / "test")
+    (tmp_path / "train/.cache").mkdir()
+    (tmp_path / "train/ant/._0.png").write_bytes(b"what macOS leaves beside 0.png")
+    loaded = image_folder(tmp_path)
+    assert loaded.classes == ("ant", "bee") and len(loaded.train) == 6
+
+
 def test_image_folder_resizes_crops_and_converts(tmp_path):
     write_images(tmp_path / "train", size=(12, 8))
     write_images(tmp_path / "test", size=(9, 20), mode="L")

@@ -102,15 +102,17 @@ class ImageFile(NamedTuple):
 
 
 def list_folder(folder: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
-    """Return the classes sorted by name, and the files `folder/<class>/<image>` in a stratified order."""
+    """Return the classes sorted by name, and the files `folder/<class>/<image>` in a stratified order, without hidden
+    ones (macOS leaves a `._x.png` beside each `x.png` on a foreign disk)."""
     if not folder.is_dir():
         raise ConfigError(f"dataset.root: no {folder}; {FOLDER_LAYOUT}")
-    classes = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    classes = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name)))
     files = []
     for label, name in enumerate(classes):
         try:
             with os.scandir(folder / name) as entries:
-                images = (e for e in entries if e.name.lower().endswith((".png", ".jpg", ".jpeg", ".bmp")))
+                shown = (e for e in entries if not is_hidden(e.name))
+                images = (e for e in shown if e.name.lower().endswith((".png", ".jpg", ".jpeg", ".bmp")))
                 found = [ImageFile(e.path, label, e.stat().st_size, e.stat().st_mtime_ns) for e in images]
         except OSError as error:  # a link to a file that is gone
             raise ConfigError(f"dataset.root: {error.filename} cannot be read: {error.strerror}") from error
@@ -120,6 +122,10 @@ def list_folder(folder: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     if not files:
         raise ConfigError(f"dataset.root: {folder} has no classes; {FOLDER_LAYOUT}")
     return classes, [files[i] for i in stratified(np.array([f.label for f in files]))]
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".")
 
 
 def read_cached(cache: Path, files: list[ImageFile], size: int | None) -> Arrays:
