@@ -260,8 +260,8 @@ def claim_directory(name: str, parts: Sequence[Part], given: str | None, job: Pa
     record = read_json(path / "run.json")
     if (process := running_process(record)) is not None and state_of(process) == "runs":
         raise ConfigError(f"hydra.run.dir={given} is in use by process {process.get('id')}: name another directory")
-    begun = all(any(map(file.match, BEGINNING)) for file in path.iterdir())
-    if not begun and record.get("config_hash") != config_hash(parts):
+    only_begun = all(any(map(file.match, BEGINNING)) for file in path.iterdir())
+    if not only_begun and record.get("config_hash") != config_hash(parts):
         raise ConfigError(f"hydra.run.dir={given} holds something else than this experiment: name another directory")
     return path
 
