@@ -63,6 +63,7 @@ PAPERS = {  # by folder
         identities=1044,
     ),
     "kurakin/images_50000/epochs_3": Published(("table1", "table3"), "quick", {0}, claims=3, tables=3, identities=27),
+    "kurakin/images_50000/seed_1": Published(("table1",), "quick", {1}, claims=2, tables=1, identities=10),
     "kurakin/images_50000": Published(("table1", "table3"), "quick", {0}, claims=3, tables=3, identities=37),
 }
 
