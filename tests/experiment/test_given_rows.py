@@ -211,10 +211,11 @@ def test_what_two_parts_have_of_other_models_of_one_name_cannot_be_asked_of_both
     models, images = (
         [{**tiny(word), "experiment": "mine/1"}] for word in ("trainer.epochs=2", "+measurement.images.fgsm=5")
     )
-    for unlike, stated in (
-        (models, {"claims": {"c": CLAIM}}),
-        (models, {"objective": "error(target)"}),
-        (images, {"claims": {"c": CLAIM}}),
+    for unlike, stated, where in (
+        (models, {"claims": {"c": CLAIM}}, r"claims\.c"),
+        (models, {"objective": "error(target)"}, "objective"),
+        (images, {"claims": {"c": CLAIM}}, r"claims\.c"),
     ):
-        with pytest.raises(ConfigError, match=r"asks about .*, which mine/0 and mine/1 have of different models"):
+        message = f"^{where} asks about .*, which mine/0 and mine/1 have of different models, attacks or images"
+        with pytest.raises(ConfigError, match=message):
             prepare_parts([first, unlike], stated)
