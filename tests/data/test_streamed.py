@@ -1,6 +1,7 @@
 """Images streamed from their files: the pixels of PIL, the same for any number of workers, and no process left over."""
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -362,6 +364,28 @@ def test_what_needs_all_images_in_memory_is_refused(
     with pytest.raises(ConfigError, match=message) as caught:
         prepare_experiment(compose(*own, *overrides))
     assert "\n" not in str(caught.value)
+
+
+def test_workers_that_end_while_they_begin_are_lost_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a signal to the whole job comes just then: torch's iterator, half made, cannot be deleted."""
+
+    begun, begin = list[BaseProcess](), BaseProcess.start
+
+    def second_ends(process: BaseProcess) -> None:
+        begun.append(process)
+        if len(begun) == 2:
+            raise EOFError
+        begin(process)
+
+    monkeypatch.setattr(BaseProcess, "start", second_ends)
+    heard: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    write_photographs(tmp_path / "train", each=1)
+    write_photographs(tmp_path / "val", each=1)
+    with pytest.raises(WorkersLost, match="a process that decodes images has ended"):
+        next(iter(load(tmp_path, workers=2).test.batches(1)))
+    gc.collect()
+    assert len(begun) == 2 and heard == [] and sys.unraisablehook == heard.append
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import tee
@@ -150,8 +151,10 @@ class Workers:
                 if isinstance(found, str):
                     raise ConfigError(found)
                 yield found
-        except WorkersLost:
+        except WorkersLost as lost:
             own = None
+            with unheard_deletions():
+                lost.__context__ = lost.__traceback__ = None  # what holds an iterator that torch had made half
             raise
         finally:
             self.idle += [] if own is None else [own]
@@ -182,6 +185,17 @@ def losing_workers() -> Iterator[None]:
             raise
         why = "a signal, or too little memory (/dev/shm included: fewer dataset.workers need less)"
         raise WorkersLost(f"a process that decodes images has ended: {why}") from None
+
+
+@contextlib.contextmanager
+def unheard_deletions() -> Iterator[None]:
+    """Let nothing on stderr tell of errors in `__del__`: torch's iterator over workers has one where a signal ended the
+    workers while they began."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 @contextlib.contextmanager
