@@ -9,7 +9,8 @@ import pytest
 from own_files import write_own_files
 
 from epsball.build import ConfigError
-from epsball.experiment.prepare import prepare_experiment, prepare_parts
+from epsball.experiment.joint import prepare_parts
+from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.remarks import remarks
 
 Config = dict[str, Any]

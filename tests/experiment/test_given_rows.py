@@ -9,7 +9,8 @@ import pytest
 from own_files import random_images, write_npz
 
 from epsball.build import ConfigError
-from epsball.experiment.prepare import prepare_experiment, prepare_parts
+from epsball.experiment.joint import prepare_parts
+from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.run import run_experiments
 from epsball.experiment.setup import check_given
 from epsball.runtime.progress import Stop
@@ -219,3 +220,24 @@ def test_what_two_parts_have_of_other_models_of_one_name_cannot_be_asked_of_both
         message = f"^{where} asks about .*, which mine/0 and mine/1 have of different models, attacks or images"
         with pytest.raises(ConfigError, match=message):
             prepare_parts([first, unlike], stated)
+
+
+def test_what_two_parts_have_in_unlike_rows_is_told_before_anything_is_trained(tiny: Compose, tmp_path: Path) -> None:
+    """Rows of other data or of another measurement: each with what would be right."""
+    write_npz(tmp_path / "npz")
+    unlike = {
+        "measurement=transfer_matrix": ["~measurement", "+measurement@measurements.again=transfer_matrix"],
+        "dataset=digits": ["dataset=npz", f"dataset.root={tmp_path}/npz", "dataset.train_size=12"],
+    }
+    unlike["dataset=digits"] += ["dataset.test_size=12", "suite.fgsm.eps=0.3"]
+    for choice, words in unlike.items():
+        first, other = ([{**tiny(*own), "experiment": f"mine/{i}"}] for i, own in enumerate(([], words)))
+        with pytest.raises(ConfigError) as caught:
+            prepare_parts([first, other], {"claims": {"c": CLAIM}})
+        assert str(caught.value).startswith("claims.c asks about ") and choice in str(caught.value), str(caught.value)
+
+
+def test_what_is_asked_of_all_parts_together_is_measured_where_no_part_asks(tiny: Compose) -> None:
+    first, other = ([{**tiny("measurement.cells=asked"), "experiment": f"mine/{i}"}] for i in (0, 1))
+    parts, joint = prepare_parts([first, other], {"objective": "error(target | target, fgsm)"})
+    assert joint.objective and [len(experiment.expected.cells["transfer_matrix"]) for (experiment,) in parts] == [1, 1]

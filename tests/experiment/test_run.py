@@ -20,7 +20,8 @@ from own_files import changed, random_images, write_npz
 from epsball.build import ConfigError, build
 from epsball.experiment import record as experiment_record
 from epsball.experiment import run as experiment_run
-from epsball.experiment.prepare import Experiment, prepare_experiment, prepare_parts
+from epsball.experiment.joint import prepare_parts
+from epsball.experiment.prepare import Experiment, prepare_experiment
 from epsball.experiment.record import claim_directory, config_hash, git_commit
 from epsball.experiment.run import Judged, PartResult, joined_rows, judge, run_experiments
 from epsball.experiment.setup import set_up

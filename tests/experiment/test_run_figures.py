@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from epsball.experiment.prepare import prepare_parts
+from epsball.experiment.joint import prepare_parts
 from epsball.experiment.record import claim_directory
 from epsball.experiment.run import run_experiments
 from epsball.results.intervals import wilson

@@ -9,7 +9,8 @@ import pytest
 
 from epsball.build import ConfigError
 from epsball.collect import table as collect
-from epsball.experiment.prepare import prepare_experiment, prepare_parts
+from epsball.experiment.joint import prepare_parts
+from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.record import claim_directory
 from epsball.experiment.run import run_experiments
 from epsball.results.paired import unpacked_bits

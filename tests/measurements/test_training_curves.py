@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from epsball.experiment.prepare import prepare_experiment, prepare_parts
+from epsball.experiment.joint import prepare_parts
+from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.run import run_experiments
 from epsball.measurements.training_curves import epoch_row
 from epsball.runtime.progress import Stop

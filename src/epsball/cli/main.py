@@ -158,7 +158,7 @@ def run(
                     for each in seeds:
                         settings_of(each)
 
-            from epsball.experiment.prepare import prepare_parts  # imports torch: what needs none is answered by now
+            from epsball.experiment.joint import prepare_parts  # imports torch: what needs none is answered by now
             from epsball.experiment.remarks import remarks
 
             parts, joint = prepare_parts(composed.configs, composed.whole)

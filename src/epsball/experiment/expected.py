@@ -10,6 +10,7 @@ from epsball.experiment.statements import Statements
 from epsball.measurements.measurement import Cell, Further, Measurement, Scope, grid_columns
 from epsball.paper.expressions import ANY, Quantity, is_equal
 from epsball.paper.figures import Figure
+from epsball.paper.objective import Objective
 from epsball.results.metrics import ERROR_METRICS, METRICS
 from epsball.results.rows import FURTHER, MEASURED
 
@@ -113,6 +114,19 @@ class Expected:
         if every and not found:
             wrong = unknown_values([further for _, further in every], said)
             raise ConfigError(f"{where} asks about {quantity.text} at {wrong}")
+
+
+def check_measured(objective: Objective, experiments: Sequence[Expected]) -> None:
+    """ConfigError where the objective is of an error that no experiment has, or of the worst of errors of other images.
+    Other metrics are known when measured."""
+    for quantity in objective.single:
+        if quantity.metric in ERROR_METRICS and not any(one.has(quantity) for one in experiments):
+            measured = "which is not measured: see measurement, sources and targets"
+            raise ConfigError(f"objective asks about {quantity.text}, {measured}")
+    for quantity in objective.quantities:
+        unlike = [one.unlike(quantity) for one in experiments if all(map(one.has, quantity.single))]
+        if unlike and all(unlike):
+            raise ConfigError(f"objective asks about {quantity.text}: {unlike[0]}")
 
 
 def rows_of(measurement: Measurement, quantity: Quantity, cells: Sequence[Cell]) -> Iterator[Further]:

@@ -4,25 +4,23 @@ Whatever is misspelt or out of range raises ConfigError here, before anything is
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from epsball.attacks import NamedAttack
-from epsball.build import ConfigError, UnfitError, check_name, convert, did_you_mean, listed, mapping, naming
+from epsball.build import ConfigError, UnfitError, check_name, convert, did_you_mean, listed, mapping
 from epsball.data.images import Data
 from epsball.experiment.components import attacks_of, check_measurements, distinct, measurements_of, with_files
-from epsball.experiment.expected import Expected
+from epsball.experiment.expected import Expected, check_measured
 from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
-from epsball.experiment.settings import STATED, Settings, folder_of_part, settings_of
+from epsball.experiment.settings import STATED, Settings, settings_of
 from epsball.experiment.statements import KnownNames, Statements
 from epsball.measurements.measurement import Measurement
 from epsball.paper.expressions import Quantity
-from epsball.paper.objective import Objective
 from epsball.results.given import GivenRows, read_given
-from epsball.results.metrics import ERROR_METRICS
-from epsball.results.rows import KEY, MATRIX_LINE
+from epsball.results.rows import MATRIX_LINE
 from epsball.runtime.device import Execution
 from epsball.runtime.distributed import processes
 from epsball.runtime.store import fingerprint
@@ -163,112 +161,8 @@ def prepare_experiment(
     )
     experiment.expected.check(statements)
     if statements.objective:
-        check_measured(statements.objective, [experiment])
+        check_measured(statements.objective, [experiment.expected])
     return experiment
-
-
-def prepare_parts(
-    configs: Sequence[Sequence[Mapping[str, Any]]], whole: Mapping[str, Any]
-) -> tuple[list[list[Experiment]], Statements]:
-    """Check the configs of all parts and seeds, and what the `whole` run's config states of their results together.
-
-    What the latter asks about is asked of every part that has it. Raises ConfigError, which names the part it is about.
-    """
-    cache, given, parts = BuildCache(), None, list[list[Experiment]]()
-    for name, seeds in zip(whole.get("parts") or [None] * len(configs), configs, strict=True):
-        with naming(name):
-            parts.append(prepare_seeds(seeds, cache, given))
-        given = parts[-1][-1].given
-    if len(parts) > 1:
-        check_folders([part[0] for part in parts], str(whole.get("experiment")))
-    if len(parts) > 1 and (apart := equal_in_some(parts, whole)):
-        parts = [prepare_seeds(seeds, cache, given, apart) for seeds in configs]
-    if len(parts) == 1:
-        return parts, Statements()
-    joint = joint_names([part[0] for part in parts]).statements_of(whole)
-    for where, statement in joint.named():
-        for quantity in statement.single:
-            check_unique(quantity, [part[0] for part in parts], where)
-    if joint.objective:
-        check_measured(joint.objective, [part[0] for part in parts])
-    return [[replace(one, asked=one.asked + joint.quantities) for one in part] for part in parts], joint
-
-
-def check_folders(experiments: Sequence[Experiment], run: str) -> None:
-    """ConfigError where two parts of a run would have one folder."""
-    taken: dict[str, str] = {}
-    for part in (one.settings.experiment for one in experiments):
-        if other := taken.get(folder_of_part(part, run)):
-            raise ConfigError(f"parts: experiment is {other} in one and {part} in another: each needs its own folder")
-        taken[folder_of_part(part, run)] = part
-
-
-def equal_in_some(parts: Sequence[Sequence[Experiment]], whole: Mapping[str, Any]) -> set[str]:
-    """Return the models that what is stated of all parts together asks about, and that are equal to another in some of
-    the parts alone."""
-    experiments = [part[0] for part in parts]
-    names = replace(joint_names(experiments), aliases={})
-    asked = [one for _, statement in names.statements_of(whole).named() for one in statement.single]
-    listed_under = {
-        name: {one.aliases[name] for one in experiments if name in one.aliases}
-        for name in {name for one in asked for name in (one.target, one.source)}
-    }
-    return {name for name, found in listed_under.items() if len(found) > 1}
-
-
-def prepare_seeds(
-    configs: Sequence[Mapping[str, Any]], cache: BuildCache, given: GivenRows | None, apart: Collection[str] = ()
-) -> list[Experiment]:
-    """Check the configs of all seeds of a part. Models that are equal in some of the seeds alone have their own names
-    in all: what is stated of them is of each seed's own. So do those `apart`."""
-    found: list[Experiment] = []
-    for config in configs:
-        found.append(prepare_experiment(config, cache, found[-1].given if found else given, apart))
-    every = dict.fromkeys(name for one in found for name in one.aliases)
-    unlike = [name for name in every if len({one.aliases.get(name) for one in found}) > 1]
-    if not unlike:
-        return found
-    return [prepare_experiment(config, cache, found[-1].given, [*apart, *unlike]) for config in configs]
-
-
-def joint_names(experiments: Sequence[Experiment]) -> KnownNames:
-    """Return the names that what is stated of several experiments together may use."""
-    models = dict.fromkeys(name for one in experiments for name in one.aliases)
-    aliases = {name: listed for one in experiments for name, listed in one.aliases.items()}
-    attacks = {(named.name, named.attack.eps): named for one in experiments for named in one.attacks}
-    measurements = {label: each for one in experiments for label, each in one.measurements.items()}
-    places = {name: place for one in experiments for name, place in one.places.items()}
-    datasets = {one.dataset for one in experiments}
-    return KnownNames(list(models), aliases, list(attacks.values()), measurements, datasets, places)
-
-
-def check_unique(quantity: Quantity, experiments: Sequence[Experiment], where: str) -> None:
-    """ConfigError where an error that is asked about is in several experiments of different models, attacks or images:
-    nobody can know which one is meant. Rows that further columns tell apart are known when measured."""
-    if quantity.metric not in ERROR_METRICS or not {column for column, _ in quantity.conditions} <= set(KEY):
-        return
-    owners = dict[ExpectedCell, Experiment]()
-    for one in experiments:
-        for cell in one.cells:
-            if quantity.is_about(dict(zip(KEY, cell, strict=True))):
-                first = owners.setdefault(cell, one)
-                if first.behind(cell) != one.behind(cell):
-                    parts = f"{first.settings.experiment} and {one.settings.experiment}"
-                    meant = f"which {parts} have of different models, attacks or images: call them differently"
-                    raise ConfigError(f"{where} asks about {quantity.text}, {meant}")
-
-
-def check_measured(objective: Objective, experiments: Sequence[Experiment]) -> None:
-    """ConfigError where the objective is of an error that no experiment has, or of the worst of errors of other images.
-    Other metrics are known when measured."""
-    for quantity in objective.single:
-        if quantity.metric in ERROR_METRICS and not any(one.expected.has(quantity) for one in experiments):
-            measured = "which is not measured: see measurement, sources and targets"
-            raise ConfigError(f"objective asks about {quantity.text}, {measured}")
-    for quantity in objective.quantities:
-        unlike = [one.expected.unlike(quantity) for one in experiments if all(map(one.expected.has, quantity.single))]
-        if unlike and all(unlike):
-            raise ConfigError(f"objective asks about {quantity.text}: {unlike[0]}")
 
 
 def specs_of(config: Mapping[str, Any], settings: Settings, cache: BuildCache) -> dict[str, ModelSpec]:
