@@ -83,8 +83,11 @@ def test_optimizer_files(compose: Compose, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", options("attack"))
-def test_attack_files(compose: Compose, name: str) -> None:
-    attacks = list(attacks_of(compose(f"attack={name}", "eps=0.1").get("attack"), "attack"))
+def test_attack_files(compose: Compose, name: str, tmp_path: Path) -> None:
+    own = tmp_path / "attack.py"  # which attack=module has to be given
+    own.write_text("def same(model, x, y, eps): return x\n")
+    words = [f"attack.file={own}", "attack.call=same"] if name == "module" else []
+    attacks = list(attacks_of(compose(f"attack={name}", "eps=0.1", *words).get("attack"), "attack"))
     assert [(named.name, named.attack.eps) for named in attacks] == ([] if name == "none" else [(name, 0.1)])
 
 

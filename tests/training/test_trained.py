@@ -440,11 +440,24 @@ def test_a_training_passed_on_in_mid_epoch_has_the_same_weights(
     assert (folder / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
 
 
+OWN_ATTACK = "import torch\ndef noise(model, x, y, eps): return (x + eps * torch.rand_like(x)).clamp(0, 1)\n"
+
+
+@pytest.mark.parametrize("attack", ["built in", "of the user's own file"])
 def test_a_longer_training_that_was_interrupted_goes_on_to_the_same_bits(
-    trainings: Callable[..., Experiment], began: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    attack: str,
+    trainings: Callable[..., Experiment],
+    began: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """From the shorter one's end to its own saved state, and on."""
     epochs, line = {"short": 1, "long": 3}, ("trainer=fgsm_adv", "trainer.batch_size=8", "checkpoint_seconds=0")
+    if attack != "built in":
+        own = tmp_path / "attack.py"
+        own.write_text(OWN_ATTACK)
+        place = "trainer.objective.attack"
+        line += (f"attack@{place}=module", f"{place}.file={own}", f"{place}.call=noise")
     stop, original = Stop(), CheckpointFolder.save_state
 
     def stopping(folder: CheckpointFolder, state: Config) -> None:

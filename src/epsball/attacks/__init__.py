@@ -6,9 +6,14 @@ from typing import Any
 
 from epsball.attacks.attack import Attack
 from epsball.attacks.gradient import GradientAttack
+from epsball.attacks.module import ModuleAttack
 from epsball.attacks.noise import NoiseAttack
 
-ATTACKS: Mapping[str, Callable[..., Attack]] = {"gradient": GradientAttack, "noise": NoiseAttack}
+ATTACKS: Mapping[str, Callable[..., Attack]] = {
+    "gradient": GradientAttack,
+    "module": ModuleAttack,
+    "noise": NoiseAttack,
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,10 @@ class NamedAttack:
     @property
     def identity(self) -> dict[str, Any]:
         """Return all that its examples depend on: its settings, and its kind as ATTACKS names it, its class where a
-        function there makes it; not its own name."""
+        function there makes it; the content of its file, not its own name."""
         own = type(self.attack)
         kind = next((kind for kind, attack in ATTACKS.items() if attack is own), own.__name__)
-        return {"name": kind, **asdict(self.attack)}  # type: ignore[call-overload]
+        settings = asdict(self.attack)  # type: ignore[call-overload]
+        if isinstance(self.attack, ModuleAttack):
+            settings["file"] = settings.pop("sha256")
+        return {"name": kind, **settings}

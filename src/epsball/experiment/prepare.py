@@ -12,7 +12,14 @@ from typing import Any
 from epsball.attacks import NamedAttack
 from epsball.build import ConfigError, UnfitError, check_name, convert, did_you_mean, listed, mapping
 from epsball.data.images import Data
-from epsball.experiment.components import attacks_of, check_measurements, distinct, measurements_of, with_files
+from epsball.experiment.components import (
+    attacks_of,
+    check_attacks,
+    check_measurements,
+    distinct,
+    measurements_of,
+    with_files,
+)
 from epsball.experiment.expected import Expected, check_measured
 from epsball.experiment.grid import GridModel, Value, columns_of, expand_grids, with_members
 from epsball.experiment.settings import STATED, Settings, settings_of
@@ -135,6 +142,7 @@ def prepare_experiment(
     specs = specs_of(config, settings, cache)
     data = load_data(config.get("dataset"), "dataset", cache)
     check_shapes(specs, data)
+    check_attacks(attacks, data)
     aliases = aliases_of(specs, apart)
     crafted_on, shown_to = roles(specs, settings, aliases)
     members = {name: specs[name].members for name in shown_to if specs[name].differentiable}

@@ -1,17 +1,16 @@
 """A model's spec, checked: what {dataset, arch, trainer, seed} names, its identity and its random numbers."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
+from epsball.attacks.module import try_attack
 from epsball.build import ConfigError, UnfitError, build, construct, did_you_mean, listed, mapping, under
 from epsball.data.datasets import DATASETS
 from epsball.data.images import Data
@@ -19,6 +18,7 @@ from epsball.data.streamed import StreamedSplit
 from epsball.models import MODELS, FitsItself
 from epsball.runtime.device import borrowed_seed, derived_seed
 from epsball.runtime.distributed import processes
+from epsball.runtime.named_files import with_contents
 from epsball.runtime.store import fingerprint
 from epsball.training.diversity import members
 from epsball.training.synchronised import check_synchronised, has_batch_norm
@@ -28,8 +28,6 @@ FIELDS = ("dataset", "arch", "trainer", "seed")
 """of a model's spec"""
 NO_PART = ("name", "watch")
 """fields of a trainer that change no weight"""
-FILES = ("checkpoint", "file")
-"""fields of an arch that name a file, whose content is part of what the model is"""
 LATER = ("mean", "std")
 """fields of an arch that are no part of its identity while they are null: it had none without them"""
 
@@ -141,6 +139,7 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         trainer = fields["trainer"] = None  # what it describes is the run's training of networks
     data = load_data(fields["dataset"], at["dataset"], cache)
     sources = build_sources(trainer, data, at, cache)
+    check_attacks(trainer, data, at)
     identity = identity_of(fields, data, sources)
     local = processes() > 1 and trainer is not None and trainer.batch_norm == "local"
     if local and has_batch_norm(check_network(fields["arch"], data, at["arch"])):
@@ -234,6 +233,15 @@ def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, whe
             raise ConfigError(f"{at}.optimizer: {error}") from None
 
 
+def check_attacks(trainer: Trainer | None, data: Data, at: Mapping[str, str]) -> None:
+    """ConfigError where an attack of the user's own that a trainer has fails, or leaves its ball."""
+    for key, attack in trainer.attacks.items() if trainer else ():
+        try:
+            try_attack(attack, data.shape, len(data.classes))
+        except ValueError as error:
+            raise ConfigError(f"{at['trainer']}.{key}.{error}") from error
+
+
 def check_data(trainer: Trainer | None, network: nn.Module, data: Data, at: Mapping[str, str]) -> None:
     """ConfigError where a job's processes have no image each to train on, or where a training needs all images in
     memory, or the same ones in every epoch, and they are streamed."""
@@ -262,7 +270,7 @@ def identity_of(config: Mapping[str, Any], data: Data, sources: Mapping[str, Mod
         "arch": identity_of_arch(config["arch"]),
         "trainer": trainer
         and {
-            **{key: without_labels(value) for key, value in trainer.items() if key not in NO_PART},
+            **{key: with_contents(without_labels(value)) for key, value in trainer.items() if key not in NO_PART},
             "sources": [source.identity for source in sources.values()],
         },
         "seed": config["seed"],
@@ -282,29 +290,17 @@ def without_labels(spec: Any) -> Any:
 
 
 def identity_of_arch(spec: Any) -> Any:
-    """Return an arch's spec with the sha256 of each of its files in place of their names, and without labels."""
-    return with_contents(without_labels(spec))
+    """Return an arch's spec with the contents of its files in place of their names, and without labels."""
+    return with_contents(without_later(without_labels(spec)))
 
 
-def with_contents(spec: Any) -> Any:
+def without_later(spec: Any) -> Any:
+    """Return an arch's spec without those fields of LATER that are null."""
     if isinstance(spec, list):
-        return [with_contents(part) for part in spec]
+        return [without_later(part) for part in spec]
     if not isinstance(spec, Mapping):
         return spec
-    found = {key: with_contents(value) for key, value in spec.items() if value is not None or key not in LATER}
-    for key in FILES:
-        file = spec.get(key)
-        if isinstance(file, str) and Path(file).is_file():
-            status = Path(file).stat()
-            found[key] = sha256_of(file, status.st_size, status.st_mtime_ns)
-    return found
-
-
-@cache
-def sha256_of(file: str, _size: int, _modified: int) -> str:
-    """Return the sha256 of a file, read once for as long as size and time of modification stay the same."""
-    with Path(file).open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return {key: without_later(value) for key, value in spec.items() if value is not None or key not in LATER}
 
 
 def fingerprint_without(identity: Mapping[str, Any], *fields: str) -> str:

@@ -195,6 +195,13 @@ class Trainer:
         count = None if adversarial is None else adversarial.count
         return {} if count is None else {f"{crafting_place(self.objective)}.count": count}
 
+    @property
+    def attacks(self) -> dict[str, Attack]:
+        """Return the attacks that it crafts with, by their keys."""
+        adversarial = crafting(self.objective)
+        own = {} if adversarial is None else {f"{crafting_place(self.objective)}.attack": adversarial.attack}
+        return own if self.watch is None else {**own, "watch.attack": self.watch.attack}
+
     def check_processes(self, number: int) -> None:
         """Raise ValueError unless `number` processes can share every batch equally."""
         for name, value in {"batch_size": self.batch_size, **self.replaced}.items():

@@ -1,0 +1,124 @@
+"""An attack of the user's own Python file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from epsball.attacks.attack import Attack
+from epsball.build import bound, require
+from epsball.data.examples import ROUNDING
+from epsball.runtime.named_files import check_arguments, found_in, imported, sha256_of, told
+
+GIVEN = ("model", "x", "y", "eps")
+
+
+@dataclass(frozen=True)
+class ModuleAttack:
+    """What `call(model, x, y, eps, **arguments)` of a Python file gives: adversarial examples of x, (N, C, H, W) in
+    [0, 1], with labels y (N,), that have its shape and lie in [0, 1] and the eps-ball around it.
+
+    `model` maps images in [0, 1] to logits (N, classes) and is left as it was, in its modes and gradients; x and y are
+    the attack's own. `eps` is a float; of a trainer that draws one for each example, a tensor (N, 1, 1, 1). What it
+    draws with torch is the same in every run of a seed.
+    """
+
+    eps: float
+    """radius of the L-infinity ball, in [0, 1]"""
+    file: str | None
+    """the Python file"""
+    call: str | None
+    """the function in it, or what can be called like one"""
+    arguments: dict[str, Any]
+    """of the call, by name"""
+    sha256: str = bound("")
+    """of the file"""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.eps <= 1, f"eps should be a float in [0, 1], is {self.eps}")
+        called = found_in(self.file, self.call, "attack.file=my/attack.py", "attacks")
+        check_arguments(called, f"{self.call} of {self.file}", self.arguments, *GIVEN)
+        object.__setattr__(self, "sha256", sha256_of(str(self.file)))
+
+    @property
+    def deterministic(self) -> bool:
+        return False
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        generator: Generator | None = None,
+        shrink: Tensor | None = None,
+    ) -> Tensor:
+        """Raises RuntimeError, one line, where the user's code fails or gives something else than such examples."""
+        called = getattr(imported(str(self.file), self.sha256), str(self.call))
+        eps = self.eps if shrink is None else self.eps * shrink.view(-1, 1, 1, 1)
+        with left_as_it_was(model), drawing_from(generator, x.device), torch.enable_grad():
+            try:
+                x_adv = called(model, x.detach().clone(), y.clone(), eps, **self.arguments)
+            except Exception as error:
+                raise RuntimeError(f"{self.call} of {self.file} fails{told(error, str(self.file))}") from error
+        given = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else f"a {type(x_adv).__name__}"
+        if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+            wanted = f"images of shape {tuple(x.shape)}"
+            raise RuntimeError(f"{self.call} of {self.file} should give {wanted}, gives {given}")
+        return x_adv.detach().to(x)
+
+
+def try_attack(attack: Attack, shape: tuple[int, int, int], classes: int) -> None:
+    """Let an attack of the user's own craft two examples on a small linear network, before anything is trained.
+
+    ValueError, which begins with the field, where it fails, or where they are no images in the eps-ball.
+    """
+    if not isinstance(attack, ModuleAttack):
+        return
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(2, *shape, generator=generator), torch.tensor([0, classes - 1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), classes)).eval()
+    try:
+        x_adv = attack(network, x, y, generator)
+    except RuntimeError as error:
+        raise ValueError(f"call: {error}") from error
+    far, outside = float((x_adv - x).abs().max()), float((x_adv - 0.5).abs().max()) - 0.5
+    if not (far <= attack.eps + ROUNDING and outside <= ROUNDING):  # no number is neither
+        where = f"{far:.4g} from its image, {outside:.4g} outside [0, 1]"
+        raise ValueError(f"call: {attack.call} of {attack.file} leaves the ball of eps {attack.eps:.4g}: {where}")
+
+
+@contextmanager
+def left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Give a model its modes, its parameters their gradients and what is in eval mode its buffers back: a training goes
+    on from them."""
+    modes = [(module, module.training) for module in model.modules()]
+    fixed = [buffer for module, training in modes if not training for buffer in module.buffers(recurse=False)]
+    kept = [buffer.clone() for buffer in fixed]
+    parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    for parameter, _, _ in parameters:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for buffer, value in zip(fixed, kept, strict=True):
+            buffer.copy_(value)
+        for parameter, required, gradient in parameters:
+            parameter.requires_grad_(required).grad = gradient
+
+
+@contextmanager
+def drawing_from(generator: Generator | None, device: torch.device) -> Iterator[None]:
+    """Seed torch's own random numbers, from `generator` or, without one, from themselves; afterwards they go on as if
+    nothing but that seed had been drawn of them."""
+    drawn_on = torch.device("cpu") if generator is None else generator.device
+    seed = int(torch.randint(2**62, (), generator=generator, device=drawn_on))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
