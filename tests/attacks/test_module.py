@@ -178,8 +178,8 @@ def test_a_ball_of_no_size_can_be_tried(file: Path) -> None:
 
 
 WRONG = {
-    "call: far of FILE leaves the ball of eps 0.1: 0.2 from its image, 0.1": {"call": "far"},
-    "call: unknown of FILE leaves the ball of eps 0.1: nan from its image": {"call": "unknown"},
+    "call: far of FILE leaves the ball of eps 0.1: 0.1 beyond it, 0.1": {"call": "far"},
+    "call: unknown of FILE leaves the ball of eps 0.1: nan beyond it": {"call": "unknown"},
     "call: flat of FILE should give images of shape (2, 1, 28, 28), gives (2, 784)": {"call": "flat"},
     "call: logits of FILE should give images of shape (2, 1, 28, 28), gives a list": {"call": "logits"},
     "call: broken of FILE fails in line 43: AttributeError: 'Sequential' object has no": {"call": "broken"},

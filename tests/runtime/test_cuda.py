@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from epsball.attacks import ATTACKS
 from epsball.attacks.gradient import GradientAttack
+from epsball.attacks.module import ModuleAttack
 from epsball.build import build, construct
 from epsball.data.datasets import DATASETS
 from epsball.data.images import Data, Split
@@ -593,6 +594,22 @@ def test_a_function_that_waits_for_the_card_is_never_captured(caplog: pytest.Log
     for _ in range(EAGER_CALLS + 2):
         assert torch.equal(graph_cache("does not", torch.neg, x), -x)
     assert_replayed(graph_cache, 1)
+
+
+def test_an_attack_of_the_users_own_draws_on_the_device_and_is_never_captured(tmp_path: Path) -> None:
+    """Seeding it inside a graph would fail; the device's own random numbers go on as if it had not drawn."""
+    own = tmp_path / "attack.py"
+    own.write_text("import torch\ndef noise(model, x, y, eps): return (x + eps * torch.rand_like(x)).clamp(0, 1)\n")
+    attack = ModuleAttack(0.1, str(own), "noise", {})
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).to(DEVICE).eval()
+    x, y = torch.full((4, 1, 8, 8), 0.5, device=DEVICE), torch.zeros(4, dtype=torch.long, device=DEVICE)
+    state = torch.cuda.get_rng_state(DEVICE) if ON_CUDA else None
+    first, again, other = (attack(net, x, y, torch.Generator(DEVICE).manual_seed(seed)) for seed in (1, 1, 2))
+    assert first.device == DEVICE and torch.equal(first, again) and not torch.equal(first, other)
+    graph_cache = GraphCache(DEVICE)
+    drawn = [graph_cache("own", partial(attack, net), x, y) for _ in range(EAGER_CALLS + 2)]
+    assert graph_cache.replays == 0 and len({float(x_adv.sum()) for x_adv in drawn}) == len(drawn)
+    assert state is None or torch.equal(torch.cuda.get_rng_state(DEVICE), state)
 
 
 # ---- precision, memory

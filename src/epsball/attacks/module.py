@@ -55,7 +55,7 @@ class ModuleAttack:
         generator: Generator | None = None,
         shrink: Tensor | None = None,
     ) -> Tensor:
-        """Raises RuntimeError, one line, where the user's code fails or gives something else than such examples."""
+        """Raises RuntimeError, one line, where the user's code fails or gives something else."""
         called = getattr(imported(str(self.file), self.sha256), str(self.call))
         eps = self.eps if shrink is None else self.eps * shrink.view(-1, 1, 1, 1)
         with left_as_it_was(model), drawing_from(generator, x.device), torch.enable_grad():
@@ -63,10 +63,19 @@ class ModuleAttack:
                 x_adv = called(model, x.detach().clone(), y.clone(), eps, **self.arguments)
             except Exception as error:
                 raise RuntimeError(f"{self.call} of {self.file} fails{told(error, str(self.file))}") from error
-        given = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else f"a {type(x_adv).__name__}"
+        return self.checked(x_adv, x, eps)
+
+    def checked(self, x_adv: object, x: Tensor, eps: float | Tensor) -> Tensor:
+        """Return what the call gave, RuntimeError unless that is images in the ball. It waits for the device, so no
+        CUDA graph is made of a step with such an attack: in one nothing can be seeded."""
         if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+            given = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else f"a {type(x_adv).__name__}"
             wanted = f"images of shape {tuple(x.shape)}"
             raise RuntimeError(f"{self.call} of {self.file} should give {wanted}, gives {given}")
+        beyond, outside = ((x_adv - x).abs() - eps).amax(), (x_adv - 0.5).abs().amax() - 0.5
+        if not bool((beyond <= ROUNDING) & (outside <= ROUNDING)):  # no number is neither
+            where = f"{float(beyond):.4g} beyond it, {float(outside):.4g} outside [0, 1]"
+            raise RuntimeError(f"{self.call} of {self.file} leaves the ball of eps {self.eps:.4g}: {where}")
         return x_adv.detach().to(x)
 
 
@@ -83,13 +92,9 @@ def try_attack(attack: Attack, shape: tuple[int, int, int], classes: int) -> Non
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), classes)).eval()
     try:
-        x_adv = attack(network, x, y, generator)
+        attack(network, x, y, generator)
     except RuntimeError as error:
         raise ValueError(f"call: {error}") from error
-    far, outside = float((x_adv - x).abs().max()), float((x_adv - 0.5).abs().max()) - 0.5
-    if not (far <= attack.eps + ROUNDING and outside <= ROUNDING):  # no number is neither
-        where = f"{far:.4g} from its image, {outside:.4g} outside [0, 1]"
-        raise ValueError(f"call: {attack.call} of {attack.file} leaves the ball of eps {attack.eps:.4g}: {where}")
 
 
 @contextmanager
