@@ -49,7 +49,9 @@ PAPERS = {  # by folder
     "kariyappa/log_odds": Published(
         ("table2_conv3", "figure4_conv3", "surrogates"), "quick", {0, 1, 2}, claims=5, tables=3, identities=204
     ),
-    "kariyappa/log_odds/activations": Published(("activations",), "quick", {0}, claims=1, tables=2, identities=6),
+    "kariyappa/log_odds/activations": Published(
+        ("activations",), "quick", {0, 1, 2}, claims=1, tables=2, identities=18
+    ),
     "kurakin": Published(KURAKIN_MEASURED, "quick", {0}, claims=13, tables=13, identities=348),
     "kurakin/three_seeds": Published(
         (
