@@ -1140,6 +1140,15 @@ def test_a_given_directory_is_taken_unless_it_holds_something_else(base: Config,
 # ---- what prepare refuses
 
 
+def test_a_model_that_is_left_out_is_none_of_the_sources_and_targets(base: Config) -> None:
+    """A paper file names them; models.B=null on the command line is enough."""
+    config = {**base, "models": {**base["models"], "B": None}, "sources": ["A", "B"], "targets": ["B", "A"]}
+    experiment = prepare_experiment(config)
+    assert (experiment.sources, experiment.targets) == (["A"], ["A"])
+    with pytest.raises(ConfigError, match=r"^sources names 'B': the models are A"):
+        prepare_experiment({**config, "sources": ["B"]})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -134,7 +134,8 @@ def prepare_experiment(
     execution = settings.execution
     composed, (config, places) = dict(config), expand_grids(config)
     made = {name: place for name, place in places.items() if config["models"][name] is not None}
-    sources, targets = (with_members(names, made) for names in (settings.sources, settings.targets))
+    lists = (without_left_out(names, config.get("models")) for names in (settings.sources, settings.targets))
+    sources, targets = (with_members(names, made) for names in lists)
     settings = replace(settings, sources=sources, targets=targets)
     attacks = distinct([*attacks_of(config.get("suite"), "suite"), *attacks_of(config.get("attack"), "attack")])
     measurements = measurements_of(config)
@@ -242,6 +243,13 @@ def roles(
             raise ConfigError(f"sources names {name!r}, which has no gradient to attack: it can be a target alone")
     ordered = [list(dict.fromkeys(aliases[name] for name in specs if name in chosen)) for chosen in (sources, targets)]
     return ordered[0], ordered[1]
+
+
+def without_left_out(names: list[str] | None, models: object) -> list[str] | None:
+    """Return a list of models without those that are null in the config, as a paper's is where one is left out; as it
+    is where that leaves none."""
+    known = models if isinstance(models, Mapping) else {}
+    return [name for name in names or [] if known.get(name, name) is not None] or names
 
 
 def known_models(names: list[str] | None, known: list[str], grids: list[str], where: str) -> list[str]:
