@@ -9,9 +9,10 @@ import pytest
 import torch
 from every_attack import EPS, EVERY, FILES, SETTINGS, attack_spec, over_all, over_files, small_batch, small_net
 from linear import NoFloat64, seeded
+from torch import Tensor, nn
 
 from epsball.attacks import ATTACKS, NamedAttack
-from epsball.attacks.attack import Attack
+from epsball.attacks.attack import Attack, BrokenContract, craft
 from epsball.attacks.gradient import GradientAttack
 from epsball.attacks.noise import NoiseAttack
 from epsball.build import ConfigError, build
@@ -50,6 +51,47 @@ def test_an_attack_that_a_function_makes_has_an_identity_of_its_own(monkeypatch:
     identity = NamedAttack("mine", halved(0.2)).identity
     assert identity == {"name": "Halved", "eps": 0.1, "distribution": "sign"}
     assert identity != NamedAttack("mine", NoiseAttack(0.1, "sign")).identity
+
+
+# ---- an attack that breaks its contract
+
+
+@dataclass(frozen=True)
+class Breaking:
+    """An attack of one's own, with a mistake."""
+
+    mistake: Callable[[nn.Module, Tensor, Tensor], Any]
+    eps: float = EPS
+    deterministic: bool = True
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *_: object) -> Any:
+        return self.mistake(model, x, y)
+
+
+MISTAKES: dict[str, tuple[Callable[[nn.Module, Tensor, Tensor], Any], str]] = {
+    "shape": (lambda model, x, y: x[:1], r"float32 images \(6, 1, 4, 4\) on cpu, gives float32 images \(1, 1, 4, 4\)"),
+    "type": (lambda model, x, y: x.double(), r"gives float64 images \(6, 1, 4, 4\) on cpu"),
+    "device": (lambda model, x, y: x.to("meta"), r"gives float32 images \(6, 1, 4, 4\) on meta"),
+    "none": (lambda model, x, y: None, "gives a NoneType"),
+    "gradients": (lambda model, x, y: x.clone().requires_grad_(), r"without gradients: x_adv\.detach\(\)"),
+    "images": (lambda model, x, y: x.add_(2 * EPS).clamp_(0, 1), "leave images and labels as they are"),
+    "detached": (lambda model, x, y: x.detach().add_(2 * EPS).clamp_(0, 1), "leave images and labels as they are"),
+    "labels": (lambda model, x, y: x + 0 * y.zero_().view(-1, 1, 1, 1), "leave images and labels as they are"),
+    "mode": (lambda model, x, y: model.train() and x.clone(), "leave the model in its mode"),
+}
+
+
+@pytest.mark.parametrize(("mistake", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_an_attack_that_breaks_its_contract_is_refused(mistake: Any, message: str) -> None:
+    with pytest.raises(BrokenContract, match=rf"^Breaking should .*{message}"):
+        craft(Breaking(mistake), copy.deepcopy(small_net()), *small_batch(), seeded())
+
+
+@over_all
+def test_no_attack_of_ours_is_refused(name: str) -> None:
+    x, y = small_batch()
+    found = craft(EVERY[name], small_net(), x, y, seeded(7))
+    assert torch.equal(found, EVERY[name](small_net(), x, y, seeded(7)))
 
 
 # ---- promises of every attack

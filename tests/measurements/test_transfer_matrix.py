@@ -14,6 +14,7 @@ from squares import CLASSES, EPS, FGSM, WEIGHTS, assert_same, cells, errors, exa
 from torch import Generator, Tensor, nn
 
 from epsball.attacks import ATTACKS, NamedAttack
+from epsball.attacks.attack import BrokenContract
 from epsball.attacks.noise import NoiseAttack
 from epsball.build import ConfigError, build
 from epsball.data.examples import ROUNDING
@@ -237,6 +238,17 @@ def test_an_example_outside_the_box_is_refused(a: Oracle) -> None:
 def test_an_example_that_is_no_number_is_refused(a: Oracle) -> None:
     with pytest.raises(Violation):
         crafted_on(a, {"a": a}, Mark(reach=math.nan))
+
+
+def test_an_attack_that_writes_over_its_images_is_refused(a: Oracle) -> None:
+    """How far its examples lie from the images cannot be told any more."""
+
+    class Writing(Mark):
+        def __call__(self, model: nn.Module, x: Tensor, *_: object, **__: object) -> Tensor:
+            return x.add_(3 * REACH).clamp_(0, 1)
+
+    with pytest.raises(BrokenContract, match="Writing should leave images and labels as they are"):
+        crafted_on(a, {"a": a}, Writing())
 
 
 def test_one_bad_example_in_the_last_batch_is_enough(a: Oracle) -> None:

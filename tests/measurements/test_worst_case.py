@@ -12,7 +12,7 @@ from squares import CLASSES, EPS, FGSM, cells, errors, example, make_setup, whol
 from torch import Tensor, nn
 
 from epsball.attacks import NamedAttack
-from epsball.attacks.attack import Attack
+from epsball.attacks.attack import Attack, BrokenContract
 from epsball.attacks.gradient import AttackState, GradientAttack
 from epsball.attacks.noise import NoiseAttack
 from epsball.data.images import Split
@@ -273,6 +273,15 @@ def test_an_attack_that_leaves_its_ball_or_gives_no_numbers_is_refused(by: float
     fooled_by(Push(0.1, 0.1), model, grey)
     with pytest.raises(Violation, match=r"^one, worst case: eps is 0\.100000, an example lies (0\.11|nan)"):
         fooled_by(Push(0.1, by), model, grey)
+
+
+def test_an_attack_that_writes_over_its_images_is_refused() -> None:
+    class Writing(Push):
+        def __call__(self, model: nn.Module, x: Tensor, *_: Any, **__: Any) -> Tensor:
+            return x.add_(self.by).clamp_(0, 1)
+
+    with pytest.raises(BrokenContract, match="Writing should leave images and labels as they are"):
+        fooled_by(Writing(0.1, 0.3), *some_images()[::-1])
 
 
 def test_an_iterate_outside_the_ball_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

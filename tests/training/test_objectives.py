@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from linear import CONF, batch_sizes, linear, seeded, softmax_gradient, two_class
 from torch import Generator, Tensor, nn
 
-from epsball.attacks.attack import Attack
+from epsball.attacks.attack import Attack, BrokenContract
 from epsball.attacks.gradient import GradientAttack
 from epsball.attacks.noise import NoiseAttack, truncated_normal
 from epsball.build import ConfigError, build
@@ -397,6 +397,21 @@ def test_crafting_gives_the_model_no_gradient() -> None:
     model = flat_net()
     adversarial(crafting_mode="train").examples(model, X.float(), Y, 0, None)
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_an_attack_that_writes_over_the_clean_images_is_refused() -> None:
+    """It would train on its examples alone."""
+
+    class Writing(NoiseAttack):
+        def __call__(self, model: nn.Module, x: Tensor, *_: object, **__: object) -> Tensor:
+            return x.add_(0.1)
+
+    objective = adversarial(attack=Writing(0.1, "sign"))
+    with pytest.raises(BrokenContract, match="Writing should leave images and labels as they are"):
+        objective(flat_net(), torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 2, 0]), 0)
+    source = objective.prepare([flat_net(1)], None, 3.0)
+    with pytest.raises(BrokenContract):
+        source.craft_all(flat_net(1), train_batches())
 
 
 def test_modes_are_given_back_after_an_error() -> None:

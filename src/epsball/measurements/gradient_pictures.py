@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from epsball.attacks import NamedAttack
-from epsball.attacks.attack import Attack
+from epsball.attacks.attack import Attack, craft
 from epsball.attacks.losses import input_gradient
 from epsball.build import require
 from epsball.data.images import Images, in_batches
@@ -94,7 +94,7 @@ def picture_gradients(
 ) -> list[dict[str, Any]]:
     """Return images, signed gradients and examples, as arrays (C, H, W), and what the model takes them for; `reach` is
     told how far the examples lie from the images."""
-    x_adv, sign = attack(model, x, y, generator), input_gradient(model, x, y).sign()
+    x_adv, sign = craft(attack, model, x, y, generator), input_gradient(model, x, y).sign()
     reach.add(x_adv, x)
     with torch.no_grad():
         predicted, predicted_adv = model(x).argmax(1), model(x_adv).argmax(1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from epsball.attacks import NamedAttack
-from epsball.attacks.attack import Attack
+from epsball.attacks.attack import Attack, craft
 from epsball.attacks.losses import input_gradient
 from epsball.build import require
 from epsball.data.images import Images, in_batches
@@ -207,7 +207,7 @@ def find_transferring(
     for number, (x, y) in enumerate(test.batches(batch_size)):
         stop.check()
         right = ~mistakes(target, x, y)[0]
-        x_adv = attack(source, x, y, generator)
+        x_adv = craft(attack, source, x, y, generator)
         reach.add(x_adv, x)
         fooled = mistakes(target, x_adv, y)[0]
         found.append((right & fooled).nonzero().flatten() + number * batch_size)

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from epsball.attacks import NamedAttack
-from epsball.attacks.attack import Attack
+from epsball.attacks.attack import Attack, craft
 from epsball.build import did_you_mean, listed, require
 from epsball.data.examples import challenge_bytes
 from epsball.data.images import Data, Images
@@ -229,7 +229,7 @@ def transfer(
     with Progress(title, len(share)) as progress:
         for x, y in share.batches(batch_size):
             stop.check()
-            x_adv = attack(source, x, y, generator)
+            x_adv = craft(attack, source, x, y, generator)
             reach.add(x_adv, x)
             if examples is not None:
                 crafted.append(x_adv.cpu())

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from epsball.attacks import NamedAttack
-from epsball.attacks.attack import Attack
+from epsball.attacks.attack import Attack, craft
 from epsball.attacks.gradient import AttackState, GradientAttack
 from epsball.build import require
 from epsball.data.images import Images
@@ -153,7 +153,7 @@ class Search:
     def craft(self, attack: Attack, generator: Generator) -> None:
         """Mark the images whose one example fools the model."""
         for index, x, y in self.batches():
-            x_adv = attack(self.model, x, y, generator)
+            x_adv = craft(attack, self.model, x, y, generator)
             self.reach.add(x_adv, x)
             self.fooled[index] |= mistakes(self.model, x_adv, y)[0]
 

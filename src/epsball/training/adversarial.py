@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from epsball.attacks import ATTACKS
-from epsball.attacks.attack import Attack
+from epsball.attacks.attack import Attack, craft
 from epsball.attacks.losses import cross_entropy
 from epsball.attacks.noise import truncated_normal
 from epsball.build import bound, require
@@ -204,7 +204,7 @@ class Adversarial:
             shrink = (x.new_ones(y.shape) if shrink is None else shrink) * self.share(step)
         frozen, updated = i < len(self.sources), self.crafting_statistics == "updated"
         with self.crafting(candidates[i], frozen, updated):
-            return self.attack(candidates[i], x, y, shrink=shrink)
+            return craft(self.attack, candidates[i], x, y, shrink=shrink)
 
     def crafting(self, model: nn.Module, frozen: bool, updated: bool) -> AbstractContextManager[None]:
         """Set a model to what it is in while examples are crafted on it."""
@@ -237,7 +237,7 @@ class Adversarial:
     def craft_all(self, source: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         """Return a source's examples of all training images, in order."""
         with self.crafting(source, frozen=True, updated=False):
-            return torch.cat([self.attack(source, x, y, shrink=self.draw_shrink(y)) for x, y in batches])
+            return torch.cat([craft(self.attack, source, x, y, shrink=self.draw_shrink(y)) for x, y in batches])
 
 
 def joined(parts: Sequence[Examples]) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from epsball.attacks.attack import craft
 from epsball.data.images import Data, Images
 from epsball.data.streamed import WorkersLost
 from epsball.runtime.device import allow_tf32, autocast, borrowed_seed, derived_seed, random_state, set_random_state
@@ -250,7 +251,7 @@ class TrainingState:
         generator = torch.Generator(x.device).manual_seed(derived_seed(self.seed, "watch", self.step))
         self.model.eval()
         with torch.no_grad():
-            wrong = (self.model(watch.attack(self.model, x, y, generator)).argmax(1) != y).float().mean()
+            wrong = (self.model(craft(watch.attack, self.model, x, y, generator)).argmax(1) != y).float().mean()
         self.model.train()
         return {"adversarial_error": float(wrong), "adversarial_n": len(x)}
 
