@@ -89,12 +89,12 @@ GREY = torch.full((4, 1, 32, 32), 0.5, dtype=torch.float64)
 def composed(name: str, eps: float) -> Any:
     register_with_hydra()
     with initialize_config_dir(str(CONF), **VERSION):
-        config = compose(overrides=[f"+eps={eps!r}", f"+attack={name}"])
+        config = compose(overrides=["+scale=paper", f"+eps={eps!r}", f"+attack={name}"])
     return OmegaConf.to_container(config, resolve=True)
 
 
 def attack_spec(name: str, eps: float) -> Any:
-    """Return conf/attack/<name>.yaml at this eps, with what it inherits."""
+    """Return conf/attack/<name>.yaml at this eps and scale=paper, with what it inherits."""
     return dict(composed(name, eps).get("attack") or {})
 
 

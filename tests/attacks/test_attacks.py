@@ -181,11 +181,11 @@ def test_shrink_scales_each_examples_whole_attack(name: str) -> None:
 
 def scaled(attack: Attack, share: float) -> Attack:
     """The attack with everything but its number of steps times `share`."""
-    if isinstance(attack, NoiseAttack):
-        return replace(attack, eps=attack.eps * share)
-    assert isinstance(attack, GradientAttack)
-    size = None if attack.step_size is None else attack.step_size * share
-    return replace(attack, eps=attack.eps * share, step_size=size, steps=attack.number_of_steps)
+    smaller: dict[str, Any] = {"eps": attack.eps * share}
+    if isinstance(attack, GradientAttack):
+        size = None if attack.step_size is None else attack.step_size * share
+        smaller |= {"step_size": size, "steps": attack.number_of_steps}
+    return replace(attack, **smaller)  # type: ignore[type-var]
 
 
 @over_all
