@@ -27,6 +27,7 @@ from epsball.data.datasets import (
     FashionMNIST,
     ImageFolder,
     Npz,
+    assemble,
     checksum,
     load_cifar_folder,
 )
@@ -571,6 +572,33 @@ def test_cifar_batches_come_before_the_folder(small_cifar, tmp_path, monkeypatch
     (batches / "test_batch").write_bytes(b"changed")
     with pytest.raises(ConfigError, match=r"cifar-10-batches-py is incomplete or damaged; delete this folder and set"):
         CIFAR10(str(tmp_path), False, None, None).load()
+
+
+# --- a data set of one's own ---------------------------------------------------------------------------------------
+
+PIXELS, LABELS = np.zeros((6, 1, 4, 5), np.uint8), np.arange(6) % 3
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ((PIXELS / 255, LABELS), r"images should be uint8 \(N, C, H, W\), one at least, are float64 \(6, 1, 4, 5\)"),
+        ((PIXELS.astype(np.int16), LABELS), r"images should be uint8 .*, are int16 \(6, 1, 4, 5\)"),
+        ((PIXELS[:, 0], LABELS), r"images should be uint8 .*, are uint8 \(6, 4, 5\)"),
+        ((PIXELS[:0], LABELS[:0]), r"images should be uint8 .*, are uint8 \(0, 1, 4, 5\)"),
+        ((PIXELS, LABELS + 0.5), r"labels should be 6 integers, one for each image, are float64 \(6,\)"),
+        ((PIXELS, LABELS[:5]), r"labels should be 6 integers, one for each image, are int64 \(5,\)"),
+        ((PIXELS, LABELS[:, None]), r"labels should be 6 integers, one for each image, are int64 \(6, 1\)"),
+        ((PIXELS, LABELS + 1), "labels should be 0 to 2, the classes, are 1 to 3"),
+        ((PIXELS, LABELS - 1), "labels should be 0 to 2, the classes, are -1 to 1"),
+    ],
+)
+def test_arrays_that_are_no_images_with_labels_are_refused(arrays, message):
+    right, settings = (PIXELS, LABELS), Digits(None, None)
+    assert assemble(settings, "mine", "mine", ("a", "b", "c"), right, right).shape == (1, 4, 5)
+    for part, train, test in (("training", arrays, right), ("test", right, arrays)):
+        with pytest.raises(ConfigError, match=f"^mine: its {part} {message}"):
+            assemble(settings, "mine", "mine", ("a", "b", "c"), train, test)
 
 
 # --- npz -----------------------------------------------------------------------------------------------------------

@@ -334,8 +334,21 @@ def require_classes(classes: tuple[str, ...], origin: str) -> None:
         raise ConfigError(f"dataset.root: {origin} has one class, {listed(classes)}: there should be at least 2")
 
 
+def require_arrays(arrays: Arrays, classes: int, whose: str) -> None:
+    """ConfigError unless they are images and their labels: `split` would cut floats in [0, 1] down to 0 and 1."""
+    x, y = arrays
+    if x.dtype != np.uint8 or x.ndim != 4 or not len(x):
+        raise ConfigError(f"{whose} images should be uint8 (N, C, H, W), one at least, are {x.dtype} {x.shape}")
+    if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
+        raise ConfigError(f"{whose} labels should be {len(x)} integers, one for each image, are {y.dtype} {y.shape}")
+    if not 0 <= y.min() <= y.max() < classes:
+        raise ConfigError(f"{whose} labels should be 0 to {classes - 1}, the classes, are {y.min()} to {y.max()}")
+
+
 def assemble(settings: Dataset, name: str, origin: str, classes: tuple[str, ...], train: Arrays, test: Arrays) -> Data:
     """Return the first `train_size` and `test_size` examples as tensors, with their checksums."""
+    for part, arrays in (("training", train), ("test", test)):
+        require_arrays(arrays, len(classes), f"{name}: its {part}")
     require_available(settings, len(train[1]), len(test[1]))
     require_classes(classes, origin)
     if train[0].shape[1:] != test[0].shape[1:]:
