@@ -3,7 +3,9 @@
 import copy
 import io
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -23,12 +25,14 @@ from tiny_training import (
     plain,
     trainer,
 )
-from torch import nn
+from torch import Tensor, nn
 
+from epsball.attacks.attack import BrokenContract
 from epsball.build import ConfigError
 from epsball.data.images import to_unit
 from epsball.runtime.progress import Interrupted
 from epsball.training.fit import Diverged, TrainingState, batch_indices, load_optimizer, steps_per_epoch
+from epsball.training.objectives import Standard
 from epsball.training.trainer import Trainer
 
 # ---- watched
@@ -396,3 +400,56 @@ def test_weights_that_are_not_finite_are_divergence() -> None:
     sgd = {"name": "sgd", "lr": 1e30, "momentum": 0.0, "weight_decay": 1e30, "decay_on": "all"}
     with pytest.raises(Diverged):
         fitted(plain(optimizer=sgd, epochs=0.25), model=model)
+
+
+# ---- an objective that breaks its contract
+
+
+class Breaking(Standard):
+    """An objective of one's own, with a mistake."""
+
+    mistake: ClassVar[Callable[[nn.Module, Tensor], Any]]
+    terms: ClassVar[Any] = ()
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *_: object) -> Any:
+        return type(self).mistake(model, F.cross_entropy(model(x), y, reduction="none"))
+
+
+def terms(*names: str) -> Callable[[nn.Module, Tensor], Any]:
+    return lambda model, losses: torch.stack([losses.mean()] * (1 + len(names)))
+
+
+BROKEN: list[tuple[Callable[[nn.Module, Tensor], Any], tuple[str, ...], str]] = [
+    (lambda model, losses: losses, (), r"give a loss of shape \(\), gives a loss of shape \(6,\)"),
+    (lambda model, losses: losses.mean()[None], (), r"give a loss of shape \(\), gives a loss of shape \(1,\)"),
+    (lambda model, losses: losses.mean().item(), (), r"give a loss of shape \(\), gives a float"),
+    (lambda model, losses: losses.mean(), ("kl",), r"give a loss of shape \(2,\), gives a loss of shape \(\)"),
+    (terms("kl", "more"), ("kl",), r"give a loss of shape \(2,\), gives a loss of shape \(3,\)"),
+    (lambda model, losses: losses.mean().detach(), (), "give a loss with gradients: it is detached"),
+    (lambda model, losses: model.eval() and losses.mean(), (), "leave the model in train mode"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "names", "message"), BROKEN, ids=[message for *_, message in BROKEN])
+def test_an_objective_that_breaks_its_contract_is_refused(
+    mistake: Any, names: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Breaking, "mistake", mistake, raising=False)
+    monkeypatch.setattr(Breaking, "terms", names)
+    recorder = Recorder()
+    with pytest.raises(BrokenContract, match=f"^Breaking should {message}"):
+        fitted(replace(plain(), objective=Breaking(0.0)), recorder=recorder)
+    assert not recorder.saved  # at its first step
+
+
+@pytest.mark.parametrize("name", ["loss", "adversarial_error"])
+def test_a_term_by_the_name_of_another_column_of_the_curve_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Breaking, "mistake", terms(name), raising=False)
+    monkeypatch.setattr(Breaking, "terms", (name,))
+    with pytest.raises(BrokenContract, match=rf"^Breaking\.terms should have names of their own: not {name}$"):
+        fitted(replace(plain(), objective=Breaking(0.0)))
+    monkeypatch.setattr(Breaking, "terms", ("kl",))
+    _, curve, _ = fitted(replace(plain(), objective=Breaking(0.0)))
+    assert all(row["kl"] == row["loss"] for row in curve)

@@ -6,7 +6,7 @@ from torch import Generator, Tensor, nn
 
 
 class BrokenContract(RuntimeError):
-    """An attack did not do what its contract says: the numbers of its examples would not mean what they say."""
+    """An attack or an objective did not do what its contract says: numbers would not mean what they say."""
 
 
 class Attack(Protocol):

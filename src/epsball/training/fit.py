@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epsball.attacks.attack import craft
+from epsball.attacks.attack import BrokenContract, craft
+from epsball.build import listed
 from epsball.data.images import Data, Images
 from epsball.data.streamed import WorkersLost
 from epsball.runtime.device import allow_tf32, autocast, borrowed_seed, derived_seed, random_state, set_random_state
@@ -208,8 +209,12 @@ class TrainingState:
         """
         original, y = self.data.train.take(index, *pixels)
         x = self.trainer.augment(original) if self.trainer.augment else original
+        training = self.model.training
         with autocast(self.trainer.precision, x.device):
             loss = self.objective(self.model, x, y, self.step, Origin(index, original))
+        check_loss(self.objective, loss)
+        if self.model.training != training:
+            raise BrokenContract(f"{type(self.objective).__name__} should leave the model in train mode")
         self.optimizer.zero_grad(set_to_none=True)
         parameters = [p for p in self.model.parameters() if p.requires_grad]  # not to the images, nor to frozen ones
         loss.reshape(-1)[0].backward(inputs=parameters)  # type: ignore[no-untyped-call]
@@ -227,9 +232,11 @@ class TrainingState:
         if not (math.isfinite(loss) and whole):
             raise Diverged(f"training diverged: loss {loss} at step {self.step}, lr {self.lr:g}")
         row = {"epoch": epoch, "step": self.step, "lr": self.lr, "loss": loss, **self.scored()}
-        row |= dict(zip(self.objective.terms, terms, strict=True))
-        if self.trainer.watch is not None:
-            row |= self.attacked(self.trainer.watch)
+        watched = {} if self.trainer.watch is None else self.attacked(self.trainer.watch)
+        if taken := [name for name in self.objective.terms if name in (*row, *watched)]:
+            name = type(self.objective).__name__
+            raise BrokenContract(f"{name}.terms should have names of their own: not {listed(taken)}")
+        row |= dict(zip(self.objective.terms, terms, strict=True)) | watched
         self.curve.append(row)
         self.loss_sum, self.counted_from = torch.zeros_like(self.loss_sum), self.step
         return row
@@ -291,6 +298,17 @@ class TrainingState:
         else:
             log.warning("the state is of %d processes, not of %d: random numbers are new", len(states), processes())
             torch.manual_seed(replica_seed(self.seed, "fit", self.step))
+
+
+def check_loss(objective: Objective, loss: object) -> None:
+    """BrokenContract unless an objective gave a loss to minimise, with its terms: of the losses of single images the
+    first alone would be minimised. The host does not wait for the device."""
+    name, shape = type(objective).__name__, (1 + len(objective.terms),) if objective.terms else ()
+    given = f"a loss of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    if given != (wanted := f"a loss of shape {shape}"):
+        raise BrokenContract(f"{name} should give {wanted}, gives {given}")
+    if isinstance(loss, Tensor) and not loss.requires_grad:
+        raise BrokenContract(f"{name} should give a loss with gradients: it is detached from the model")
 
 
 def steps_of(trainer: Trainer, images: int) -> int:

@@ -22,11 +22,15 @@ class Objective(Protocol):
     """Settings first, model at call time. `origin`: where the batch comes from, where known."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None = None) -> Tensor:
-        """Return the loss, a scalar; where it has `terms`, (1 + terms,): the loss, then they."""
+        """Return the loss, a scalar with gradients; where it has `terms`, (1 + terms,): the loss, then they.
+
+        A model may have several logits, an ensemble its members': `heads(model, x)` gives all, with their weights. It
+        is in train mode, and is left so. Attacks are called by `craft` (attacks/attack.py).
+        """
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Names of the terms of the loss that the learning curve shows beside it."""
+        """Names of the terms of the loss that training.csv shows beside it, in columns of their own."""
 
     @property
     def takes_originals(self) -> bool:
