@@ -1,12 +1,12 @@
 """What all measurements share: what they work with, rows that are kept, contracts; and that a new one is one class."""
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from math import isnan, prod
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
@@ -18,7 +18,7 @@ from epsball.attacks import NamedAttack
 from epsball.attacks.noise import NoiseAttack
 from epsball.build import ConfigError, build
 from epsball.data.examples import Examples, challenge_bytes
-from epsball.data.images import Data, Split
+from epsball.data.images import Split
 from epsball.experiment.components import check_measurements
 from epsball.experiment.expected import fits, rows_of
 from epsball.experiment.prepare import Experiment, prepare_experiment
@@ -31,7 +31,7 @@ from epsball.measurements.gradient_norms import GradientNorms
 from epsball.measurements.gradient_pictures import GradientPictures
 from epsball.measurements.loss_paths import LossPaths
 from epsball.measurements.loss_surface import LossSurface
-from epsball.measurements.measurement import Cell, Measurement, Rows, Scope, Setup, Workload, clean_rates, clean_rows
+from epsball.measurements.measurement import Measurement, Rows, Setup, Workload, clean_rates, clean_rows
 from epsball.measurements.rounding import Rounding
 from epsball.measurements.score_examples import ScoreExamples
 from epsball.measurements.training_curves import TrainingCurves
@@ -43,7 +43,7 @@ from epsball.output.pages import Section
 from epsball.paper.expressions import Quantity
 from epsball.results.distributions import Bins
 from epsball.results.given import GivenRows
-from epsball.results.metrics import ERROR_METRICS, METRICS
+from epsball.results.metrics import ERROR_METRICS, METRICS, Metric
 from epsball.results.paired import packed_bits
 from epsball.results.rows import FURTHER
 from epsball.runtime.progress import Interrupted, Stop
@@ -540,34 +540,13 @@ def test_a_measurement_that_lacks_a_part_is_told_before_anything_is_trained() ->
 
 
 @dataclass(frozen=True)
-class Confidence:
+class Confidence(Measurement):
     """Mean of the largest probability that each target gives a test image."""
+
+    metrics: ClassVar[Collection[str]] = ("margin_mean",)  # one that there is: a new one is a line of its own
 
     digits: int
     """of the numbers shown"""
-
-    @property
-    def makes(self) -> tuple[str, ...]:
-        return ("clean",)
-
-    @property
-    def other_sources(self) -> tuple[str, ...]:
-        return ()
-
-    def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[str]) -> None:
-        return None
-
-    def check_members(self, members: Mapping[str, int]) -> None:
-        return None
-
-    def read(self, data: Data) -> Self:
-        return self
-
-    def clean_models(self, scope: Scope) -> Sequence[str]:
-        return scope.targets
-
-    def error_cells(self, scope: Scope) -> Sequence[Cell]:
-        return ()
 
     def workload(self, setup: Setup) -> Workload:
         return Workload(frozenset(name for name in setup.targets if setup.find("confidence", name, name) is None))
@@ -578,7 +557,7 @@ class Confidence:
             numbers = setup.find("confidence", name, name)
             if numbers is None and not setup.skips:
                 found = [setup.models[name](x).softmax(1).amax(1) for x, _ in setup.test.batches(setup.batch_size)]
-                numbers = setup.keep("confidence", name, name, [{"confidence": float(torch.cat(found).mean())}])
+                numbers = setup.keep("confidence", name, name, [{"margin_mean": float(torch.cat(found).mean())}])
             rows += [setup.row(row, name, name, "clean", 0.0) for row in numbers or ()]
         return {"results": rows}
 
@@ -591,7 +570,7 @@ class Confidence:
     def table(self, frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         rows = frames["results"]
         own = rows[rows["measurement"] != "clean"]
-        return own.groupby("target", sort=False)["confidence"].mean().round(self.digits).astype(str).reset_index()
+        return own.groupby("target", sort=False)["margin_mean"].mean().round(self.digits).astype(str).reset_index()
 
 
 def test_a_new_measurement_is_one_class_and_a_line_of_the_table(
@@ -615,9 +594,49 @@ def test_a_new_measurement_is_one_class_and_a_line_of_the_table(
     (network,) = models.train(experiment.specs, experiment.execution).values()
     x, _ = whole(experiment.data.test)
     exact = float(network(x).softmax(1).amax(1).mean())
-    assert 0.1 < exact <= 1 and found["confidence"].tolist()[2] == pytest.approx(exact, rel=1e-5)
-    assert found["confidence"].isna().tolist() == [True, True, False]
+    assert 0.1 < exact <= 1 and found["margin_mean"].tolist()[2] == pytest.approx(exact, rel=1e-5)
+    assert found["margin_mean"].isna().tolist() == [True, True, False]
     report = (tmp_path / "run" / "report.md").read_text()
     assert "## Confidence" in report and f"{exact:.3f}".rstrip("0") in report and "## Error, per cent" in report
     assert "confidence of 1 models" in capsys.readouterr().out
     assert experiment.config_hash != prepare_experiment(tiny()).config_hash
+
+
+class Unlisted(Confidence):
+    """One with columns that no list has: rows that are given would lose them."""
+
+    metrics: ClassVar[Collection[str]] = ("margin_mean", "sureness")
+
+
+class Further(Confidence):
+    def further(self, metric: str, white_box: bool) -> Sequence[Mapping[str, Collection[float | str] | None]]:
+        return [{"sigma": [0.0, 0.1]}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Unlisted, "Unlisted has the metric sureness, which results/metrics.py should list"),
+        (Further, "Further has the column sigma, which results/rows.py should list"),
+    ],
+)
+def test_a_column_that_no_list_has_is_refused_before_anything_is_trained(
+    kind: type[Measurement], message: str, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MEASUREMENTS, "confidence", kind)  # type: ignore[arg-type]
+    spec = {"name": "confidence", "digits": 3}
+    for place, config in (
+        ("measurements.sure", {"measurements": {"sure": spec}}),
+        ("measurement", {"measurement": spec}),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            prepare_experiment(tiny() | config)
+        assert str(caught.value) == f"{place}: {message}"
+
+
+def test_a_metric_that_no_measurement_names_is_told(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS, "sureness", Metric("sureness", "value", None, "n"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="asks about sureness, which no measurement of this run has, nor any other"):
+        prepare_experiment(tiny('objective="sureness(target)"'))

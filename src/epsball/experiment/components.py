@@ -10,6 +10,8 @@ from epsball.build import ConfigError, build, check_name, is_word, listed, mappi
 from epsball.data.images import Data
 from epsball.measurements import MEASUREMENTS
 from epsball.measurements.measurement import Measurement
+from epsball.results.metrics import METRICS
+from epsball.results.rows import FURTHER, KEY
 
 
 def measurements_of(config: Mapping[str, Any]) -> dict[str, Measurement]:
@@ -18,6 +20,7 @@ def measurements_of(config: Mapping[str, Any]) -> dict[str, Measurement]:
     found: dict[str, Measurement] = {}
     if first is not None:
         measurement = build(MEASUREMENTS, first, where="measurement")
+        check_listed(measurement, "measurement")
         found[str(mapping(first, "measurement")["name"])] = measurement
     for name, spec in mapping(config.get("measurements") or {}, "measurements").items():
         if spec is not None:
@@ -25,9 +28,23 @@ def measurements_of(config: Mapping[str, Any]) -> dict[str, Measurement]:
             if name in (*found, "clean"):
                 raise ConfigError(f"measurements.{name}: the name {name} is taken: call it something else")
             found[name] = build(MEASUREMENTS, spec, where=under("measurements", name))
+            check_listed(found[name], under("measurements", name))
     if not found:
         raise ConfigError(f"measurement is missing: choose one of {listed(MEASUREMENTS)}")
     return found
+
+
+def check_listed(measurement: Measurement, where: str) -> None:
+    """ConfigError where a measurement has a metric or a further column that no list has: rows that are given, tables
+    and means over seeds would know nothing of it."""
+    kind = type(measurement).__name__
+    for metric in measurement.metrics:
+        if metric not in METRICS:
+            raise ConfigError(f"{where}: {kind} has the metric {metric}, which results/metrics.py should list")
+        for white_box in (True, False):
+            for column in (column for each in measurement.further(metric, white_box) for column in each):
+                if column not in (*KEY, *FURTHER):
+                    raise ConfigError(f"{where}: {kind} has the column {column}, which results/rows.py should list")
 
 
 def check_measurements(

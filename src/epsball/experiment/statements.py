@@ -141,8 +141,10 @@ class KnownNames:
         """ConfigError for a metric that no measurement of this run has."""
         if metric.name in ERROR_METRICS or any(metric.name in each.metrics for each in self.measurements.values()):
             return
-        name = next(name for name, kind in MEASUREMENTS.items() if metric.name in kind.metrics)
+        name = next((name for name, kind in MEASUREMENTS.items() if metric.name in kind.metrics), None)
         message = f"{where} asks about {metric.short or metric.name}, which no measurement of this run has"
+        if name is None:
+            raise ConfigError(f"{message}, nor any other: the `metrics` of none names it")
         raise ConfigError(f"{message}: measurement={name} has, +measurement@measurements.{name}={name} beside others")
 
     def check_columns(self, conditions: Mapping[str, float | str], where: str) -> None:

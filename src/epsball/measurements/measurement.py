@@ -250,9 +250,9 @@ class Measurement(Protocol):
         return None
 
     def further(self, metric: str, white_box: bool) -> Sequence[Further]:
-        """Return in which further columns rows of one cell and metric differ, all but those of a histogram's bins: one
-        for each set of columns that rows have; there is a row for each combination of values. White-box: source and
-        target are one model."""
+        """Return in which further columns (results/rows.py) rows of one cell and metric differ, all but those of a
+        histogram's bins: one for each set of columns that rows have; there is a row for each combination of values.
+        White-box: source and target are one model."""
         return [{}]
 
     @abstractmethod
@@ -266,11 +266,15 @@ class Measurement(Protocol):
 
     @abstractmethod
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
-        """Draw and write into `folder` what its rows of all seeds show, from the rows alone; the report's sections."""
+        """Draw and write into `folder` what its rows of all seeds show, from the rows alone; the report's sections.
+
+        Beside its own rows the "results" have clean ones, whose `measurement` is clean. With `missing=skip` there may
+        be no row of its own, nor its columns.
+        """
 
     @abstractmethod
     def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
-        """Return its rows for a terminal."""
+        """Return its rows for a terminal, as `present` is given them."""
 
 
 def clean_rows(setup: Setup, models: Sequence[str]) -> list[Row]:
