@@ -610,14 +610,14 @@ class Unlisted(Confidence):
 
 class Further(Confidence):
     def further(self, metric: str, white_box: bool) -> Sequence[Mapping[str, Collection[float | str] | None]]:
-        return [{"sigma": [0.0, 0.1]}]
+        return [{"unlisted": [0.0, 0.1]}]
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         (Unlisted, "Unlisted has the metric sureness, which results/metrics.py should list"),
-        (Further, "Further has the column sigma, which results/rows.py should list"),
+        (Further, "Further has the column unlisted, which results/rows.py should list"),
     ],
 )
 def test_a_column_that_no_list_has_is_refused_before_anything_is_trained(
