@@ -42,7 +42,7 @@ from epsball.models.wrappers import Ensemble
 from epsball.output.pages import Section
 from epsball.paper.expressions import Quantity
 from epsball.results.distributions import Bins
-from epsball.results.given import GivenRows
+from epsball.results.given import GivenRows, read_given
 from epsball.results.metrics import ERROR_METRICS, METRICS, Metric
 from epsball.results.paired import packed_bits
 from epsball.results.rows import FURTHER
@@ -500,6 +500,8 @@ def test_it_is_shown_again_from_the_rows_of_a_finished_run(
         make_ensemble(shown_by)
     experiment = run({**shown_by, **({"suite": {"pgd": PGD}} if name == "loss_paths" else {})}, outputs, finished)
     shown = {"results": read_rows(finished / "results.csv")}
+    given = read_given([str(finished / "results.csv")])
+    assert set(given.rows) == set(shown["results"]["identity"])  # none is called damaged
     if name == "loss_surface":
         shown["surface"] = read_rows(finished / "surface.csv")
     if name == "gradient_pictures":  # which no file of a run holds

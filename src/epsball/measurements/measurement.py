@@ -262,7 +262,7 @@ class Measurement(Protocol):
     @abstractmethod
     def measure(self, setup: Setup) -> Rows:
         """Return the rows of one seed by the file they go to: "results" becomes results.csv. With `setup.skips` those
-        alone that are finished."""
+        alone that are finished. A row (`Setup.row`) has plain numbers, and `n`, of how many images they are."""
 
     @abstractmethod
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
