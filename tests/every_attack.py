@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from linear import CONF, seeded
 from omegaconf import OmegaConf
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 
 from epsball.attacks.attack import Attack
 from epsball.attacks.gradient import GradientAttack
+from epsball.attacks.module import ModuleAttack
 from epsball.attacks.noise import NoiseAttack
 from epsball.cli.compose import VERSION, register_with_hydra
 
 EPS = 0.3
-FILES = sorted(p.stem for p in (CONF / "attack").glob("*.yaml"))
+FILES = sorted(p.stem for p in (CONF / "attack").glob("*.yaml") if p.stem != "module")
+"""all but the one that takes an attack out of a user's file, which says what it is"""
+OWN = str(ROOT / "tests" / "own_attack.py")
 
 
 def gradient(**changes: Any) -> GradientAttack:
@@ -74,6 +78,7 @@ SETTINGS: dict[str, Attack | None] = {  # by file name, as the papers have them
 }
 NAMED = {name: attack for name, attack in SETTINGS.items() if attack is not None}
 EVERY: dict[str, Attack] = NAMED | {  # and settings that no file has
+    "own": ModuleAttack(EPS, OWN, "rand_fgsm", {"share": 0.25}),
     "restarts": pgd(3, 0.5, restarts=4),
     "best": pgd(3, 0.5, keep="best"),
     "log_cross_entropy": pgd(3, 0.5, loss="log_cross_entropy", label="least_likely"),

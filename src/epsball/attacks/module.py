@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from epsball.attacks.attack import Attack
+from epsball.attacks.attack import Attack, BrokenContract
 from epsball.build import bound, require
 from epsball.data.examples import ROUNDING
 from epsball.runtime.named_files import check_arguments, found_in, imported, sha256_of, told
@@ -66,16 +66,16 @@ class ModuleAttack:
         return self.checked(x_adv, x, eps)
 
     def checked(self, x_adv: object, x: Tensor, eps: float | Tensor) -> Tensor:
-        """Return what the call gave, RuntimeError unless that is images in the ball. It waits for the device, so no
+        """Return what the call gave, BrokenContract unless that is images in the ball. It waits for the device, so no
         CUDA graph is made of a step with such an attack: in one nothing can be seeded."""
         if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
             given = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else f"a {type(x_adv).__name__}"
             wanted = f"images of shape {tuple(x.shape)}"
-            raise RuntimeError(f"{self.call} of {self.file} should give {wanted}, gives {given}")
+            raise BrokenContract(f"{self.call} of {self.file} should give {wanted}, gives {given}")
         beyond, outside = ((x_adv - x).abs() - eps).amax(), (x_adv - 0.5).abs().amax() - 0.5
         if not bool((beyond <= ROUNDING) & (outside <= ROUNDING)):  # no number is neither
             where = f"{float(beyond):.4g} beyond it, {float(outside):.4g} outside [0, 1]"
-            raise RuntimeError(f"{self.call} of {self.file} leaves the ball of eps {self.eps:.4g}: {where}")
+            raise BrokenContract(f"{self.call} of {self.file} leaves the ball of eps {self.eps:.4g}: {where}")
         return x_adv.detach().to(x)
 
 
