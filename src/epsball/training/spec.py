@@ -92,7 +92,7 @@ class ModelSpec:
         """What its training.csv is of, beside its training: the watch as the config has it, None for nothing, and the
         test images."""
         watch = self.config["trainer"]["watch"] if self.trainer else None
-        return {"watch": watch, "test_checksum": self.data.test_checksum}
+        return {"watch": with_contents(watch), "test_checksum": self.data.test_checksum}
 
     def make_network(self) -> nn.Module:
         """Return a new network with its initial weights, on the CPU. ConfigError where a file of it is another now."""
