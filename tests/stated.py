@@ -76,6 +76,7 @@ ATTACKS: list[Row] = [
     (ALL, "attack.pgd_cw", PGD_CW, "Kariyappa 4.1: k = 50, 30 iterations; step eps / 10 is ours"),
     (ALL, "attack.sign_noise", SIGN_NOISE, "Kurakin, appendix A"),
     (ALL, "attack.normal_noise", NORMAL_NOISE, "Kurakin, appendix A: sd eps / 2 on [-eps, eps]; Kariyappa 4.1"),
+    (ALL, "attack.module", {"name": "module", "eps": 0.3, "file": None, "call": None}, "the user's own"),
 ]
 
 RISING = {"eps": [0.015, 0.03, 0.075, 0.15, 0.225, 0.3]}
