@@ -138,7 +138,7 @@ def test_a_config_does_not_depend_on_the_order_of_its_overrides(compose: Compose
     [
         "",
         "dataset=mnist arch=mnist_a trainer=ensemble_adv suite=tramer",
-        "trainer=madry trainer.epochs=3 attack.eps=0.2 seed=1",
+        "arch=mnist_d trainer=madry eps=0.1 trainer.epochs=20 trainer.optimizer.lr=0.001 seed=1",
         "arch=mnist_a trainer=standard seed=0",
         "arch=mnist_b trainer=fgsm_adv seed=1",
         "arch=mnist_b trainer=madry seed=2",

@@ -52,6 +52,9 @@ PAPERS = {  # by folder
     "kariyappa/log_odds/activations": Published(
         ("activations",), "quick", {0, 1, 2}, claims=1, tables=2, identities=18
     ),
+    "kariyappa/log_odds/images_30000": Published(
+        ("table2_conv3", "figure4_conv3"), "quick", {0}, claims=4, tables=2, identities=24
+    ),
     "kurakin": Published(KURAKIN_MEASURED, "quick", {0}, claims=13, tables=13, identities=348),
     "kurakin/three_seeds": Published(
         (
