@@ -177,11 +177,29 @@ def test_a_ball_of_no_size_can_be_tried(file: Path) -> None:
     try_attack(made(file, eps=0.0), (1, 8, 8), 10)
 
 
+def test_it_is_tried_once_for_all_models_and_seeds(tiny: Callable[..., Config], file: Path) -> None:
+    calls = file.with_name("calls")
+    calls.touch()
+    file.write_text(
+        "from pathlib import Path\n\ndef count(model, x, y, eps):\n"
+        f"    calls = Path({str(calls)!r})\n    calls.write_text(calls.read_text() + '.')\n    return x\n"
+    )
+    place = "trainer.objective.attack"
+    words = ("trainer=fgsm_adv", f"attack@{place}=module", f"{place}.call=count", f"{place}.file={file}")
+    for seed in (0, 1):
+        prepare_experiment(tiny(*words, f"seed={seed}"))
+    assert calls.read_text() == "."
+    prepare_experiment(tiny(*words, "trainer.objective.attack.eps=0.2"))
+    assert calls.read_text() == ".."
+
+
 WRONG = {
     "call: far of FILE leaves the ball of eps 0.1: 0.1 beyond it, 0.1": {"call": "far"},
     "call: unknown of FILE leaves the ball of eps 0.1: nan beyond it": {"call": "unknown"},
-    "call: flat of FILE should give images of shape (2, 1, 28, 28), gives (2, 784)": {"call": "flat"},
-    "call: logits of FILE should give images of shape (2, 1, 28, 28), gives a list": {"call": "logits"},
+    "call: flat of FILE should give float32 images (2, 1, 28, 28) on cpu, gives float32 images (2, 784) on cpu": {
+        "call": "flat"
+    },
+    "call: logits of FILE should give float32 images (2, 1, 28, 28) on cpu, gives a list": {"call": "logits"},
     "call: broken of FILE fails in line 43: AttributeError: 'Sequential' object has no": {"call": "broken"},
     "call should name what attacks in FILE, is 'fgms' (did you mean 'fgsm'?): it has fgsm": {"call": "fgms"},
     "call should name what attacks in FILE, is None: it has fgsm, corner": {"call": None},

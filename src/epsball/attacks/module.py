@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from epsball.attacks.attack import Attack, BrokenContract
+from epsball.attacks.attack import Attack, BrokenContract, described
 from epsball.build import bound, require
 from epsball.data.examples import ROUNDING
+from epsball.models.layers import Shape
 from epsball.runtime.named_files import check_arguments, found_in, imported, sha256_of, told
 
 GIVEN = ("model", "x", "y", "eps")
@@ -43,6 +45,9 @@ class ModuleAttack:
         check_arguments(called, f"{self.call} of {self.file}", self.arguments, *GIVEN)
         object.__setattr__(self, "sha256", sha256_of(str(self.file)))
 
+    def __hash__(self) -> int:
+        return hash((self.eps, self.sha256, self.call))  # arguments may be lists
+
     @property
     def deterministic(self) -> bool:
         return False
@@ -69,9 +74,7 @@ class ModuleAttack:
         """Return what the call gave, BrokenContract unless that is images in the ball. It waits for the device, so no
         CUDA graph is made of a step with such an attack: in one nothing can be seeded."""
         if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
-            given = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else f"a {type(x_adv).__name__}"
-            wanted = f"images of shape {tuple(x.shape)}"
-            raise BrokenContract(f"{self.call} of {self.file} should give {wanted}, gives {given}")
+            raise BrokenContract(f"{self.call} of {self.file} should give {described(x)}, gives {described(x_adv)}")
         beyond, outside = ((x_adv - x).abs() - eps).amax(), (x_adv - 0.5).abs().amax() - 0.5
         if not bool((beyond <= ROUNDING) & (outside <= ROUNDING)):  # no number is neither
             where = f"{float(beyond):.4g} beyond it, {float(outside):.4g} outside [0, 1]"
@@ -79,13 +82,18 @@ class ModuleAttack:
         return x_adv.detach().to(x)
 
 
-def try_attack(attack: Attack, shape: tuple[int, int, int], classes: int) -> None:
-    """Let an attack of the user's own craft two examples on a small linear network, before anything is trained.
+def try_attack(attack: Attack, shape: Shape, classes: int) -> None:
+    """Let an attack of the user's own craft two examples (C, H, W) on a small linear network, before anything is
+    trained; once, however many models, seeds and parts of a run have it.
 
     ValueError, which begins with the field, where it fails, or where they are no images in the eps-ball.
     """
-    if not isinstance(attack, ModuleAttack):
-        return
+    if isinstance(attack, ModuleAttack):
+        try_once(attack, shape, classes)
+
+
+@cache
+def try_once(attack: ModuleAttack, shape: Shape, classes: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = torch.rand(2, *shape, generator=generator), torch.tensor([0, classes - 1])
     with torch.random.fork_rng(devices=[]):
