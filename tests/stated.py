@@ -494,7 +494,14 @@ KARIYAPPA_PARTS: dict[str, tuple[str, dict[str, str], bool]] = {  # ensemble, tr
         for name in ("conv3", "conv4", "resnet20")
     },
     "figure5": ("conv4", {"T_base": "standard_augmented", "T_div": "diversity"}, False),
-    "activations": ("conv3", {"T_div": "diversity", "T_div_relu": "diversity"}, False),
+    "activations": (
+        "conv3",
+        {
+            **{"T_base": "standard_augmented", "T_base_relu": "standard_augmented"},
+            **{"T_div": "diversity", "T_div_relu": "diversity"},
+        },
+        False,
+    ),
     "surrogates": (
         "conv3",
         {"S": "standard_augmented", **S_SINGLE, "T_base": "standard_augmented", "T_div": "diversity"},
@@ -572,7 +579,7 @@ KURAKIN_PARTS: dict[str, tuple[dict[str, tuple[str, Changes]], dict[str, Any]]] 
     "figure1": ({}, {"step_ll": STEP_LL, **ITERATED}),
     "figure2": ({"A": ("nat", {}), "B": ("nat", {"seed": 1000})}, {"fgsm": FGSM, **ITERATED}),
     "figure3": (
-        {"adv": ("adv", {})},
+        {"base": ("nat", {}), "adv": ("adv", {})},
         {
             **{"fgsm": FGSM, "fgsm_pred": FGSM_PRED, "fast_entropy": {**FGSM, "loss": "entropy"}, "step_ll": STEP_LL},
             **{f"fast_grad_{norm}": {**FGSM, "step": norm} for norm in ("l2", "linf")},

@@ -502,7 +502,7 @@ def test_values_that_are_no_rates_are_not_in_per_cent() -> None:
     found = {"norm": Claim("says", "paper", ["gradient_l2_mean(A) < 3"])}
     found["zeros"] = Claim("says", "paper", ["gradient_zero_share(A) > 0.2"])
     summary = claims_summary(claims_table(found, rows))
-    assert list(summary["ours"]) == ["0.12 [0.0416, 0.198] < 3", "50 [45.1, 54.9] > 20"]
+    assert list(summary["ours"]) == ["0.12 [0.0414, 0.199] < 3", "50 [45.1, 54.9] > 20"]
 
 
 def test_a_line_per_claim_on_a_terminal() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cells import T1, T2, Bits, Row, Z, clean, ends, fgsm, measured, of_table, seen, summed, wilson
+from cells import T1, T2, T3, T399, Bits, Row, Z, clean, ends, fgsm, measured, of_table, seen, summed, wilson
 
 from epsball.paper.expressions import Sum, parse_expression
 from epsball.paper.values import SeedRows, by_seed, estimate_in_seed, is_paired, why_unknown
@@ -37,11 +37,11 @@ def test_a_transfer_rate_is_of_the_images_that_it_counts() -> None:
     assert ends(measured("transfer_rate_top5(A | B, fgsm)", rows)) == pytest.approx(wilson(3, 30))
 
 
-def test_a_mean_has_the_normal_interval_of_its_standard_deviation() -> None:
+def test_a_mean_has_students_interval_of_its_standard_deviation() -> None:
     found = measured("gradient_l2_mean(A)", [clean("A", 0.1, 400, gradient_l2_mean=0.12, gradient_l2_sd=0.8)])
-    assert ends(found) == pytest.approx((0.12 - Z * 0.04, 0.12 + Z * 0.04))
-    loss = measured("loss_mean(A | B, fgsm)", [fgsm("A", "B", nan, 25, loss_mean=2.0, loss_sd=0.5)])
-    assert ends(loss) == pytest.approx((2 - Z * 0.1, 2 + Z * 0.1))
+    assert ends(found) == pytest.approx((0.12 - T399 * 0.04, 0.12 + T399 * 0.04))
+    loss = measured("loss_mean(A | B, fgsm)", [fgsm("A", "B", nan, 4, loss_mean=2.0, loss_sd=0.5)])
+    assert ends(loss) == pytest.approx((2 - T3 * 0.25, 2 + T3 * 0.25))
 
 
 def test_a_standard_deviation_has_no_interval() -> None:
@@ -119,7 +119,7 @@ def test_a_seed_without_the_number_does_not_count() -> None:
 def test_means_over_seeds() -> None:
     rows = [clean("A", 0.1, 400, seed, gradient_l2_mean=m, gradient_l2_sd=0.8) for seed, m in enumerate((0.1, 0.2))]
     found = measured("gradient_l2_mean(A)", rows)
-    half = hypot(Z * 0.04, T1 * sqrt(0.005) / sqrt(2))
+    half = hypot(T399 * 0.04, T1 * sqrt(0.005) / sqrt(2))
     assert (found.value, *ends(found)) == pytest.approx((0.15, 0.15 - half, 0.15 + half))
 
 
@@ -206,11 +206,35 @@ def test_two_rates_are_compared_image_by_image_where_the_rows_keep_them() -> Non
         assert ends(summed("error(A) - error(B)", rows)) == pytest.approx(ends(unpaired)), why
 
 
-def test_images_that_are_not_as_many_are_not_paired() -> None:
-    rows = [seen(clean("A", 0), [True, False] * 50), seen(clean("B", 0), [True, False] * 25)]
-    without = [clean("A", 0.5, 100), clean("B", 0.5, 50)]
-    found, expected = (summed("error(A) - error(B)", each) for each in (rows, without))
-    assert ends(found) == pytest.approx(ends(expected))
+def test_rates_of_other_numbers_of_images_are_compared_on_those_that_both_have() -> None:
+    """Whoever measures fewer measures the first."""
+    wrong = {"A": [True] * 40 + [False] * 60, "B": [True] * 30 + [False] * 20}
+    rows = [seen(clean(name, 0), bits) for name, bits in wrong.items()]
+    fewer = [seen(clean(name, 0), bits[:50]) for name, bits in wrong.items()]
+    for text in ("error(A) - error(B)", "error(B) / error(A)", "accuracy(A) / accuracy(B) - 1"):
+        assert summed(text, rows) == summed(text, fewer)
+        assert is_paired(parse_expression(text), SeedRows(rows)) == is_paired(parse_expression(text), SeedRows(fewer))
+    assert summed("error(A) - error(B)", rows).value == pytest.approx(0.2)
+    assert measured("error(A)", rows).value == pytest.approx(0.4)
+    assert summed("2 * error(A)", rows).value == pytest.approx(0.8)
+
+
+def test_the_worst_of_several_is_of_the_images_that_it_is_compared_on() -> None:
+    rows = [
+        seen(fgsm("A", "A", 0), [True, True, False, False, True, True]),
+        seen({**fgsm("A", "A", 0), "attack": "pgd"}, [False, True, True, False, True, True]),
+        seen(clean("A", 0), [True, False, False, False]),
+    ]
+    assert summed("error(A | A, worst(fgsm, pgd)) - error(A)", rows).value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "unknown", [clean("B", 0.5, 50), seen({**clean("B", 0), "dataset": "other"}, [True, False] * 25)]
+)
+def test_rates_of_other_numbers_of_images_are_as_they_are_where_what_they_share_is_not_known(unknown: Row) -> None:
+    known = seen(clean("A", 0), [True] * 40 + [False] * 60)
+    found, without = (summed("error(A) - error(B)", [first, unknown]) for first in (known, clean("A", 0.4, 100)))
+    assert (found.value, *ends(found)) == pytest.approx((without.value, *ends(without)))
 
 
 def test_an_accuracy_is_compared_as_the_error_that_it_is_one_minus() -> None:

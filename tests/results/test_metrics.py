@@ -20,11 +20,19 @@ from epsball.results.rows import MISTAKES, over_seeds
 
 Row = dict[str, Any]
 Z = 1.959963984540054
+T24, T99 = 2.0638985616280245, 1.9842169515864174  # two-sided 95 % quantiles of Student's t
 COUNTS = {"n": 100, "training_adversarial_n": 50, "transfer_n": 40, "transfer_n_top5": 20, "certain_n": 30}
 MEANS = ("final_loss", "restart_loss_sd", "maxima_distance", "starts_distance", "maxima_angle", "gradient_cosine")
 ALIGNED = ("coherence", "gal", "gradient_zero_components", "margin")
 SPREADS = {"gradient_l2_sd": 0.8, "loss_sd": 0.5, "path_loss_sd": 0.3}
 SPREADS |= {f"{name}_sd": 0.2 for name in (*MEANS, *ALIGNED)}
+
+
+def around_half(sd: float) -> tuple[float, float]:
+    """Return the interval of a mean of a half over 100 images."""
+    return 0.5 - T99 * sd / 10, 0.5 + T99 * sd / 10
+
+
 ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better end, interval around a half
     "error_top1": ("percent", "low", wilson(50, 100)),
     "error_top5": ("percent", "low", wilson(50, 100)),
@@ -34,8 +42,8 @@ ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better
     "transfer_rate_top5": ("percent", "low", wilson(10, 20)),
     "clean_error_top1": ("percent", "low", wilson(50, 100)),
     "gradient_zero_share": ("percent", None, wilson(50, 100)),
-    "gradient_l2_mean": ("value", None, (0.5 - Z * 0.8 / 10, 0.5 + Z * 0.8 / 10)),
-    "loss_mean": ("value", None, (0.5 - Z * 0.5 / 10, 0.5 + Z * 0.5 / 10)),
+    "gradient_l2_mean": ("value", None, around_half(0.8)),
+    "loss_mean": ("value", None, around_half(0.5)),
     "gradient_l2_sd": ("value", None, (nan, nan)),
     "loss_sd": ("value", None, (nan, nan)),
     "gradient_l2_share": ("percent", None, wilson(50, 100)),
@@ -45,23 +53,23 @@ ENDS: dict[str, tuple[str, str | None, tuple[float, float]]] = {  # unit, better
     "training_clean_error": ("percent", "low", wilson(50, 100)),
     "training_adversarial_error": ("percent", "low", wilson(25, 50)),
     "learning_rate": ("value", None, (nan, nan)),
-    **dict.fromkeys(MEANS, ("value", None, (0.5 - Z * 0.2 / 10, 0.5 + Z * 0.2 / 10))),
+    **dict.fromkeys(MEANS, ("value", None, around_half(0.2))),
     **{name: ("percent", None, wilson(50, 100)) for name in ("loss_outlier_share", "negative_gradient_share")},
     "ball_distance": ("value", None, (nan, nan)),
     "path_loss": ("value", None, (nan, nan)),
     **{name: ("percent", "low", wilson(50, 100)) for name in ("gaas_all", "gaas_share")},
-    "path_loss_mean": ("value", None, (0.5 - Z * 0.3 / 10, 0.5 + Z * 0.3 / 10)),
-    "coherence_mean": ("value", "low", (0.5 - Z * 0.2 / 10, 0.5 + Z * 0.2 / 10)),
+    "path_loss_mean": ("value", None, around_half(0.3)),
+    "coherence_mean": ("value", "low", around_half(0.2)),
     "coherence_sd": ("value", None, (nan, nan)),
     "coherence_share": ("percent", None, wilson(50, 100)),
-    "margin_mean": ("value", None, (0.5 - Z * 0.2 / 10, 0.5 + Z * 0.2 / 10)),
+    "margin_mean": ("value", None, around_half(0.2)),
     "margin_sd": ("value", None, (nan, nan)),
     "margin_share": ("percent", None, wilson(50, 100)),
     "certain": ("percent", None, wilson(50, 100)),
     "rounded_signs": ("percent", None, wilson(50, 100)),
     "certain_rounded_signs": ("percent", None, wilson(15, 30)),
-    "gal_mean": ("value", "low", (0.5 - Z * 0.2 / 10, 0.5 + Z * 0.2 / 10)),
-    "gradient_zero_components_mean": ("value", None, (0.5 - Z * 0.2 / 10, 0.5 + Z * 0.2 / 10)),
+    "gal_mean": ("value", "low", around_half(0.2)),
+    "gradient_zero_components_mean": ("value", None, around_half(0.2)),
 }
 SHARE = Metric("robust_share", "percent", "high", "robust_n", short="robust")
 MARGIN = Metric("margin", "value", "low", "margin_n", spread="margin_sd")
@@ -152,7 +160,7 @@ def test_an_added_metric_has_the_interval_of_its_trials(add: Callable[[Metric], 
     rows = [clean("A", robust_share=0.25, robust_n=40, margin=2.0, margin_n=25, margin_sd=0.5)]
     share, margin = (measured(text, rows) for text in ("robust(A)", "margin(A)"))
     assert (share.low, share.high) == pytest.approx(wilson(10, 40))
-    assert (margin.low, margin.high) == pytest.approx((2 - Z * 0.1, 2 + Z * 0.1))
+    assert (margin.low, margin.high) == pytest.approx((2 - T24 * 0.1, 2 + T24 * 0.1))
     normal = measured("robust(A)", rows, normal_interval)
     assert (normal.low, normal.high) == pytest.approx((0.25 - Z * sqrt(0.1875 / 40), 0.25 + Z * sqrt(0.1875 / 40)))
 

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 Verdict = Literal["confirmed", "refuted", "open"]
 JUDGED = (
     "Rates are in per cent, ratios and other metrics as they are; in brackets the 95 % interval. Within a seed, rates "
-    "of the same test images are compared image by image, where it is known which were mistaken; over seeds, Student's "
-    "t of the seeds' gaps is added. Confirmed: in every check (or the share of them that the claim needs) the interval "
-    "of left - right lies on the claim's side of 0. Refuted: in one (or too many) it lies on the other. Else open."
+    "of the same test images are compared image by image, where it is known which were mistaken, and rates of other "
+    "numbers of images on the images that both have; over seeds, Student's t of the seeds' gaps is added. Confirmed: "
+    "in every check (or the share of them that the claim needs) the interval of left - right lies on the claim's side "
+    "of 0. Refuted: in one (or too many) it lies on the other. Else open."
 )
 
 
@@ -183,7 +184,7 @@ def judge_claim(claim: Claim, seeds: Sequence[SeedRows]) -> list[Check]:
 def judge_comparison(comparison: Comparison, seeds: Sequence[SeedRows], interval: Interval | None) -> Check:
     """Measure both sides and the gap in the rows of each seed."""
     lefts, rights, gaps = (
-        [estimate_in_seed(side, own, interval) for own in seeds]
+        [estimate_in_seed(side, own, interval, comparison.gap) for own in seeds]
         for side in (comparison.left, comparison.right, comparison.gap)
     )
     gaps = [without_noise(*sides) for sides in zip(gaps, lefts, rights, strict=True)]

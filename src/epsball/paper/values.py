@@ -85,14 +85,20 @@ def estimate(side: Sum, seeds: Sequence[SeedRows], interval: Interval | None) ->
     return mean_estimate([estimate_in_seed(side, own, interval) for own in seeds])
 
 
-def estimate_in_seed(side: Sum, rows: SeedRows, interval: Interval | None) -> Estimate:
-    """Return the value in one seed, NaN where a quantity of it was not measured. What is named twice counts once,
+def estimate_in_seed(side: Sum, rows: SeedRows, interval: Interval | None, compared: Sum | None = None) -> Estimate:
+    """Return the value in one seed, NaN where a quantity of it was not measured. Rates of other numbers of images are
+    those of the images that all have; so are those of `compared`, of which this is a side."""
+    return estimate_of_images(side, rows, interval, shared_images(side if compared is None else compared, rows))
+
+
+def estimate_of_images(side: Sum, rows: SeedRows, interval: Interval | None, first: int | None) -> Estimate:
+    """Return the value in one seed, of the `first` images where that is a number. What is named twice counts once,
     weights added."""
     constant, weights = plain_terms(side)
     terms = [
-        Term(weight, *measured(what, rows, interval))
+        Term(weight, *measured(what, rows, interval, first))
         if isinstance(what, Quantity)
-        else Term(weight, estimate_ratio(what, rows, interval))
+        else Term(weight, estimate_ratio(what, rows, interval, first))
         for what, weight in weights.items()
     ]
     return estimate_sum(constant, terms) if terms else Estimate(constant, constant, constant)
@@ -109,24 +115,56 @@ def plain_terms(side: Sum) -> tuple[float, dict[Quantity | Ratio, float]]:
     return constant, weights
 
 
-def measured(quantity: Quantity, rows: SeedRows, interval: Interval | None) -> tuple[Estimate, Mistaken | None]:
-    """Return a quantity's value in one seed, and the images that it counts where it is a rate and they are known."""
+def shared_images(side: Sum, rows: SeedRows) -> int | None:
+    """Return how many images all rates of a sum are of, the first ones; None where it is not known of each which images
+    it counts, or they are of several data sets."""
+    known = [measured(what, rows, None)[1] for what in rates_in(side)]
+    parts = [part for part in known if part is not None]
+    if not parts or len(parts) < len(known) or len({part.dataset for part in parts}) > 1:
+        return None
+    return min(len(part.bits) for part in parts)
+
+
+def rates_in(side: Sum) -> list[Quantity]:
+    """Return the quantities of a sum and of its ratios that do not cancel out."""
+    found: list[Quantity] = []
+    for term, weight in plain_terms(side)[1].items():
+        if weight != 0:
+            parts = [] if isinstance(term, Quantity) else [term.numerator, term.denominator]
+            found += [term] if isinstance(term, Quantity) else [one for part in parts for one in rates_in(part)]
+    return found
+
+
+def measured(
+    quantity: Quantity, rows: SeedRows, interval: Interval | None, first: int | None = None
+) -> tuple[Estimate, Mistaken | None]:
+    """Return a quantity's value in one seed, of the `first` images where that is a number, and the images that it
+    counts where it is a rate and they are known."""
     if len(quantity.single) > 1:
-        return worst(quantity, rows, interval)
+        return worst(quantity, rows, interval, first)
     found, metric = rows.find(quantity), METRICS[quantity.metric]
     if len(found) > 1:
         raise ValueError(f"{quantity.text} names several rows of a seed{how_to_choose(found)}")
     if not found:
         return UNKNOWN, None
-    return estimate_row(found[0], metric.name, interval), rows.mistakes(found[0], metric)
+    wrong = rows.mistakes(found[0], metric)
+    if wrong is None or first is None or first == len(wrong.bits):
+        return estimate_row(found[0], metric.name, interval), wrong
+    return counted(wrong.first(first), metric, interval)
+
+
+def counted(wrong: Mistaken, metric: Metric, interval: Interval | None) -> tuple[Estimate, Mistaken]:
+    """Return the rate of images that are known, with them."""
+    rate = {metric.name: float(wrong.bits.mean()), metric.trials: len(wrong.bits)}
+    return estimate_row(rate, metric.name, interval), wrong
 
 
 def is_paired(side: Sum, rows: SeedRows) -> bool:
-    """Whether all rates of a sum, or of a ratio alone, are known image by image, and on the same images."""
+    """Whether all rates of a sum, or of a ratio alone, are known image by image, and of images that they share."""
     terms = [term for term, weight in plain_terms(side)[1].items() if weight != 0]
     if len(terms) == 1 and isinstance(terms[0], Ratio):
         return is_paired(terms[0].numerator.plus(terms[0].denominator), rows)
-    return same_images([measured(what, rows, None)[1] if isinstance(what, Quantity) else None for what in terms])
+    return all(isinstance(term, Quantity) for term in terms) and shared_images(side, rows) is not None
 
 
 def same_images(parts: Sequence[Mistaken | None]) -> bool:
@@ -150,16 +188,16 @@ def is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and isnan(value))
 
 
-def worst(quantity: Quantity, rows: SeedRows, interval: Interval | None) -> tuple[Estimate, Mistaken | None]:
+def worst(
+    quantity: Quantity, rows: SeedRows, interval: Interval | None, first: int | None
+) -> tuple[Estimate, Mistaken | None]:
     """Return the share of images that any of several attacks fools, or examples of any of several sources."""
-    metric = METRICS[quantity.metric]
     parts = [measured(one, rows, interval)[1] for one in quantity.single]
     if not same_images(parts):
         return UNKNOWN, None
     known = [part for part in parts if part is not None]
-    bits = np.logical_or.reduce([part.bits for part in known])
-    found = estimate_row({metric.name: float(bits.mean()), metric.trials: len(bits)}, metric.name, interval)
-    return found, Mistaken(known[0].dataset, bits)
+    either = Mistaken(known[0].dataset, np.logical_or.reduce([part.bits for part in known]))
+    return counted(either if first is None else either.first(first), METRICS[quantity.metric], interval)
 
 
 def why_unknown(quantity: Quantity, seeds: Sequence[SeedRows]) -> str:
@@ -180,11 +218,13 @@ def why_unknown(quantity: Quantity, seeds: Sequence[SeedRows]) -> str:
     return ""
 
 
-def estimate_ratio(ratio: Ratio, rows: SeedRows, interval: Interval | None) -> Estimate:
+def estimate_ratio(ratio: Ratio, rows: SeedRows, interval: Interval | None, first: int | None) -> Estimate:
     """Return a ratio's value in one seed. Its ends are those R at which the interval of numerator - R * denominator
     just leaves 0 out (E. C. Fieller; A. Donner and G. Y. Zou, Statistical Methods in Medical Research 21 (2012)
     347-359); infinite where the denominator's interval holds 0, and with it ratios of either sign without end."""
-    above, below = (estimate_in_seed(side, rows, interval) for side in (ratio.numerator, ratio.denominator))
+    if first is None:
+        first = shared_images(ratio.numerator.plus(ratio.denominator), rows)
+    above, below = (estimate_of_images(side, rows, interval, first) for side in (ratio.numerator, ratio.denominator))
     if isnan(above.value) or isnan(below.value):
         return UNKNOWN
     if below.value == 0:
@@ -198,7 +238,7 @@ def estimate_ratio(ratio: Ratio, rows: SeedRows, interval: Interval | None) -> E
         return Estimate(value, -inf, inf)
 
     def gap(at: float) -> Estimate:
-        return estimate_in_seed(ratio.numerator.minus(ratio.denominator.times(at)), rows, interval)
+        return estimate_of_images(ratio.numerator.minus(ratio.denominator.times(at)), rows, interval, first)
 
     negative = below.value < 0
     low = limit(lambda at: gap(at).high < 0 if negative else gap(at).low > 0, value, -1.0)

@@ -170,9 +170,10 @@ def estimate_cell(rows: Sequence[Row], metric: str, interval: Interval | None = 
 
 
 def estimate_row(row: Row, metric: str, interval: Interval | None) -> Estimate:
-    """Return one row's value: a rate with its interval, a mean with the normal one of its standard deviation.
+    """Return one row's value: a rate with its interval, a mean with Student's t of its standard deviation.
 
-    The ends are NaN where the interval is not known: a standard deviation's, a rate's of an unknown number of trials.
+    The ends are NaN where the interval is not known: a standard deviation's, that of a mean of one image, that of a
+    rate of an unknown number of trials.
     """
     asked = find_metric(metric)
     value, n = asked.value_in(row), asked.trials_in(row)
@@ -180,9 +181,9 @@ def estimate_row(row: Row, metric: str, interval: Interval | None) -> Estimate:
         return Estimate(value, value, value)
     if asked.is_rate:
         return Estimate(value, *rate_interval(value, n, interval, asked.shares))
-    if isnan(value) or asked.spread is None or n == 0:
+    if isnan(value) or asked.spread is None or not n > 1:
         return Estimate(value, nan, nan)
-    half = Z * as_float(row.get(asked.spread)) / sqrt(n)
+    half = student_t(n - 1) * as_float(row.get(asked.spread)) / sqrt(n)
     return Estimate(value, value - half, value + half)
 
 
@@ -206,7 +207,7 @@ def mean_estimate(single: Sequence[Estimate]) -> Estimate:
 
 
 @cache
-def student_t(degrees: int) -> float:
+def student_t(degrees: float) -> float:
     """Return the two-sided 95 % quantile of Student's t."""
     from scipy.special import stdtrit  # scipy.stats takes two seconds to import
 

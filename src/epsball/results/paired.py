@@ -35,6 +35,10 @@ class Mistaken(NamedTuple):
     bits: Bits
     """(N,) booleans, one for each of its test images"""
 
+    def first(self, n: int) -> "Mistaken":
+        """Return those among the first `n` images: whoever measures fewer images measures the first."""
+        return self if n == len(self.bits) else Mistaken(self.dataset, self.bits[:n])
+
     def has_images_of(self, other: "Mistaken") -> bool:
         """Whether both are of the same images: those of another data set may be as many."""
         return self.dataset == other.dataset and len(self.bits) == len(other.bits)
