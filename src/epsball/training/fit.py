@@ -209,11 +209,10 @@ class TrainingState:
         """
         original, y = self.data.train.take(index, *pixels)
         x = self.trainer.augment(original) if self.trainer.augment else original
-        training = self.model.training
         with autocast(self.trainer.precision, x.device):
             loss = self.objective(self.model, x, y, self.step, Origin(index, original))
         check_loss(self.objective, loss)
-        if self.model.training != training:
+        if not self.model.training:
             raise BrokenContract(f"{type(self.objective).__name__} should leave the model in train mode")
         self.optimizer.zero_grad(set_to_none=True)
         parameters = [p for p in self.model.parameters() if p.requires_grad]  # not to the images, nor to frozen ones
