@@ -9,8 +9,8 @@
 #     madry     Madry et al. at paper scale, a seed at a time, by value: mnist (Table 1, Figures 1, 2, 4, section 3.1),
 #               capacity (Figure 3, MNIST), cifar10 (the same of width 1), capacity_cifar10, wide (Table 2 and section 4,
 #               width 10; of Figure 3 the wide networks are left out)
-#     kariyappa Kariyappa and Qureshi at paper scale, likewise: conv3 (MNIST), conv3_more (surrogates, activations), conv4
-#               (with Figure 5), resnet20, mix
+#     kariyappa Kariyappa and Qureshi at paper scale, likewise: conv3 (MNIST), conv3_more (surrogates, activations),
+#               conv3_noise (what of T_div is its noisy images), conv4 (with Figure 5), resnet20, mix
 #     kurakin   Kurakin et al. at paper scale on CIFAR-10, likewise: adversarial (Tables 1 to 3, Figure 3), transfer
 #               (Tables 4 and 6, Figures 2 and 5), k (Table 8), methods (Table 5), activations (Table 7), text, capacity
 #               (Figures 1 and 4)
@@ -188,6 +188,7 @@ kariyappa() {
     run_groups kariyappa <<EOF
 conv3 paper=kariyappa/all parts=[kariyappa/table2_conv3,kariyappa/figure4_conv3]
 conv3_more paper=kariyappa/all parts=[kariyappa/surrogates,kariyappa/activations]
+conv3_noise hydra.searchpath=[file://docs/results/kariyappa/log_odds] paper=noise_alone/noise_alone
 conv4 paper=kariyappa/all parts=[kariyappa/table2_conv4,kariyappa/figure4_conv4,kariyappa/figure5]
 resnet20 paper=kariyappa/all parts=[kariyappa/table2_resnet20,kariyappa/figure4_resnet20]
 mix paper=kariyappa/table2_mix
