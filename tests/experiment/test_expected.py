@@ -10,7 +10,6 @@ from epsball.build import ConfigError
 from epsball.experiment.expected import Expected
 from epsball.experiment.prepare import Experiment, prepare_experiment
 from epsball.measurements.transfer_matrix import TransferMatrix
-from epsball.paper.expressions import parse_expression
 
 Config = dict[str, Any]
 Prepare = Callable[[Config], Experiment]
@@ -114,37 +113,6 @@ def test_errors_that_no_row_will_have_are_told(stated: Prepare) -> None:
     )
     matrix = {"transfer_matrix": TransferMatrix(cells="all")}
     assert not list(Expected(experiment, matrix).holes(experiment.statements))
-
-
-def test_a_worst_of_errors_of_other_images_is_told(tiny: Callable[..., Config]) -> None:
-    """It was told when all was measured; an objective of it, when no number came back."""
-    config = tiny("+attack@suite.cw=pgd", "suite.cw.steps=2", "dataset.test_size=30")
-    worst = "error(target | target, worst(fgsm, cw))"
-
-    def prepared(number: int, **fields: Any) -> Experiment:
-        matrix = {"name": "transfer_matrix", "cells": "all", "images": {"cw": number}}
-        return prepare_experiment({**config, "measurement": matrix, "tables": {}, "figures": {}, **fields})
-
-    few = prepared(7, **claim(f"{worst} < 0.5"))
-    (told,) = few.expected.holes(few.statements)
-    said = f"{worst}%s its errors are of 7 and 30 test images, should be of the same ones"
-    assert told == f"claims.c: {said}" % " will not be known:"
-    with pytest.raises(ConfigError) as caught:
-        prepared(7, claims={}, objective=f"{worst} - error(target | target, fgsm)")
-    assert str(caught.value) == f"objective asks about {said}" % ":"
-    for number in (30, 31):
-        every = prepared(number, **claim(f"{worst} < 0.5"), objective=worst)
-        assert not list(every.expected.holes(every.statements))
-
-
-def test_a_worst_of_sources_is_of_the_images_of_either_measurement(stated: Prepare) -> None:
-    """The paths are of 20 images, the matrix of all: what is asked may have rows in both."""
-    matrix: Config = {"name": "transfer_matrix", "cells": "all"}
-    worst = "error(target | target, worst(fgsm, pgd), eps=0.1)"
-    experiment = stated({"measurement": matrix, "measurements": MEASUREMENTS})
-    quantity = parse_expression(worst).quantities[0]
-    assert experiment.expected.images_of(quantity.single[1]) == {20, len(experiment.data.test)}
-    assert not experiment.expected.unlike(quantity)
 
 
 def test_an_objective_may_ask_for_the_errors_that_a_claim_may(stated: Prepare) -> None:

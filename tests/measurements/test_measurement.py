@@ -387,7 +387,7 @@ def test_the_cells_that_it_promises_are_those_it_measures(name: str, tmp_path: P
     rows = [row for row in EVERY[name].measure(setup)["results"] if "error_top1" in row]
     found = [(row["source"], row["target"], row["attack"], row["eps"]) for row in rows]
     assert list(EVERY[name].error_cells(setup)) == list(dict.fromkeys(found))
-    every = setup.number_of_images
+    every = len(setup.test)
     assert all(row["n"] == min(EVERY[name].images_of(row["attack"]) or every, every) for row in rows)
     assert bool(found) == (name in ("transfer_matrix", "worst_case", "loss_paths", "score_examples"))
 

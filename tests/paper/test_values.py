@@ -228,6 +228,15 @@ def test_the_worst_of_several_is_of_the_images_that_it_is_compared_on() -> None:
     assert summed("error(A | A, worst(fgsm, pgd)) - error(A)", rows).value == pytest.approx(0.5)
 
 
+def test_the_worst_of_several_is_of_the_images_that_all_have() -> None:
+    rows = [
+        seen(fgsm("A", "A", 0), [True, False, False, False]),
+        seen({**fgsm("A", "A", 0), "attack": "pgd"}, [False, True, False, False, True, True, True, True]),
+    ]
+    assert summed("error(A | A, worst(fgsm, pgd))", rows).value == pytest.approx(0.5)
+    assert ends(summed("error(A | A, worst(fgsm, pgd))", rows)) == pytest.approx(wilson(2, 4))
+
+
 @pytest.mark.parametrize(
     "unknown", [clean("B", 0.5, 50), seen({**clean("B", 0), "dataset": "other"}, [True, False] * 25)]
 )
@@ -364,7 +373,6 @@ LACKING: dict[str, list[Row]] = {
     "no row": ATTACKED[:1],
     "no images": [ATTACKED[0], fgsm("A", "B", 0.5, 8) | {"attack": "pgd"}],
     "no images of either": [fgsm("A", "B", 0.5, 8), fgsm("A", "B", 0.5, 8) | {"attack": "pgd"}],
-    "other images": [ATTACKED[0], attacked([*PGD, *PGD], attack="pgd")],
     "another data set": [ATTACKED[0], attacked(PGD, attack="pgd", dataset="mnist")],
 }
 
@@ -383,7 +391,6 @@ def test_why_the_worst_of_several_is_not_known_is_said() -> None:
         "no row": "",
         "no images": f"which images {pgd} counts was not kept",
         "no images of either": f"which images {fgsm_} counts was not kept",
-        "other images": f"{fgsm_} and {pgd} are of other images, 8 of digits and 16 of digits",
         "another data set": f"{fgsm_} and {pgd} are of other images, 8 of digits and 8 of mnist",
     }
     (worst,) = parse_expression("error(A | B, worst(fgsm, pgd))").quantities

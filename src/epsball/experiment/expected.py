@@ -45,8 +45,7 @@ class Expected:
                 self.check_quantity(quantity, drawn, where)
 
     def holes(self, statements: Statements) -> Iterator[str]:
-        """Say of which errors that are stated no row will tell, though their models are there, and which worst of
-        several is of errors of other images."""
+        """Say of which errors that are stated no row will tell, though their models are there."""
         for where, statement in statements.named():
             stated = [one for one in statement.single if one.metric in ERROR_METRICS]
             known = [one for one in stated if {one.target, one.source} <= {*self.scope.sources, *self.scope.targets}]
@@ -54,25 +53,6 @@ class Expected:
             if open_ones:
                 few = f"{where}: {len(open_ones)} of {len(stated)} numbers will not be measured, such as"
                 yield f"{few} {open_ones[0].text}: measurement, sources and targets say what is"
-            for quantity in dict.fromkeys(statement.quantities):
-                if unlike := self.unlike(quantity):
-                    yield f"{where}: {quantity.text} will not be known: {unlike}"
-
-    def unlike(self, quantity: Quantity) -> str:
-        """Say of how many test images the errors are of which a quantity is the worst, where they share no number: then
-        it is not known which images any of them counts. Empty where it is."""
-        counts = [self.images_of(one) for one in quantity.single]
-        if set.intersection(*counts) or not all(counts):
-            return ""
-        numbers = " and ".join(map(str, sorted(set.union(*counts))))
-        return f"its errors are of {numbers} test images, should be of the same ones"
-
-    def images_of(self, quantity: Quantity) -> set[int]:
-        """Return of how many test images, from the first, an error is, in the rows that will have it."""
-        every = self.scope.number_of_images
-        own = [self.measurements.get(label) for label in self.measuring(quantity)]  # None: of clean images, all
-        numbers = [None if each is None else each.images_of(quantity.attack) for each in own]
-        return {every if number is None else min(number, every) for number in numbers}
 
     def has(self, quantity: Quantity) -> bool:
         """Whether a row will have an error, on the data, of the measurement and at the eps that are said."""
@@ -117,16 +97,11 @@ class Expected:
 
 
 def check_measured(objective: Objective, experiments: Sequence[Expected]) -> None:
-    """ConfigError where the objective is of an error that no experiment has, or of the worst of errors of other images.
-    Other metrics are known when measured."""
+    """ConfigError where the objective is of an error that no experiment has. Other metrics are known when measured."""
     for quantity in objective.single:
         if quantity.metric in ERROR_METRICS and not any(one.has(quantity) for one in experiments):
             measured = "which is not measured: see measurement, sources and targets"
             raise ConfigError(f"objective asks about {quantity.text}, {measured}")
-    for quantity in objective.quantities:
-        unlike = [one.unlike(quantity) for one in experiments if all(map(one.has, quantity.single))]
-        if unlike and all(unlike):
-            raise ConfigError(f"objective asks about {quantity.text}: {unlike[0]}")
 
 
 def rows_of(measurement: Measurement, quantity: Quantity, cells: Sequence[Cell]) -> Iterator[Further]:

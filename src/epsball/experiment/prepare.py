@@ -73,11 +73,6 @@ class Experiment:
         """Name of the data set, as rows carry it."""
         return self.data.name
 
-    @property
-    def number_of_images(self) -> int:
-        """Of the test set."""
-        return len(self.data.test)
-
     @cached_property
     def expected(self) -> Expected:
         """The rows that its measurements will have of each seed."""

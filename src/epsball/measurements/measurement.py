@@ -87,11 +87,6 @@ class Setup:
     clean: dict[str, Mistakes]
     """mistakes on these test images, clean, by the fingerprint of a model; filled as they are asked for"""
 
-    @property
-    def number_of_images(self) -> int:
-        """Of the test set."""
-        return len(self.test)
-
     def clean_mistakes(self, model: str) -> Mistakes:
         """Return a model's mistakes on the clean test images, found once."""
         key = self.keys[model]
@@ -181,10 +176,6 @@ class Scope(Protocol):
 
     @property
     def dataset(self) -> str: ...
-
-    @property
-    def number_of_images(self) -> int:
-        """Of the test set."""
 
     @property
     def sources(self) -> Sequence[str]: ...

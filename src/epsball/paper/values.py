@@ -88,7 +88,7 @@ def estimate(side: Sum, seeds: Sequence[SeedRows], interval: Interval | None) ->
 def estimate_in_seed(side: Sum, rows: SeedRows, interval: Interval | None, compared: Sum | None = None) -> Estimate:
     """Return the value in one seed, NaN where a quantity of it was not measured. Rates of other numbers of images are
     those of the images that all have; so are those of `compared`, of which this is a side."""
-    return estimate_of_images(side, rows, interval, shared_images(side if compared is None else compared, rows))
+    return estimate_of_images(side, rows, interval, images_of(side if compared is None else compared, rows))
 
 
 def estimate_of_images(side: Sum, rows: SeedRows, interval: Interval | None, first: int | None) -> Estimate:
@@ -115,14 +115,18 @@ def plain_terms(side: Sum) -> tuple[float, dict[Quantity | Ratio, float]]:
     return constant, weights
 
 
-def shared_images(side: Sum, rows: SeedRows) -> int | None:
-    """Return how many images all rates of a sum are of, the first ones; None where it is not known of each which images
+def images_of(side: Sum, rows: SeedRows) -> int | None:
+    """Return how many images all rates of a sum are of, the first ones; None where they share none."""
+    return shared_images([measured(what, rows, None)[1] for what in rates_in(side)])
+
+
+def shared_images(parts: Sequence[Mistaken | None]) -> int | None:
+    """Return how many images several rates are all of, the first ones; None where it is not known of each which images
     it counts, or they are of several data sets."""
-    known = [measured(what, rows, None)[1] for what in rates_in(side)]
-    parts = [part for part in known if part is not None]
-    if not parts or len(parts) < len(known) or len({part.dataset for part in parts}) > 1:
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts) or len({part.dataset for part in known}) > 1:
         return None
-    return min(len(part.bits) for part in parts)
+    return min(len(part.bits) for part in known)
 
 
 def rates_in(side: Sum) -> list[Quantity]:
@@ -164,13 +168,7 @@ def is_paired(side: Sum, rows: SeedRows) -> bool:
     terms = [term for term, weight in plain_terms(side)[1].items() if weight != 0]
     if len(terms) == 1 and isinstance(terms[0], Ratio):
         return is_paired(terms[0].numerator.plus(terms[0].denominator), rows)
-    return all(isinstance(term, Quantity) for term in terms) and shared_images(side, rows) is not None
-
-
-def same_images(parts: Sequence[Mistaken | None]) -> bool:
-    """Whether it is known of the same images which of them each of several rates counts."""
-    known = [part for part in parts if part is not None]
-    return bool(known) and len(known) == len(parts) and all(part.has_images_of(known[0]) for part in known)
+    return all(isinstance(term, Quantity) for term in terms) and images_of(side, rows) is not None
 
 
 def how_to_choose(rows: Sequence[Row]) -> str:
@@ -193,11 +191,12 @@ def worst(
 ) -> tuple[Estimate, Mistaken | None]:
     """Return the share of images that any of several attacks fools, or examples of any of several sources."""
     parts = [measured(one, rows, interval)[1] for one in quantity.single]
-    if not same_images(parts):
+    shared = shared_images(parts) if first is None else first
+    if shared is None:
         return UNKNOWN, None
-    known = [part for part in parts if part is not None]
+    known = [part.first(shared) for part in parts if part is not None]
     either = Mistaken(known[0].dataset, np.logical_or.reduce([part.bits for part in known]))
-    return counted(either if first is None else either.first(first), METRICS[quantity.metric], interval)
+    return counted(either, METRICS[quantity.metric], interval)
 
 
 def why_unknown(quantity: Quantity, seeds: Sequence[SeedRows]) -> str:
@@ -212,7 +211,7 @@ def why_unknown(quantity: Quantity, seeds: Sequence[SeedRows]) -> str:
             for one, row, part in parts:
                 if part is None:
                     return f"which images {one.text} counts was not kept"
-                if known is not None and not part.has_images_of(known):
+                if known is not None and part.dataset != known.dataset:
                     numbers = " and ".join(f"{own[metric.trials]:.0f} of {own['dataset']}" for own in (of_first, row))
                     return f"{first.text} and {one.text} are of other images, {numbers}"
     return ""
@@ -223,7 +222,7 @@ def estimate_ratio(ratio: Ratio, rows: SeedRows, interval: Interval | None, firs
     just leaves 0 out (E. C. Fieller; A. Donner and G. Y. Zou, Statistical Methods in Medical Research 21 (2012)
     347-359); infinite where the denominator's interval holds 0, and with it ratios of either sign without end."""
     if first is None:
-        first = shared_images(ratio.numerator.plus(ratio.denominator), rows)
+        first = images_of(ratio.numerator.plus(ratio.denominator), rows)
     above, below = (estimate_of_images(side, rows, interval, first) for side in (ratio.numerator, ratio.denominator))
     if isnan(above.value) or isnan(below.value):
         return UNKNOWN
