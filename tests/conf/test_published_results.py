@@ -55,6 +55,9 @@ PAPERS = {  # by folder
     "kariyappa/log_odds/images_30000": Published(
         ("table2_conv3", "figure4_conv3"), "quick", {0}, claims=4, tables=2, identities=24
     ),
+    "kariyappa/log_odds/images_30000/seed_1": Published(
+        ("table2_conv3", "figure4_conv3"), "quick", {1}, claims=4, tables=2, identities=24
+    ),
     "kurakin": Published(KURAKIN_MEASURED, "quick", {0}, claims=15, tables=13, identities=348),
     "kurakin/three_seeds": Published(
         (
