@@ -237,6 +237,29 @@ def test_the_worst_of_several_is_of_the_images_that_all_have() -> None:
     assert ends(summed("error(A | A, worst(fgsm, pgd))", rows)) == pytest.approx(wilson(2, 4))
 
 
+def test_a_worst_that_cancels_out_may_be_of_fewer_images_than_the_rest() -> None:
+    short, long = [True, False], [True, False, True, False]
+    rows = [seen(clean("A", 0), long), seen(clean("B", 0), long), seen(fgsm("A", "A", 0), short)]
+    rows.append(seen({**fgsm("A", "A", 0), "attack": "pgd"}, long))
+    worst = "error(A | A, worst(fgsm, pgd))"
+    assert summed(f"error(A) - error(B) + {worst} - {worst}", rows).value == 0
+
+
+def test_a_ratio_of_a_ratio_over_zero_is_unbounded_too() -> None:
+    rows = [clean("A", 0.1, 1000), clean("B", 0.0, 1000), clean("C", 0.5, 1000)]
+    assert intervals.is_unbounded(summed("(error(A) / error(B)) / error(C)", rows))
+    assert intervals.is_unbounded(summed("error(C) / (error(A) / error(B))", rows))
+    assert isnan(summed("(error(A) / error(B)) / error(D)", rows).low)  # D is not measured
+
+
+def test_a_sum_of_opposite_mistakes_has_the_interval_of_their_difference() -> None:
+    """What one counts the other hardly ever does: the sum is next to certain, as the difference of equal ones is."""
+    first, second = of_table(0, 300, 690, 10)
+    together = summed("error(A) + error(B)", [seen(clean("A", 0), first), seen(clean("B", 0), second)])
+    apart = summed("error(A) - error(B)", [seen(clean("A", 0), first), seen(clean("B", 0), ~second)])
+    assert together.high - together.value == pytest.approx(apart.high - apart.value)
+
+
 @pytest.mark.parametrize(
     "unknown", [clean("B", 0.5, 50), seen({**clean("B", 0), "dataset": "other"}, [True, False] * 25)]
 )

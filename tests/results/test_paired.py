@@ -78,26 +78,28 @@ def test_phi_is_pearsons_correlation(seed: int) -> None:
     first = draw.random(200) < draw.uniform(0.05, 0.95)
     second = np.where(draw.random(200) < 0.5, first ^ (seed % 2 == 1), draw.random(200) < 0.5)
     expected = np.corrcoef(first, second)[0, 1]
-    assert phi(paired_table(first, second), corrected=False) == pytest.approx(expected, abs=1e-12)
+    assert phi(paired_table(first, second), narrowing=0) == pytest.approx(expected, abs=1e-12)
 
 
 def test_phi_of_equal_and_of_opposite_mistakes() -> None:
     wrong = np.arange(1000) < 300
-    assert phi(paired_table(wrong, wrong), corrected=False) == 1
-    for corrected in (False, True):
-        assert phi(paired_table(wrong, ~wrong), corrected) == -1
-        assert phi(paired_table(wrong, np.ones(1000, dtype=bool)), corrected) == 0  # of no variance
-        assert phi(paired_table(np.zeros(1000, dtype=bool), wrong), corrected) == 0
+    assert phi(paired_table(wrong, wrong), narrowing=0) == phi(paired_table(wrong, wrong), narrowing=-1) == 1
+    assert phi(paired_table(wrong, ~wrong), narrowing=0) == phi(paired_table(wrong, ~wrong), narrowing=1) == -1
+    for narrowing in (-1, 0, 1):
+        assert phi(paired_table(wrong, np.ones(1000, dtype=bool)), narrowing) == 0  # of no variance
+        assert phi(paired_table(np.zeros(1000, dtype=bool), wrong), narrowing) == 0
 
 
-def test_a_positive_correlation_is_corrected_for_continuity() -> None:
+def test_the_correlation_that_narrows_is_corrected_for_continuity() -> None:
     """Newcombe 1998, 2635-2650, method 10: n / 2 off the excess ad - bc, not below 0."""
-    assert phi(PairedTable(20, 12, 2, 16), corrected=True) == pytest.approx(
+    assert phi(PairedTable(20, 12, 2, 16), narrowing=1) == pytest.approx(
         (20 * 16 - 12 * 2 - 25) / sqrt(32 * 18 * 22 * 28)
     )
-    assert phi(PairedTable(1, 1, 7, 12), corrected=True) == 0  # 5 - 10.5
+    assert phi(PairedTable(1, 1, 7, 12), narrowing=1) == 0  # 5 - 10.5
     negative = PairedTable(36, 12, 2, 0)
-    assert phi(negative, corrected=True) == phi(negative, corrected=False) == -24 / sqrt(48 * 2 * 38 * 12)
+    assert phi(negative, narrowing=1) == phi(negative, narrowing=0) == -24 / sqrt(48 * 2 * 38 * 12)
+    opposite = PairedTable(12, 20, 16, 2)  # the same of the images that the second does not count: of a sum
+    assert phi(opposite, narrowing=-1) == -phi(PairedTable(20, 12, 2, 16), narrowing=1)
 
 
 # ---- the interval of a difference
@@ -228,8 +230,8 @@ def test_three_rates_are_correlated_two_by_two() -> None:
     found = estimate_sum(0.25, [term(1.0, a), term(-2.0, b), term(0.5, c)])
     (al, au), (bl, bu), (cl, cu) = (wilson(int(wrong.sum()), 300) for wrong in (a, b, c))
     p, q, r = a.mean(), b.mean(), c.mean()
-    ab, bc = (phi(paired_table(one, b), corrected=True) for one in (a, c))
-    ac = phi(paired_table(a, c), corrected=False)
+    ab, bc = (phi(paired_table(one, b), narrowing=1) for one in (a, c))
+    ac = phi(paired_table(a, c), narrowing=-1)
     assert found.value == pytest.approx(0.25 + p - 2 * q + 0.5 * r)
     for end, (x, y, z) in {
         found.low: (p - al, 2 * (bu - q), (r - cl) / 2),

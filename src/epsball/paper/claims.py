@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite, isnan
 from operator import ge, gt, le, lt
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from epsball.build import require
 from epsball.output.pages import Section
@@ -34,7 +34,8 @@ JUDGED = (
     "of the same test images are compared image by image, where it is known which were mistaken, and rates of other "
     "numbers of images on the images that both have; over seeds, Student's t of the seeds' gaps is added. Confirmed: "
     "in every check (or the share of them that the claim needs) the interval of left - right lies on the claim's side "
-    "of 0. Refuted: in one (or too many) it lies on the other. Else open."
+    "of 0. Refuted: in one (or too many) it lies on the other, which of many checks one does by chance. Else open. Of "
+    "one seed a verdict is about these trained models: others of the same kind may differ by more."
 )
 
 
@@ -138,7 +139,10 @@ class Check:
 
     @property
     def verdict(self) -> Verdict:
-        """Confirm where the gap's interval lies on the comparison's side of 0, refute where it lies on the other."""
+        """Confirm where the gap's interval lies on the comparison's side of 0, refute where it lies on the other. Where
+        nothing varies, a tie is one: it is at most and at least, and not less and not more."""
+        if self.gap.low == self.gap.high:
+            return "confirmed" if self.holds else "refuted"
         below, above = self.gap.high < 0, self.gap.low > 0
         if self.comparison.operator.startswith(">"):
             below, above = above, below
@@ -234,9 +238,9 @@ def check_line(check: Check) -> dict[str, Any]:
 
 
 def claims_summary(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Sum up `claims.csv` for people, a line per claim: verdict, words, our numbers in the order of the paper's, their
-    distance; with several seeds, in how many of them each check holds. Those of several parts are put in the order of
-    their claims' numbers."""
+    """Sum up `claims.csv` for people, a line per claim: verdict, its checks', words, our numbers in the order of the
+    paper's, their distance; with several seeds, in how many of them each check holds. Those of several parts are put in
+    the order of their claims' numbers."""
     import pandas as pd
 
     lines = []
@@ -246,12 +250,17 @@ def claims_summary(table: "pd.DataFrame") -> "pd.DataFrame":
         numbers = "; ".join(f"{side_text(c, 'left')} {c['operator']} {side_text(c, 'right')}" for c in checks)
         gaps = "; ".join(side_text(c, "gap") for c in checks)
         holding = "; ".join(f"{c['seeds_holding']} of {c['seeds']}" for c in checks)
-        lines.append({**checks[0], "ours": numbers, "left - right": gaps, "holds in seeds": holding})
+        found = [check["check_verdict"] for check in checks]
+        counts = ", ".join(f"{found.count(verdict)} {verdict}" for verdict in get_args(Verdict) if verdict in found)
+        own = {"checks": counts, "ours": numbers, "left - right": gaps, "holds in seeds": holding}
+        lines.append({**checks[0], **own})
     if "part" in table:
         lines.sort(key=lambda line: natural(str(line["claim"])))
     several = ["holds in seeds"] if len(table) and table["seeds"].max() > 1 else []
     part = ["part"] if len({line["claim"] for line in lines}) < len(lines) else []  # parts have claims of one name
-    return pd.DataFrame(lines, columns=[*part, "claim", "verdict", "says", "ours", "left - right", *several, "paper"])
+    return pd.DataFrame(
+        lines, columns=[*part, "claim", "verdict", "checks", "says", "ours", "left - right", *several, "paper"]
+    )
 
 
 @dataclass(frozen=True)

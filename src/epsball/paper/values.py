@@ -8,7 +8,16 @@ from operator import itemgetter
 import numpy as np
 
 from epsball.paper.expressions import Quantity, Ratio, Sum
-from epsball.results.intervals import UNBOUNDED, Estimate, Interval, Term, estimate_row, estimate_sum, mean_estimate
+from epsball.results.intervals import (
+    UNBOUNDED,
+    Estimate,
+    Interval,
+    Term,
+    estimate_row,
+    estimate_sum,
+    is_unbounded,
+    mean_estimate,
+)
 from epsball.results.metrics import METRICS, Metric
 from epsball.results.paired import Mistaken, unpacked_bits
 from epsball.results.rows import FURTHER, IMAGES, MEASURED, Row
@@ -191,10 +200,10 @@ def worst(
 ) -> tuple[Estimate, Mistaken | None]:
     """Return the share of images that any of several attacks fools, or examples of any of several sources."""
     parts = [measured(one, rows, interval)[1] for one in quantity.single]
-    shared = shared_images(parts) if first is None else first
+    shared = shared_images(parts)
     if shared is None:
         return UNKNOWN, None
-    known = [part.first(shared) for part in parts if part is not None]
+    known = [part.first(shared if first is None else min(first, shared)) for part in parts if part is not None]
     either = Mistaken(known[0].dataset, np.logical_or.reduce([part.bits for part in known]))
     return counted(either, METRICS[quantity.metric], interval)
 
@@ -224,9 +233,9 @@ def estimate_ratio(ratio: Ratio, rows: SeedRows, interval: Interval | None, firs
     if first is None:
         first = images_of(ratio.numerator.plus(ratio.denominator), rows)
     above, below = (estimate_of_images(side, rows, interval, first) for side in (ratio.numerator, ratio.denominator))
-    if isnan(above.value) or isnan(below.value):
+    if any(isnan(side.value) and not is_unbounded(side) for side in (above, below)):
         return UNKNOWN
-    if below.value == 0:
+    if below.value == 0 or is_unbounded(above) or is_unbounded(below):
         return UNBOUNDED
     value = above.value / below.value
     if interval is None:

@@ -158,7 +158,8 @@ def correlation(one: Term, other: Term) -> float:
     """Return that of two rates of the same images; 0 where it is not known."""
     if one.wrong is None or other.wrong is None or not one.wrong.has_images_of(other.wrong):
         return 0.0
-    return phi(paired_table(one.wrong.bits, other.wrong.bits), corrected=(one.weight > 0) != (other.weight > 0))
+    narrowing = -1 if (one.weight > 0) == (other.weight > 0) else 1
+    return phi(paired_table(one.wrong.bits, other.wrong.bits), narrowing)
 
 
 def estimate_cell(rows: Sequence[Row], metric: str, interval: Interval | None = wilson) -> Estimate:

@@ -64,17 +64,17 @@ def paired_table(first: Bits, second: Bits) -> PairedTable:
     return PairedTable(both, one - both, two - both, len(first) - one - two + both)
 
 
-def phi(table: PairedTable, corrected: bool) -> float:
+def phi(table: PairedTable, narrowing: int) -> float:
     """Return the correlation of the two, in [-1, 1]; 0 where one of them is the same for all images.
 
-    `corrected`: for a difference, whose interval a positive correlation narrows, that correlation is corrected for
-    continuity (R. G. Newcombe, Statistics in Medicine 17 (1998) 2635-2650, method 10).
+    `narrowing`: the sign of the correlation that narrows the interval of what is made of them, which is corrected for
+    continuity: 1 of a difference (R. G. Newcombe, Statistics in Medicine 17 (1998) 2635-2650, method 10), -1 of a sum.
     """
     a, b, c, d = table
     margins = (a + b) * (c + d) * (a + c) * (b + d)
     if margins == 0:
         return 0.0
     excess = float(a * d - b * c)
-    if corrected and excess > 0:
-        excess = max(excess - table.n / 2, 0.0)
+    if narrowing * excess > 0:
+        excess = narrowing * max(abs(excess) - table.n / 2, 0.0)
     return excess / sqrt(margins)
