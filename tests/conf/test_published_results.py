@@ -50,7 +50,7 @@ PAPERS = {  # by folder
         ("table2_conv3", "figure4_conv3", "surrogates"), "quick", {0, 1, 2}, claims=5, tables=3, identities=204
     ),
     "kariyappa/log_odds/activations": Published(
-        ("activations",), "quick", {0, 1, 2}, claims=1, tables=3, identities=18
+        ("activations",), "quick", {0, 1, 2}, claims=1, tables=3, identities=30
     ),
     "kariyappa/log_odds/images_30000": Published(
         ("table2_conv3", "figure4_conv3"), "quick", {0}, claims=4, tables=2, identities=24
