@@ -339,9 +339,9 @@ def test_a_mean_of_those_images_that_have_it_counts_these() -> None:
     assert averaged("maxima_angle", np.array([80.0, 100.0])).keys() == {"maxima_angle", "maxima_angle_sd"}
     row = {"n": 6, **averaged("maxima_angle", np.array([80.0, nan, 100.0, nan, nan, 90.0]))}
     assert (row["maxima_angle"], row["maxima_angle_sd"], row["maxima_angle_n"]) == (90.0, 10.0, 3)
-    assert estimate_cell([row], "maxima_angle").high == pytest.approx(90 + 1.959964 * 10 / 3**0.5)
+    assert estimate_cell([row], "maxima_angle").high == pytest.approx(90 + 4.302653 * 10 / 3**0.5)
     assert estimate_cell([{**row, "maxima_angle_n": nan}], "maxima_angle").high == pytest.approx(
-        90 + 1.959964 * 10 / 6**0.5
+        90 + 2.570582 * 10 / 6**0.5
     )
 
 
