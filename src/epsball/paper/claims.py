@@ -21,7 +21,7 @@ from epsball.paper.expressions import (
 )
 from epsball.paper.placeholders import Loops, fill, looped, options
 from epsball.paper.statement import Repeated
-from epsball.paper.values import SeedRows, by_seed, estimate, estimate_in_seed, is_paired
+from epsball.paper.values import SeedRows, by_seed, estimate, estimate_of_images, images_of, is_paired
 from epsball.results.intervals import Estimate, Interval, mean_estimate, wilson
 from epsball.results.rows import Row, as_dicts
 
@@ -34,8 +34,8 @@ JUDGED = (
     "of the same test images are compared image by image, where it is known which were mistaken, and rates of other "
     "numbers of images on the images that both have; over seeds, Student's t of the seeds' gaps is added. Confirmed: "
     "in every check (or the share of them that the claim needs) the interval of left - right lies on the claim's side "
-    "of 0. Refuted: in one (or too many) it lies on the other, which of many checks one does by chance. Else open. Of "
-    "one seed a verdict is about these trained models: others of the same kind may differ by more."
+    "of 0. Refuted: in one (or too many) it lies on the other; of many checks one may by chance. Else open. Of one "
+    "seed a verdict is about these trained models: others of the same kind may differ by more."
 )
 
 
@@ -187,8 +187,9 @@ def judge_claim(claim: Claim, seeds: Sequence[SeedRows]) -> list[Check]:
 
 def judge_comparison(comparison: Comparison, seeds: Sequence[SeedRows], interval: Interval | None) -> Check:
     """Measure both sides and the gap in the rows of each seed."""
+    shared = [images_of(comparison.gap, own) for own in seeds]
     lefts, rights, gaps = (
-        [estimate_in_seed(side, own, interval, comparison.gap) for own in seeds]
+        [estimate_of_images(side, own, interval, first) for own, first in zip(seeds, shared, strict=True)]
         for side in (comparison.left, comparison.right, comparison.gap)
     )
     gaps = [without_noise(*sides) for sides in zip(gaps, lefts, rights, strict=True)]

@@ -94,10 +94,10 @@ def estimate(side: Sum, seeds: Sequence[SeedRows], interval: Interval | None) ->
     return mean_estimate([estimate_in_seed(side, own, interval) for own in seeds])
 
 
-def estimate_in_seed(side: Sum, rows: SeedRows, interval: Interval | None, compared: Sum | None = None) -> Estimate:
+def estimate_in_seed(side: Sum, rows: SeedRows, interval: Interval | None) -> Estimate:
     """Return the value in one seed, NaN where a quantity of it was not measured. Rates of other numbers of images are
-    those of the images that all have; so are those of `compared`, of which this is a side."""
-    return estimate_of_images(side, rows, interval, images_of(side if compared is None else compared, rows))
+    those of the images that all have."""
+    return estimate_of_images(side, rows, interval, images_of(side, rows))
 
 
 def estimate_of_images(side: Sum, rows: SeedRows, interval: Interval | None, first: int | None) -> Estimate:
@@ -161,7 +161,7 @@ def measured(
     if not found:
         return UNKNOWN, None
     wrong = rows.mistakes(found[0], metric)
-    if wrong is None or first is None or first == len(wrong.bits):
+    if wrong is None or first is None:
         return estimate_row(found[0], metric.name, interval), wrong
     return counted(wrong.first(first), metric, interval)
 
@@ -203,9 +203,9 @@ def worst(
     shared = shared_images(parts)
     if shared is None:
         return UNKNOWN, None
-    known = [part.first(shared if first is None else min(first, shared)) for part in parts if part is not None]
+    known = [part.first(shared) for part in parts if part is not None]
     either = Mistaken(known[0].dataset, np.logical_or.reduce([part.bits for part in known]))
-    return counted(either, METRICS[quantity.metric], interval)
+    return counted(either.first(first), METRICS[quantity.metric], interval)
 
 
 def why_unknown(quantity: Quantity, seeds: Sequence[SeedRows]) -> str:

@@ -35,9 +35,10 @@ class Mistaken(NamedTuple):
     bits: Bits
     """(N,) booleans, one for each of its test images"""
 
-    def first(self, n: int) -> "Mistaken":
-        """Return those among the first `n` images: whoever measures fewer images measures the first."""
-        return self if n == len(self.bits) else Mistaken(self.dataset, self.bits[:n])
+    def first(self, n: int | None) -> "Mistaken":
+        """Return those among the first `n` images, of all where it is None or more: whoever measures fewer images
+        measures the first."""
+        return Mistaken(self.dataset, self.bits[:n])
 
     def has_images_of(self, other: "Mistaken") -> bool:
         """Whether both are of the same images: those of another data set may be as many."""
