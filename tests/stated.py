@@ -508,11 +508,6 @@ KARIYAPPA_PARTS: dict[str, tuple[str, dict[str, str], bool]] = {  # ensemble, tr
         True,
     ),
 }
-KARIYAPPA_MEASURED = (
-    *("table2_conv3", "figure4_conv3", "activations", "surrogates"),
-    *("table2_conv4", "figure4_conv4", "figure5"),
-)
-"""parts that docs/results/kariyappa has"""
 KURAKIN_ACTIVATIONS = {
     "adv_relu6": {"name": "relu6"},
     **{f"adv_decay_0_{n}": {"name": "relu_decay", "beta": float(f"0.{n}")} for n in ("001", "01", "1")},
@@ -618,11 +613,6 @@ def at_budgets(part: str, attack: dict[str, Any]) -> dict[str, Any]:
     return attack if isinstance(attack["eps"], list) else {**attack, "eps": budgets}
 
 
-KURAKIN_MEASURED = (
-    *("table1", "table2", "table3", "table4", "table6", "figure2", "figure3", "figure5"),
-    *("table8", "table7", "table5", "figure1", "figure4", "text"),
-)
-"""parts that docs/results/kurakin has"""
 SURFACE = {"model": "A_adv", "other": "B"}
 PAPERS: list[Row] = [
     *((f"paper=tramer/{part} scale=paper", "suite", suite, source) for part, (_, suite, source) in PARTS.items()),

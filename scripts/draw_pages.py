@@ -1,0 +1,218 @@
+"""Draw again what pages of docs/results show, from the rows beside them, after rows or what a paper states changed.
+
+    python scripts/draw_pages.py [FOLDER ...]    # of docs/results; all without any
+
+A folder has rows.csv, README.md and mostly comparison.csv and claims.csv. These two are written anew, and in README.md
+the tables of numbers and the lines of judged claims, each where one of the same header and names stands; the first, if
+there are several. Text and figures are not touched.
+"""
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from math import isnan
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from epsball.build import construct
+from epsball.cli.compose import composed
+from epsball.experiment.grid import expand_grids, resolve
+from epsball.output.tables import markdown
+from epsball.paper.claims import Claim, claims_table
+from epsball.paper.tables import Table, compare, paper_table
+from epsball.results.rows import as_dicts
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+PAPER_SCALE = ("tramer", "kariyappa/paper")
+"""folders of parts at paper scale; others are of quick"""
+TEXTS = dict.fromkeys(("source_model", "target_model", "identity", "worst_for"), str)
+STARTS = ("loss_paths", "restarts")
+"""what parts of Madry's paper call a loss_paths: several have one, of other starts and images"""
+
+
+class Drawn(NamedTuple):
+    """What the rows of a folder say of one config."""
+
+    tables: dict[str, str]
+    """each in Markdown"""
+    comparison: pd.DataFrame
+    claims: pd.DataFrame
+    """of every check"""
+
+
+def folders() -> list[str]:
+    """Folders with results of a paper's parts, and those of experiments of our own, each with its config."""
+    found = [path.parent for pattern in ("**/comparison.csv", "**/paper/*/*.yaml") for path in RESULTS.glob(pattern)]
+    return sorted({path.relative_to(RESULTS).as_posix() for path in found if (path / "rows.csv").exists()})
+
+
+def configs_of(name: str) -> dict[str, dict[str, Any]]:
+    """Compose what a folder has rows of, by part."""
+    folder = RESULTS / name
+    if (own := folder / f"{folder.name}.yaml").exists():
+        return {own.stem: composed(f"hydra.searchpath=[file://{folder.parents[1]}]", f"paper={folder.name}/{own.stem}")}
+    scale = "paper" if name in PAPER_SCALE else "quick"
+    parts = {part for file in ("comparison", "claims") for part in pd.read_csv(folder / f"{file}.csv")["part"]}
+    return {part: composed(f"paper={part}", f"scale={scale}") for part in sorted(parts)}
+
+
+def draw(name: str) -> dict[str, Drawn]:
+    """Compare and judge the rows of a folder, by part."""
+    rows = read_rows(RESULTS / name)
+    return {part: draw_part(config, rows) for part, config in configs_of(name).items()}
+
+
+def draw_part(config: dict[str, Any], rows: pd.DataFrame) -> Drawn:
+    tables = {name: construct(Table, spec, where=name) for name, spec in config["tables"].items()}
+    members = partial(resolve, places=expand_grids(config)[1])
+    claims = {n: construct(Claim, spec, where=n).mapped(members) for n, spec in config["claims"].items()}
+    own = rows_of(config, rows)
+    numbers = compare(tables, own)
+    shown = {name: markdown(paper_table(name, table, numbers)) for name, table in tables.items()}
+    return Drawn(shown, numbers, claims_table(claims, own))
+
+
+def read_rows(folder: Path) -> pd.DataFrame:
+    """Read rows.csv, with the images that were mistaken where they were kept."""
+    rows = pd.read_csv(folder / "rows.csv", dtype=TEXTS)
+    bits = folder / "mistakes.csv"
+    return rows.merge(pd.read_csv(bits, dtype=str), on="identity", how="left") if bits.exists() else rows
+
+
+def rows_of(config: dict[str, Any], rows: pd.DataFrame) -> list[Mapping[str, Any]]:
+    """The rows of one part: those of its data set, models, measurements, attacks and eps."""
+    eps = {name: attack["eps"] for name, attack in config["suite"].items() if attack}
+    values = {name: found if isinstance(found, list) else [found] for name, found in eps.items()}
+    measured = {config["measurement"]["name"]: config["measurement"], **config["measurements"]}
+
+    def belongs(row: Mapping[str, Any]) -> bool:
+        attacks = row["attack"] not in values or any(abs(row["eps"] - value) < 1e-9 for value in values[row["attack"]])
+        known = row["attack"] in ("clean", *values) or not values or row["measurement"] not in STARTS
+        by = measured.get(row["measurement"])
+        named = by is not None or row["measurement"] == "clean"
+        return (
+            str(row["dataset"]).startswith(config["dataset"]["name"]) and attacks and known and named and fits(row, by)
+        )
+
+    return [row for row in as_dicts(rows) if belongs(row)]
+
+
+def fits(row: Mapping[str, Any], by: dict[str, Any] | None) -> bool:
+    """Whether a row of loss_paths is of so many starts, and where it is of all images, of so many of these."""
+    if by is None or by["name"] != "loss_paths":
+        return True
+    restarts = row["restarts"]
+    starts = isnan(restarts) or restarts in (1, by["restarts"])
+    return starts and (isnan(row["final_loss"]) or row["n"] == by["images"])
+
+
+def claim_lines(claims: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Verdict and numbers of each claim: of each check left, right, their gap, its interval and verdict."""
+    if claims.empty:
+        return {}
+    lines = {}
+    for name, group in claims.groupby("claim", sort=False):
+        checks = as_dicts(group)
+        known = [check for check in checks if not isnan(check["gap"])]
+        missing = len(checks) - len(known)
+        absent = [f"{missing} check{'s'[: missing > 1]} not measured"] if missing else []
+        lines[str(name)] = str(checks[0]["verdict"]), "; ".join([*map(check_text, known), *absent])
+    return lines
+
+
+def check_text(check: Mapping[str, Any]) -> str:
+    """Write `left, right: gap [interval] verdict`, rates in per cent; with several seeds, in how many it holds."""
+    unit = 100 if check["percent"] else 1
+    left, right, gap, low, high = (
+        f"{unit * check[key]:.3g}" for key in ("left", "right", "gap", "gap_low", "gap_high")
+    )
+    interval = "" if isnan(check["gap_low"]) else f" [{low}, {high}]"
+    seeds = f", holds in {check['seeds_holding']} of {check['seeds']}" if check["seeds"] > 1 else ""
+    return f"{left}, {right}: {gap}{interval} {check['check_verdict']}{seeds}"
+
+
+def with_table(page: str, table: str) -> str:
+    """Put a table in the place of the first with its header and first column; ValueError where there is none."""
+    if table in page:
+        return page
+    for found in re.finditer(r"(?:^\|.*\n)+", page, re.MULTILINE):
+        if names_of(found[0]) == names_of(table):
+            return page[: found.start()] + table + page[found.end() :]
+    raise ValueError(f"README.md should have a table with this header and these lines:\n{table}")
+
+
+def names_of(table: str) -> tuple[list[str], list[str]]:
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return cells[0], [line[0] for line in cells[2:]]
+
+
+def with_claim(page: str, name: str, verdict: str, numbers: str) -> str:
+    """Put verdict and numbers in a claim's line, a verdict in bold stays so; ValueError where it has none."""
+    found = re.search(rf"^\| {re.escape(name)} \| (\**)\w+\** \| .* \|$", page, re.MULTILINE)
+    if not found:
+        raise ValueError(f"README.md should have a line | {name} | {verdict} | {numbers} |")
+    return page[: found.start()] + f"| {name} | {found[1]}{verdict}{found[1]} | {numbers} |" + page[found.end() :]
+
+
+def drawn_page(page: str, parts: Mapping[str, Drawn]) -> str:
+    """Return the page with its tables and claims as drawn; ValueError where it has no place for one."""
+    for part in parts.values():
+        for table in part.tables.values():
+            page = with_table(page, table)
+        for name, (verdict, numbers) in claim_lines(part.claims).items():
+            page = with_claim(page, name, verdict, numbers)
+    return page
+
+
+def joined(parts: Mapping[str, pd.DataFrame], old: pd.DataFrame) -> pd.DataFrame:
+    """Put the parts below each other, in the order and with the columns of the file that stands."""
+    order = [*dict.fromkeys(old.get("part", ()))]
+    known = [frame.assign(part=part) for part, frame in parts.items() if len(frame)]
+    known.sort(key=lambda frame: order.index(frame["part"][0]) if order else 0)
+    return pd.concat(known, ignore_index=True).reindex(columns=list(old))
+
+
+def same(new: pd.DataFrame, old: pd.DataFrame) -> bool:
+    """Whether the numbers are equal but for rounding, all else exactly."""
+    try:
+        pd.testing.assert_frame_equal(new.mask(new.isna()), old, rtol=1e-9, check_dtype=False)
+    except AssertionError:
+        return False
+    return True
+
+
+def tables_drawn(folder: Path, parts: Mapping[str, Drawn]) -> Iterator[tuple[Path, str]]:
+    """Yield comparison.csv and claims.csv with their texts where they should be others."""
+    for path, frames in (
+        (folder / "comparison.csv", {part: drawn.comparison for part, drawn in parts.items()}),
+        (folder / "claims.csv", {part: drawn.claims for part, drawn in parts.items()}),
+    ):
+        if path.exists() and not same(new := joined(frames, old := pd.read_csv(path)), old):
+            yield path, new.to_csv(index=False)
+
+
+def files_drawn(folder: Path, parts: Mapping[str, Drawn]) -> Iterator[tuple[Path, str]]:
+    """Yield each file of a folder that should be another, with its text."""
+    yield from tables_drawn(folder, parts)
+    page = folder / "README.md"
+    if (text := drawn_page(old := page.read_text(), parts)) != old:
+        yield page, text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="of docs/results: kurakin/three_seeds")
+    for name in parser.parse_args().folders or folders():
+        try:
+            for path, text in files_drawn(RESULTS / name, draw(name)):
+                path.write_text(text)
+                print(path)
+        except (OSError, ValueError) as error:
+            parser.error(f"{name}: {error}")
+
+
+if __name__ == "__main__":
+    main()
