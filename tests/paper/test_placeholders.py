@@ -207,3 +207,7 @@ def test_what_is_wrong_with_a_claims_placeholder_is_told(checks: list[str], loop
     message = str(caught.value)
     assert "\n" not in message and message.startswith(f"claims.c.{parts[0]}")
     assert [part for part in parts if part not in message] == []
+
+
+def test_a_label_has_a_whole_number_without_a_point() -> None:
+    assert list(dict(repeated("{epochs} epochs", {}, {"epochs": [2.0, 0.5]}))) == ["2 epochs", "0.5 epochs"]

@@ -61,7 +61,12 @@ def looped(text: str, loops: Loops) -> list[str]:
 def options(values: list[str | float] | dict[str, str | float]) -> list[tuple[str, str]]:
     """Return what labels call each value, and the value as expressions have it."""
     pairs = values.items() if isinstance(values, dict) else ((value, value) for value in values)
-    return [(str(label), value if isinstance(value, str) else f"{value:.12g}") for label, value in pairs]
+    return [(text_of(label), text_of(value)) for label, value in pairs]
+
+
+def text_of(value: str | float) -> str:
+    """Write a loop's value as labels and expressions have it: 2.0 is 2."""
+    return value if isinstance(value, str) else f"{value:.12g}"
 
 
 def check_loops(loops: Loops) -> None:
