@@ -42,6 +42,7 @@ PUBLISHED = {  # by folder
     "kurakin/three_seeds": Published({0, 1, 2}, claims=15, tables=13, identities=1092),
     "madry": Published({0}, claims=22, tables=10, identities=274),
     "tramer": Published({0, 1, 2, 3}, claims=17, tables=10, identities=204),
+    "tramer/quick": Published({0}, claims=17, tables=10, identities=58),
 }
 
 
