@@ -16,7 +16,9 @@ from epsball.experiment.joint import prepare_parts
 from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.run import run_experiments
 from epsball.measurements.training_curves import epoch_row
-from epsball.runtime.progress import Stop
+from epsball.runtime.progress import Interrupted, Stop
+from epsball.runtime.store import CheckpointFolder, Store
+from epsball.training.trained import TrainedModels
 
 Config = dict[str, Any]
 
@@ -128,6 +130,35 @@ def test_an_error_under_another_watched_attack_is_left_out(
     (folder,) = tmp_path.glob("models/*-*")
     rmtree(folder)
     assert set(curves_of(tiny(curves, *watch(0.5)), tmp_path, "anew")["training_adversarial_n"]) == {5}
+
+
+@pytest.mark.parametrize("way", ["resumed", "continued"])
+def test_epochs_of_before_that_had_another_watch_and_other_test_images_have_no_such_errors(
+    way: str, tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a training that was stopped after two epochs, or of a shorter one that it goes on from."""
+    curves, stop, original = "measurement=training_curves", Stop(), CheckpointFolder.save_state
+
+    def stopping(folder: CheckpointFolder, state: dict[str, Any]) -> None:
+        original(folder, state)
+        stop.signum = 15 if state["step"] == 16 else None
+
+    before = (curves, "checkpoint_seconds=0", "dataset.test_size=30", *watch(0.01))
+    config = {**tiny(curves, *watch(0.5)), "outputs": str(tmp_path)}
+    if way == "continued":
+        shorter = prepare_experiment({**tiny(*before, "trainer.epochs=2"), "outputs": str(tmp_path)})
+        models = TrainedModels(Store(tmp_path, stop.check), stop, [shorter.specs, prepare_experiment(config).specs])
+        models.train(shorter.specs, shorter.execution)
+    else:
+        experiment = prepare_experiment({**tiny(*before), "outputs": str(tmp_path)})
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(CheckpointFolder, "save_state", stopping)
+            run_experiments("mine", [[experiment]], tmp_path / "stopped", [], stop)
+    found = curves_of(config, tmp_path, "on")
+    assert found["epoch"].tolist() == [1, 2, 3, 4, 5, 6] and found["training_loss"].notna().all()
+    for column in ("training_clean_error", "training_adversarial_error", "training_adversarial_n"):
+        assert found[column].isna().tolist() == [True, True, False, False, False, False]
+    assert set(found["n"][2:]) == {40}
 
 
 def test_watched_rows_of_before_the_watch_was_in_their_identity_count(

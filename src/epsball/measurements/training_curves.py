@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from epsball.measurements.measurement import Further, Measurement, Row, Rows, Scope, Setup, Workload
 from epsball.output.pages import Section
 from epsball.results.metrics import METRICS
-from epsball.runtime.store import canonical
-from epsball.training.fit import SCORED_IMAGES
+from epsball.training.fit import SCORED_IMAGES, columns_of_others
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +29,6 @@ COLUMNS = {
 }
 """of training.csv, and what they are called in the rows; the gradient alignment loss is there where the trainer adds
 it, the error under attack where it watches one"""
-SCORED, WATCHED = ("clean_error", "clean_n"), ("adversarial_error", "adversarial_n")
-"""columns of training.csv that are of the test images, and of what was watched"""
 
 log = logging.getLogger(__name__)
 
@@ -111,11 +108,7 @@ def read_rows(setup: Setup, model: str) -> list[Row]:
     setup.stop.check()
     key, asked = setup.keys[model], setup.curves[model]
     text, record = setup.store.curve(key) or ("", {})
-    said = record.get("curve", asked)  # a model of before does not say
-    others = {
-        *(SCORED if said["test_checksum"] != asked["test_checksum"] else ()),
-        *(WATCHED if canonical(said["watch"]) != canonical(asked["watch"]) else ()),
-    }
+    others = columns_of_others(record.get("curve", asked), asked)  # a model of before does not say
     lines = csv.DictReader(io.StringIO(text))
     scored = min(SCORED_IMAGES, len(setup.test))
     rows = [epoch_row({name: line[name] for name in line if name not in others}, scored) for line in lines]

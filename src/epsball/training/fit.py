@@ -18,6 +18,7 @@ from epsball.runtime.device import allow_tf32, autocast, borrowed_seed, derived_
 from epsball.runtime.distributed import agree, average, by_first, gather, is_first, processes, rank
 from epsball.runtime.graphs import GraphCache
 from epsball.runtime.progress import Progress, Stop
+from epsball.runtime.store import canonical
 from epsball.training.adversarial import Origin
 from epsball.training.objectives import Objective
 from epsball.training.synchronised import synchronised
@@ -297,6 +298,16 @@ class TrainingState:
         else:
             log.warning("the state is of %d processes, not of %d: random numbers are new", len(states), processes())
             torch.manual_seed(replica_seed(self.seed, "fit", self.step))
+
+
+def columns_of_others(said: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
+    """Return the columns of a learning curve that are of other test images, or of another watch, than are asked about:
+    `ModelSpec.curve` says which those of a training are."""
+    scored, watched = ("clean_error", "clean_n"), ("adversarial_error", "adversarial_n")
+    return {
+        *(scored if said["test_checksum"] != asked["test_checksum"] else ()),
+        *(watched if canonical(said["watch"]) != canonical(asked["watch"]) else ()),
+    }
 
 
 def check_loss(objective: Objective, loss: object) -> None:

@@ -18,7 +18,7 @@ from epsball.models.predictions import Mistakes, find_mistakes, rate
 from epsball.runtime.device import Execution, allow_tf32, environment
 from epsball.runtime.progress import Stop
 from epsball.runtime.store import CheckpointFolder, Store
-from epsball.training.fit import TrainingControl, fit
+from epsball.training.fit import TrainingControl, columns_of_others, fit
 from epsball.training.forecast import TrainingForecast
 from epsball.training.spec import ModelSpec, with_sources
 
@@ -116,7 +116,7 @@ class TrainedModels:
             seconds, curve = time.perf_counter() - began, []
         else:
             sources = [self.get(f"{name}'s source {n}", source, execution) for n, source in spec.sources.items()]
-            checkpoints = Checkpoints.open(name, folder, execution.device)
+            checkpoints = Checkpoints.open(name, folder, spec.curve, execution.device)
             control = self.control(name, spec, execution, checkpoints)
             curve = fit(network, spec.trainer, sources, data, spec.model_seed, control)
             seconds = checkpoints.seconds()
@@ -182,26 +182,32 @@ class Checkpoints:
     folder: CheckpointFolder
     state: Row | None
     """where an earlier process left off"""
+    curve_of: Row
+    """what the learning curve is of, beside the training"""
     environment: Row
     """device, threads and versions: with others the last bits may differ"""
     began: float
 
     @classmethod
-    def open(cls, name: str, folder: CheckpointFolder, device: torch.device) -> "Checkpoints":
-        """Read the last state, and say what it goes on from."""
+    def open(cls, name: str, folder: CheckpointFolder, curve_of: Row, device: torch.device) -> "Checkpoints":
+        """Read the last state, and say what it goes on from. Of its learning curve what is of another watch, or of
+        other test images, is left out."""
         state, here = folder.last_state(), environment(device)
         if state is not None:
             log.info("%s goes on from step %d", name, state["step"])
             if changed := [key for key in here if here[key] != state["environment"].get(key)]:
                 log.warning("%s: %s changed since: the result may differ in the last bits", name, ", ".join(changed))
-        return cls(folder, state, here, time.perf_counter())
+            others = columns_of_others(state.get("curve_of", curve_of), curve_of)
+            state["curve"] = [{k: v for k, v in row.items() if k not in others} for row in state["curve"]]
+        return cls(folder, state, curve_of, here, time.perf_counter())
 
     def save(self, state: Row) -> None:
         self.folder.save_state(self.complete(state))
 
     def complete(self, state: Row) -> Row:
         """Return a state with what the next process wants to know beside it."""
-        return {**state, "environment": self.environment, "seconds": self.seconds()}
+        own = {"curve_of": self.curve_of, "environment": self.environment, "seconds": self.seconds()}
+        return {**state, **own}
 
     def seconds(self) -> float:
         """Return the seconds of training so far, those of earlier processes included."""
