@@ -164,6 +164,14 @@ def test_a_model_is_trained_once_and_then_reused(store: Store) -> None:
     assert (first.path / CURVE).read_text() == "epoch,loss\n1,0.25\n"
 
 
+@pytest.mark.parametrize("label", ["my/own", "../own"])
+def test_a_label_is_no_path(store: Store, label: str) -> None:
+    """Below another folder no other label, nor scripts/runs.py, would find the model."""
+    first = store.load_or_train(label, KEY, CPU, made)
+    assert first.path.parent == store.root / "models"
+    assert store.load_or_train("another", KEY, CPU, never).path == first.path
+
+
 def test_weights_that_share_memory_are_kept(store: Store) -> None:
     whole = torch.arange(6.0)
     weights = {"a.weight": whole, "b.weight": whole, "c.weight": whole[2:].view(2, 2)}

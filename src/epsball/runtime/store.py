@@ -131,7 +131,7 @@ class Store:
         """Return the folder of a model: the one that there is, under whatever label it was first trained, or a new one
         with this label."""
         folder = self.root / "models"
-        return next(iter(sorted(folder.glob(f"*-{key}"))), folder / f"{label}-{key}")
+        return next(iter(sorted(folder.glob(f"*-{key}"))), folder / f"{plain(label)}-{key}")
 
     def lock(self, key: str) -> Path:
         """Return the lock file that a process holds while it trains a model."""
@@ -258,8 +258,7 @@ class Store:
     def examples(self, label: str, identity: str) -> Path:
         """Return the file of exported images: the one that there is, under whatever label it was first written."""
         folder = self.root / "examples"
-        plain = re.sub(r"[^\w.-]", "_", label)
-        return next(iter(sorted(folder.glob(f"*-{identity}.npy"))), folder / f"{plain}-{identity}.npy")
+        return next(iter(sorted(folder.glob(f"*-{identity}.npy"))), folder / f"{plain(label)}-{identity}.npy")
 
     def has_examples(self, label: str, identity: str) -> bool:
         """Whether these images were exported."""
@@ -279,6 +278,11 @@ class Store:
         if not (path / MANIFEST).exists() or self.damage(path, (CURVE, SPEC)) is not None:
             return None
         return (path / CURVE).read_text(), json.loads((path / SPEC).read_text())
+
+
+def plain(label: str) -> str:
+    """Return a label as part of a name in its folder: `_` for what may stand in none, such as `/`."""
+    return re.sub(r"[^\w.-]", "_", label)
 
 
 def free_name(path: Path) -> Path:
