@@ -59,8 +59,8 @@ def test_a_clean_error_of_other_test_images_is_left_out(
     assert set(second["n"]) == {50} and "training_clean_error" not in second
     assert second["training_loss"].tolist() == first["training_loss"].tolist()
     (folder,) = tmp_path.glob("models/*-*")
-    said = "target has no training_clean_error: it was trained with other test images or another watch"
-    assert caplog.text.count(f"{said}; delete {folder} to train it again") == 1
+    said = "target lacks training_clean_error of some or all epochs: it was trained with other test images or another"
+    assert caplog.text.count(f"{said} watch; delete {folder} to train it again") == 1
     forget_curve(folder)
     third = curves_of(tiny(words[0], "dataset.test_size=50"), tmp_path, "third")
     assert third["training_clean_error"].tolist() == first["training_clean_error"].tolist() and set(third["n"]) == {30}
@@ -83,7 +83,7 @@ def test_parts_of_one_run_that_share_a_model_have_each_its_own_test_images_and_w
     first, second = (pd.read_csv(tmp_path / "run" / f"e{number}" / "results.csv") for number in (0, 1))
     assert first["training_clean_error"].notna().all() and "training_clean_error" not in second
     assert second["training_loss"].tolist() == first["training_loss"].tolist()
-    assert "target has no training_clean_error and no training_adversarial_error: it was trained with" in caplog.text
+    assert "target lacks training_clean_error and training_adversarial_error of some or all epochs:" in caplog.text
     assert len(list(tmp_path.glob("models/*-*"))) == 1
     models = [json.loads((tmp_path / "run" / f"e{number}" / "run.json").read_text())["models"] for number in (0, 1)]
     assert [model["target"]["clean_n"] for model in models] == [30, None]
@@ -124,7 +124,7 @@ def test_an_error_under_another_watched_attack_is_left_out(
     other = curves_of(tiny(curves, *watch(0.5)), tmp_path, "other")
     assert "training_adversarial_error" not in other and "training_adversarial_n" not in other
     assert other["training_clean_error"].tolist() == first["training_clean_error"].tolist()
-    assert "target has no training_adversarial_error" in caplog.text
+    assert "target lacks training_adversarial_error of" in caplog.text
     again = curves_of(tiny(curves, *watch(0.01)), tmp_path, "again")
     assert again["training_adversarial_error"].tolist() == first["training_adversarial_error"].tolist()
     (folder,) = tmp_path.glob("models/*-*")
@@ -134,7 +134,11 @@ def test_an_error_under_another_watched_attack_is_left_out(
 
 @pytest.mark.parametrize("way", ["resumed", "continued"])
 def test_epochs_of_before_that_had_another_watch_and_other_test_images_have_no_such_errors(
-    way: str, tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str,
+    tiny: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Of a training that was stopped after two epochs, or of a shorter one that it goes on from."""
     curves, stop, original = "measurement=training_curves", Stop(), CheckpointFolder.save_state
@@ -159,6 +163,12 @@ def test_epochs_of_before_that_had_another_watch_and_other_test_images_have_no_s
     for column in ("training_clean_error", "training_adversarial_error", "training_adversarial_n"):
         assert found[column].isna().tolist() == [True, True, False, False, False, False]
     assert set(found["n"][2:]) == {40}
+    said = "target lacks training_clean_error and training_adversarial_error of some or all epochs: it was"
+    assert said in caplog.text
+    for folder in tmp_path.glob("models/*-*"):
+        rmtree(folder)
+    anew = curves_of(config, tmp_path, "anew")
+    assert anew["training_clean_error"].notna().all() and set(anew["training_adversarial_n"]) == {5}
 
 
 def test_watched_rows_of_before_the_watch_was_in_their_identity_count(

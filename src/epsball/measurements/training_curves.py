@@ -113,11 +113,11 @@ def read_rows(setup: Setup, model: str) -> list[Row]:
     scored = min(SCORED_IMAGES, len(setup.test))
     rows = [epoch_row({name: line[name] for name in line if name not in others}, scored) for line in lines]
     wanted = ["training_clean_error", *(["training_adversarial_error"] if asked["watch"] is not None else [])]
-    missing = [name for name in wanted if rows and not any(name in row for row in rows)]
+    missing = [name for name in wanted if any(name not in row for row in rows)]
     if missing:
         folder = setup.store.path(key)
-        why = "it was trained with other test images or another watch"
-        log.warning("%s has no %s: %s; delete %s to train it again", model, " and no ".join(missing), why, folder)
+        what, why = " and ".join(missing), "it was trained with other test images or another watch"
+        log.warning("%s lacks %s of some or all epochs: %s; delete %s to train it again", model, what, why, folder)
     return setup.keep(measured(asked["watch"], missing), model, model, rows)
 
 
