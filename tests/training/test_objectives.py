@@ -302,6 +302,8 @@ def test_eps_rises_in_stairs_from_the_first_adversarial_step() -> None:
     close(torch.tensor(shares), torch.tensor([1 / 3] * 2 + [2 / 3] * 2 + [1.0] * 6))
     assert len({objective.route(step) for step in range(2, 12)}) == 3  # captured graphs: one a stair
     assert objective.route(2) == objective.route(3) != objective.route(4)
+    later = adversarial(placement="only", eps_rise=EpsRise(steps=6, stairs=3), delay=30)
+    assert {later.route(step) for step in range(30)} == {None}  # nothing rises in clean steps
 
 
 def test_a_rising_eps_scales_the_start_and_each_drawn_eps() -> None:

@@ -174,9 +174,8 @@ class Adversarial:
         return self.crafted_on == "original"
 
     def route(self, step: int) -> Hashable:
-        if self.eps_rise is None:
-            return self.source(step)
-        return self.source(step), self.share(step)
+        source = self.source(step)
+        return source if source is None or self.eps_rise is None else (source, self.share(step))
 
     def share(self, step: int) -> float:
         """Return the share of eps that the step's examples have."""
