@@ -58,6 +58,14 @@ class InPlace(Net):
         return super().forward(x)
 
 
+class Counting(Net):
+    def get_extra_state(self):
+        return {"seen": 0}
+
+    def set_extra_state(self, state):
+        pass
+
+
 READY = Net()
 Narrow = partial(Net, width=2)
 """
@@ -282,6 +290,10 @@ WRONG: dict[str, tuple[Config, str]] = {
     ),
     "two outputs": ({"call": "Pair"}, "for an image of (1, 28, 28), gives a tuple"),
     "other images": ({"call": "InPlace"}, "arch.call should leave the images as they are, but changes them in place"),
+    "a state that is no tensor": (  # it was trained to the end and could not be written
+        {"call": "Counting"},
+        "arch.call should give a network of tensors, which alone are kept, but Counting of FILE has _extra_state",
+    ),
     "no deviation": ({"mean": [0.5]}, "arch.std should be set beside mean"),
     "three channels": ({"mean": [0.5] * 3, "std": [1.0] * 3}, "arch.mean should have 1 or 1 values"),
     "no weights": ({"checkpoint": "/no/w.pt"}, "arch.checkpoint should be a file, is '/no/w.pt'"),

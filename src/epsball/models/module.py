@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from epsball.build import require
+from epsball.build import listed, require
 from epsball.models.foreign import check_mean_std, load_checkpoint, normalised, try_one_image
 from epsball.models.layers import Shape
 from epsball.runtime.named_files import check_arguments, found_in, told
@@ -53,4 +53,6 @@ def make(maker: Callable[..., object], arguments: dict[str, Any], called: str, f
     require(isinstance(network, nn.Module), f"call should give a torch.nn.Module, but {called} gives a {kind}")
     assert isinstance(network, nn.Module)
     require(any(True for _ in network.parameters()), f"call should give a network, but {called} has no parameters")
+    other = [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]
+    require(not other, f"call should give a network of tensors, which alone are kept, but {called} has {listed(other)}")
     return network
