@@ -174,7 +174,7 @@ def test_a_model_trained_on_it_has_the_content_in_its_identity(tiny: Callable[..
 
 
 def test_a_ball_of_no_size_can_be_tried(file: Path) -> None:
-    try_attack(made(file, eps=0.0), (1, 8, 8), 10)
+    try_attack(made(file, eps=0.0), (1, 8, 8), 10, where="attack")
 
 
 def test_it_is_tried_once_for_all_models_and_seeds(tiny: Callable[..., Config], file: Path) -> None:
@@ -194,13 +194,13 @@ def test_it_is_tried_once_for_all_models_and_seeds(tiny: Callable[..., Config], 
 
 
 WRONG = {
-    "call: far of FILE leaves the ball of eps 0.1: 0.1 beyond it, 0.1": {"call": "far"},
-    "call: unknown of FILE leaves the ball of eps 0.1: nan beyond it": {"call": "unknown"},
-    "call: flat of FILE should give float32 images (2, 1, 28, 28) on cpu, gives float32 images (2, 784) on cpu": {
+    "far of FILE leaves the ball of eps 0.1: 0.1 beyond it, 0.1": {"call": "far"},
+    "unknown of FILE leaves the ball of eps 0.1: nan beyond it": {"call": "unknown"},
+    "flat of FILE should give float32 images (2, 1, 28, 28) on cpu, gives float32 images (2, 784) on cpu": {
         "call": "flat"
     },
-    "call: logits of FILE should give float32 images (2, 1, 28, 28) on cpu, gives a list": {"call": "logits"},
-    "call: broken of FILE fails in line 43: AttributeError: 'Sequential' object has no": {"call": "broken"},
+    "logits of FILE should give float32 images (2, 1, 28, 28) on cpu, gives a list": {"call": "logits"},
+    "broken of FILE fails in line 43: AttributeError: 'Sequential' object has no": {"call": "broken"},
     "call should name what attacks in FILE, is 'fgms' (did you mean 'fgsm'?): it has fgsm": {"call": "fgms"},
     "call should name what attacks in FILE, is None: it has fgsm, corner": {"call": None},
     "arguments should be those of fgsm of FILE(model, x, y, eps, share=1.0) beside": {"arguments": {"shares": 1}},

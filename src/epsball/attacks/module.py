@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from epsball.attacks.attack import Attack, BrokenContract, described
-from epsball.build import bound, require
+from epsball.build import ConfigError, bound, require
 from epsball.data.examples import ROUNDING
 from epsball.models.layers import Shape
 from epsball.runtime.named_files import check_arguments, found_in, imported, sha256_of, told
@@ -82,14 +82,17 @@ class ModuleAttack:
         return x_adv.detach().to(x)
 
 
-def try_attack(attack: Attack, shape: Shape, classes: int) -> None:
+def try_attack(attack: Attack, shape: Shape, classes: int, where: str) -> None:
     """Let an attack of the user's own craft two examples (C, H, W) on a small linear network, before anything is
     trained; once, however many models, seeds and parts of a run have it.
 
-    ValueError, which begins with the field, where it fails, or where they are no images in the eps-ball.
+    ConfigError, which says `where` the attack stands, where it fails, or where they are no images in the eps-ball.
     """
     if isinstance(attack, ModuleAttack):
-        try_once(attack, shape, classes)
+        try:
+            try_once(attack, shape, classes)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"{where}: {error}") from error
 
 
 @cache
@@ -99,10 +102,7 @@ def try_once(attack: ModuleAttack, shape: Shape, classes: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), classes)).eval()
-    try:
-        attack(network, x, y, generator)
-    except RuntimeError as error:
-        raise ValueError(f"call: {error}") from error
+    attack(network, x, y, generator)
 
 
 @contextmanager

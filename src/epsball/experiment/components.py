@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from epsball.attacks import ATTACKS, NamedAttack
-from epsball.attacks.module import try_attack
 from epsball.build import ConfigError, build, check_name, is_word, listed, mapping, under
 from epsball.data.images import Data
 from epsball.measurements import MEASUREMENTS
@@ -102,15 +101,6 @@ def attacks_of(specs: object, where: str) -> Iterator[NamedAttack]:
             raise ConfigError(f"{key}.eps should be at least one number, is empty")
         for eps in values if isinstance(values, list) else [values]:
             yield NamedAttack(name, build(ATTACKS, {**fields, "eps": eps}, where=key))
-
-
-def check_attacks(attacks: Sequence[NamedAttack], data: Data) -> None:
-    """ConfigError where an attack of the user's own fails, or leaves its ball."""
-    for named in attacks:
-        try:
-            try_attack(named.attack, data.shape, len(data.classes))
-        except ValueError as error:
-            raise ConfigError(f"attack {named.name}: {error}") from error
 
 
 def distinct(attacks: Sequence[NamedAttack]) -> list[NamedAttack]:

@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from epsball.attacks import NamedAttack
+from epsball.attacks.module import try_attack
 from epsball.build import ConfigError, UnfitError, check_name, convert, did_you_mean, listed, mapping
 from epsball.data.images import Data
 from epsball.experiment.components import (
     attacks_of,
-    check_attacks,
     check_measurements,
     distinct,
     measurements_of,
@@ -138,7 +138,8 @@ def prepare_experiment(
     specs = specs_of(config, settings, cache)
     data = load_data(config.get("dataset"), "dataset", cache)
     check_shapes(specs, data)
-    check_attacks(attacks, data)
+    for named in attacks:
+        try_attack(named.attack, data.shape, len(data.classes), where=f"attack {named.name}")
     aliases = aliases_of(specs, apart)
     crafted_on, shown_to = roles(specs, settings, aliases)
     members = {name: specs[name].members for name in shown_to if specs[name].differentiable}

@@ -139,7 +139,8 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         trainer = fields["trainer"] = None  # what it describes is the run's training of networks
     data = load_data(fields["dataset"], at["dataset"], cache)
     sources = build_sources(trainer, data, at, cache)
-    check_attacks(trainer, data, at)
+    for key, attack in trainer.attacks.items() if trainer else ():
+        try_attack(attack, data.shape, len(data.classes), where=f"{at['trainer']}.{key}")
     identity = identity_of(fields, data, sources)
     local = processes() > 1 and trainer is not None and trainer.batch_norm == "local"
     if local and has_batch_norm(check_network(fields["arch"], data, at["arch"])):
@@ -231,15 +232,6 @@ def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, whe
             trainer.optimizer.make(network)
         except ValueError as error:
             raise ConfigError(f"{at}.optimizer: {error}") from None
-
-
-def check_attacks(trainer: Trainer | None, data: Data, at: Mapping[str, str]) -> None:
-    """ConfigError where an attack of the user's own that a trainer has fails, or leaves its ball."""
-    for key, attack in trainer.attacks.items() if trainer else ():
-        try:
-            try_attack(attack, data.shape, len(data.classes))
-        except ValueError as error:
-            raise ConfigError(f"{at['trainer']}.{key}.{error}") from error
 
 
 def check_data(trainer: Trainer | None, network: nn.Module, data: Data, at: Mapping[str, str]) -> None:
