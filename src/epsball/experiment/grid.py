@@ -13,11 +13,10 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isclose
 from typing import Any
 
 from epsball.build import ConfigError, construct, did_you_mean, fraction_hint, is_word, listed, mapping, under
-from epsball.paper.expressions import Quantity
+from epsball.paper.expressions import Quantity, is_equal
 from epsball.results.metrics import METRICS
 from epsball.results.rows import COLUMNS, FURTHER, SECONDS
 
@@ -166,7 +165,7 @@ def labelled(values: object, where: str) -> dict[str, Value]:
         found[label] = value
     for label, value in found.items():
         other = found.get(label_of(value), value)
-        if not equal(other, value):
+        if not is_equal(other, value):
             meant = f"{label_of(value)} is the label of {other!r} and the value of {label}"
             raise ConfigError(f"{where}: {meant}: an expression could mean either, call one something else")
     return found
@@ -255,10 +254,4 @@ def chosen_label(values: Mapping[str, Value], said: float | str) -> str | None:
     """Return the label of the value that an expression names, by its label or as it is."""
     if label_of(said) in values:
         return label_of(said)
-    return next((label for label, value in values.items() if equal(value, said)), None)
-
-
-def equal(value: Value, said: float | str) -> bool:
-    if isinstance(value, str) or isinstance(said, str):
-        return value == said
-    return isclose(value, said, abs_tol=1e-12)
+    return next((label for label, value in values.items() if is_equal(value, said)), None)
