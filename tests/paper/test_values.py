@@ -9,7 +9,7 @@ import pytest
 from cells import T1, T2, T3, T399, Bits, Row, Z, clean, ends, fgsm, measured, of_table, seen, summed, wilson
 
 from epsball.paper.expressions import Sum, parse_expression
-from epsball.paper.values import SeedRows, by_seed, estimate_in_seed, is_paired, why_unknown
+from epsball.paper.values import SeedRows, by_seed, estimate_in_seed, images_of, is_paired, why_unknown
 from epsball.results import intervals
 
 # ---- one row
@@ -189,6 +189,12 @@ def alike(n: int, error: float, flipped: float, seed: int = 0) -> tuple[Bits, Bi
     return first, first ^ (draw.random(n) < flipped)
 
 
+def paired(text: str, rows: Sequence[Row]) -> bool:
+    """Whether a side is compared image by image in the rows of a seed."""
+    side = parse_expression(text)
+    return is_paired(side, images_of(side, SeedRows(rows)))
+
+
 def test_two_rates_are_compared_image_by_image_where_the_rows_keep_them() -> None:
     first, second = of_table(20, 12, 2, 16)
     a, b = seen(clean("A", 0), first), seen(clean("B", 0), second)
@@ -213,7 +219,7 @@ def test_rates_of_other_numbers_of_images_are_compared_on_those_that_both_have()
     fewer = [seen(clean(name, 0), bits[:50]) for name, bits in wrong.items()]
     for text in ("error(A) - error(B)", "error(B) / error(A)", "accuracy(A) / accuracy(B) - 1"):
         assert summed(text, rows) == summed(text, fewer)
-        assert is_paired(parse_expression(text), SeedRows(rows)) == is_paired(parse_expression(text), SeedRows(fewer))
+        assert paired(text, rows) == paired(text, fewer)
     assert summed("error(A) - error(B)", rows).value == pytest.approx(0.2)
     assert measured("error(A)", rows).value == pytest.approx(0.4)
     assert summed("2 * error(A)", rows).value == pytest.approx(0.8)
@@ -295,7 +301,7 @@ def test_each_rate_has_its_own_images() -> None:
     expected = summed("error(A) - error(B)", [seen(clean("A", 0), first), seen(clean("B", 0), fifth)])
     assert (found.value, *ends(found)) == (expected.value, *ends(expected))
     row |= {"transfer_rate_top1": 0.5, "transfer_n": 400}
-    assert not is_paired(parse_expression("transfer_rate(A) - error(A)"), SeedRows([row]))
+    assert not paired("transfer_rate(A) - error(A)", [row])
 
 
 def test_over_seeds_the_pairs_of_each_seed_are_averaged() -> None:
@@ -334,13 +340,13 @@ PAIRED: list[tuple[str, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("text", "paired"), PAIRED)
-def test_whether_all_is_compared_image_by_image(text: str, paired: bool) -> None:
+@pytest.mark.parametrize(("text", "expected"), PAIRED)
+def test_whether_all_is_compared_image_by_image(text: str, expected: bool) -> None:
     """C keeps no images, D is of others, E was not measured."""
     first, second = alike(100, 0.3, 0.1)
     rows = [seen(clean("A", 0, loss_mean=1.0, loss_sd=1.0), first), seen(clean("B", 0), second), clean("C", 0.5)]
     rows.append(seen(clean("D", 0) | {"dataset": "mnist"}, first))
-    assert is_paired(parse_expression(text), SeedRows(rows)) == paired
+    assert paired(text, rows) == expected
 
 
 # ---- the worst of several

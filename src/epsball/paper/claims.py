@@ -193,8 +193,8 @@ def judge_comparison(comparison: Comparison, seeds: Sequence[SeedRows], interval
         for side in (comparison.left, comparison.right, comparison.gap)
     )
     gaps = [without_noise(*sides) for sides in zip(gaps, lefts, rights, strict=True)]
-    measured = [own for own, gap in zip(seeds, gaps, strict=True) if not isnan(gap.value)]
-    return Check(comparison, lefts, rights, gaps, all(is_paired(comparison.gap, own) for own in measured))
+    measured = [first for first, gap in zip(shared, gaps, strict=True) if not isnan(gap.value)]
+    return Check(comparison, lefts, rights, gaps, all(is_paired(comparison.gap, first) for first in measured))
 
 
 def overall_verdict(checks: Sequence[Check], share: float = 1.0) -> Verdict:

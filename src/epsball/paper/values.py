@@ -172,12 +172,13 @@ def counted(wrong: Mistaken, metric: Metric, interval: Interval | None) -> tuple
     return estimate_row(rate, metric.name, interval), wrong
 
 
-def is_paired(side: Sum, rows: SeedRows) -> bool:
-    """Whether all rates of a sum, or of a ratio alone, are known image by image, and of images that they share."""
+def is_paired(side: Sum, shared: int | None) -> bool:
+    """Whether all rates of a sum, or of a ratio alone, are compared image by image, on the images that `images_of` says
+    they share."""
     terms = [term for term, weight in plain_terms(side)[1].items() if weight != 0]
     if len(terms) == 1 and isinstance(terms[0], Ratio):
-        return is_paired(terms[0].numerator.plus(terms[0].denominator), rows)
-    return all(isinstance(term, Quantity) for term in terms) and images_of(side, rows) is not None
+        return is_paired(terms[0].numerator.plus(terms[0].denominator), shared)
+    return shared is not None and all(isinstance(term, Quantity) for term in terms)
 
 
 def how_to_choose(rows: Sequence[Row]) -> str:
