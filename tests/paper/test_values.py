@@ -420,7 +420,7 @@ def test_why_the_worst_of_several_is_not_known_is_said() -> None:
         "no row": "",
         "no images": f"which images {pgd} counts was not kept",
         "no images of either": f"which images {fgsm_} counts was not kept",
-        "another data set": f"{fgsm_} and {pgd} are of other images, 8 of digits and 8 of mnist",
+        "another data set": f"{fgsm_} and {pgd} are of other images, of digits and of mnist",
     }
     (worst,) = parse_expression("error(A | B, worst(fgsm, pgd))").quantities
     assert {name: why_unknown(worst, by_seed(rows)) for name, rows in LACKING.items()} == said

@@ -222,8 +222,8 @@ def why_unknown(quantity: Quantity, seeds: Sequence[SeedRows]) -> str:
                 if part is None:
                     return f"which images {one.text} counts was not kept"
                 if known is not None and part.dataset != known.dataset:
-                    numbers = " and ".join(f"{own[metric.trials]:.0f} of {own['dataset']}" for own in (of_first, row))
-                    return f"{first.text} and {one.text} are of other images, {numbers}"
+                    datasets = f"of {of_first['dataset']} and of {row['dataset']}"
+                    return f"{first.text} and {one.text} are of other images, {datasets}"
     return ""
 
 
