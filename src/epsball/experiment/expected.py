@@ -56,24 +56,19 @@ class Expected:
 
     def has(self, quantity: Quantity) -> bool:
         """Whether a row will have an error, on the data, of the measurement and at the eps that are said."""
-        return any(True for _ in self.measuring(quantity))
-
-    def measuring(self, quantity: Quantity) -> Iterator[str]:
-        """Yield the measurements whose rows will have an error so; `clean` for the rows of clean images."""
         said = {"dataset": ANY, "measurement": ANY, "eps": ANY, **dict(quantity.conditions)}
         grid = grid_columns(self.scope, quantity.source, quantity.target)
         own = {"dataset": self.scope.dataset, **{column: grid.get(column) for column in said if column not in MEASURED}}
         if not all(is_equal(value, said[column]) for column, value in own.items()):
-            return
+            return False
         if quantity.attack == "clean":
-            if quantity.target == quantity.source and quantity.target in self.clean:
-                yield "clean"
-            return
+            return quantity.target == quantity.source and quantity.target in self.clean
         for label, cells in self.cells.items():
             if is_equal(label, said["measurement"]):
                 made = not cells and quantity.attack in self.measurements[label].makes  # of no attack of the config
                 if made or any(is_of(cell, quantity) and is_equal(cell.eps, said["eps"]) for cell in cells):
-                    yield label
+                    return True
+        return False
 
     def check_quantity(self, quantity: Quantity, drawn: Collection[str], where: str) -> None:
         """Check one quantity as `check` does; in the columns `drawn` a figure has all that there is."""
