@@ -45,7 +45,7 @@ def short_steps(experiment: Experiment) -> Iterator[str]:
     """Say which attacks, of the experiment and of its trainings, have steps too small for the edge of their ball."""
     every = {f"attack {named.name}": named.attack for named in experiment.attacks}
     for name, spec in with_sources(experiment.specs):
-        if spec.trainer and (part := crafting(spec.trainer.objective)):
+        for part in crafting(spec.trainer.objective).values() if spec.trainer else ():
             every[f"the attack that {name} is trained on"] = part.attack
     for who, attack in every.items():
         if isinstance(attack, GradientAttack) and attack.reach < 1 - ROUNDING:

@@ -22,7 +22,7 @@ from epsball.runtime.named_files import with_contents
 from epsball.runtime.store import fingerprint
 from epsball.training.diversity import members
 from epsball.training.synchronised import check_synchronised, has_batch_norm
-from epsball.training.trainer import Trainer, crafting_place
+from epsball.training.trainer import Trainer, crafting
 
 FIELDS = ("dataset", "arch", "trainer", "seed")
 """of a model's spec"""
@@ -248,10 +248,9 @@ def check_data(trainer: Trainer | None, network: nn.Module, data: Data, at: Mapp
         name = type(network).__name__
         raise ConfigError(f"{at['dataset']} is streamed, but {name} fits itself to all images at once, in memory")
     if trainer.objective.takes_originals:
-        raise ConfigError(
-            f"{at['trainer']}.{crafting_place(trainer.objective)}.crafted_on should be augmented: {at['dataset']} is "
-            "streamed, every epoch has random crops of its own"
-        )
+        place = next(iter(crafting(trainer.objective)), "objective")
+        crops = f"{at['dataset']} is streamed, every epoch has random crops of its own"
+        raise ConfigError(f"{at['trainer']}.{place}.crafted_on should be augmented: {crops}")
 
 
 def identity_of(config: Mapping[str, Any], data: Data, sources: Mapping[str, ModelSpec]) -> dict[str, Any]:

@@ -191,15 +191,13 @@ class Trainer:
     @property
     def replaced(self) -> dict[str, int]:
         """Return how many images of a batch the objective replaces, if it does, by its key."""
-        adversarial = crafting(self.objective)
-        count = None if adversarial is None else adversarial.count
-        return {} if count is None else {f"{crafting_place(self.objective)}.count": count}
+        parts = crafting(self.objective).items()
+        return {f"{key}.count": part.count for key, part in parts if part.count is not None}
 
     @property
     def attacks(self) -> dict[str, Attack]:
         """Return the attacks that it crafts with, by their keys."""
-        adversarial = crafting(self.objective)
-        own = {} if adversarial is None else {f"{crafting_place(self.objective)}.attack": adversarial.attack}
+        own: dict[str, Attack] = {f"{key}.attack": part.attack for key, part in crafting(self.objective).items()}
         return own if self.watch is None else {**own, "watch.attack": self.watch.attack}
 
     def check_processes(self, number: int) -> None:
@@ -213,15 +211,10 @@ class Trainer:
         return not isinstance(self.schedule, Step) and not (self.sources and self.objective.depends_on_epochs)
 
 
-def crafting(objective: Objective) -> Adversarial | None:
-    """Return the part of an objective that crafts examples."""
-    part = objective.data if isinstance(objective, Diversity) else objective
-    return part if isinstance(part, Adversarial) else None
-
-
-def crafting_place(objective: Objective) -> str:
-    """Return the key of a trainer that has this part."""
-    return "objective.data" if isinstance(objective, Diversity) else "objective"
+def crafting(objective: Objective) -> dict[str, Adversarial]:
+    """Return the part of an objective that crafts examples, if it has one, by its key of a trainer."""
+    parts = {"objective.data": objective.data} if isinstance(objective, Diversity) else {"objective": objective}
+    return {key: part for key, part in parts.items() if isinstance(part, Adversarial)}
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decay_on: DecayOn) -> list[dict[str, Any]]:
