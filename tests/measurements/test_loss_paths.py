@@ -25,6 +25,7 @@ from epsball.models.predictions import Mistakes
 from epsball.models.wrappers import Ensemble
 from epsball.results.distributions import Bins
 from epsball.results.intervals import estimate_cell
+from epsball.results.metrics import METRICS
 from epsball.results.paired import packed_bits, unpacked_bits
 
 R, STEPS, IMAGES = 3, 6, 20
@@ -339,8 +340,8 @@ def test_a_mean_of_those_images_that_have_it_counts_these() -> None:
     assert averaged("maxima_angle", np.array([80.0, 100.0])).keys() == {"maxima_angle", "maxima_angle_sd"}
     row = {"n": 6, **averaged("maxima_angle", np.array([80.0, nan, 100.0, nan, nan, 90.0]))}
     assert (row["maxima_angle"], row["maxima_angle_sd"], row["maxima_angle_n"]) == (90.0, 10.0, 3)
-    assert estimate_cell([row], "maxima_angle").high == pytest.approx(90 + 4.302653 * 10 / 3**0.5)
-    assert estimate_cell([{**row, "maxima_angle_n": nan}], "maxima_angle").high == pytest.approx(
+    assert estimate_cell([row], METRICS["maxima_angle"]).high == pytest.approx(90 + 4.302653 * 10 / 3**0.5)
+    assert estimate_cell([{**row, "maxima_angle_n": nan}], METRICS["maxima_angle"]).high == pytest.approx(
         90 + 2.570582 * 10 / 6**0.5
     )
 

@@ -16,6 +16,7 @@ from epsball.results.intervals import (
     wilson,
     with_intervals,
 )
+from epsball.results.metrics import METRICS
 
 
 @pytest.mark.parametrize(
@@ -149,20 +150,20 @@ def test_a_term_of_weight_0_counts_only_as_measured() -> None:
 def test_a_mean_of_shares_counts_no_whole_number_of_images() -> None:
     """0.5 of 48 images; of rates, a whole number of them."""
     row = {"gaas_share": 0.5 / 48, "gaas_all": 1 / 48, "n": 48}
-    share, every = (estimate_cell([row], name) for name in ("gaas_share", "gaas_all"))
+    share, every = (estimate_cell([row], METRICS[name]) for name in ("gaas_share", "gaas_all"))
     assert (share.low, share.high) == wilson(0.5, 48) and (every.low, every.high) == wilson(1, 48)
 
 
 def test_nothing_bounds_a_mean_with_an_infinite_value() -> None:
     """A loss that overflows in one seed: nothing that was measured is lost for it."""
     rows = [{"loss_mean": value, "loss_sd": 1.0, "n": 100} for value in (math.inf, 2.0)]
-    found = estimate_cell(rows, "loss_mean")
+    found = estimate_cell(rows, METRICS["loss_mean"])
     assert (found.value, found.low, found.high, found.seeds) == (math.inf, -math.inf, math.inf, 2)
     assert math.isnan(found.sd)
 
 
 def test_a_mean_of_no_images_has_no_interval() -> None:
-    found = estimate_cell([{"loss_mean": 2.0, "loss_sd": 1.0, "n": 0}], "loss_mean")
+    found = estimate_cell([{"loss_mean": 2.0, "loss_sd": 1.0, "n": 0}], METRICS["loss_mean"])
     assert found.value == 2.0 and math.isnan(found.low) and math.isnan(found.high)
 
 

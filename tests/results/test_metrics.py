@@ -104,14 +104,14 @@ def test_images_are_kept_of_rates_of_all_images() -> None:
 
 @pytest.mark.parametrize("name", ENDS)
 def test_every_metric_has_the_interval_of_its_own_trials(name: str) -> None:
-    found = estimate_cell([{**COUNTS, **SPREADS, METRICS[name].complement or name: 0.5}], name)
+    found = estimate_cell([{**COUNTS, **SPREADS, METRICS[name].complement or name: 0.5}], METRICS[name])
     assert (found.low, found.high) == pytest.approx(ENDS[name][2], nan_ok=True)
 
 
 def test_an_accuracy_is_one_minus_the_error_with_its_interval_mirrored() -> None:
     """In a table with the higher end marked, in a claim, and beside the paper's number."""
     rows = [clean("A", error_top1=0.125), clean("B", error_top1=0.5)]
-    a, error = (estimate_cell(rows[:1], name) for name in ("accuracy", "error"))
+    a, error = (estimate_cell(rows[:1], METRICS[f"{name}_top1"]) for name in ("accuracy", "error"))
     assert (a.value, a.low, a.high) == pytest.approx((0.875, 1 - error.high, 1 - error.low))
     columns = {"clean": "accuracy({row})"}
     table = Table("t", {"A": "A", "B": "B"}, columns, {"A": [87.0], "B": [60.0]}, unit="percent", best="columns")
@@ -128,19 +128,19 @@ def test_an_accuracy_is_one_minus_the_error_with_its_interval_mirrored() -> None
 
 @pytest.mark.parametrize("name", ["error", "accuracy", "transfer_rate"])
 def test_short_names_are_those_of_the_first_choice(name: str) -> None:
-    assert find_metric(name) is METRICS[f"{name}_top1"]
+    assert find_metric(name, "") is METRICS[f"{name}_top1"]
 
 
 @pytest.mark.parametrize(
     ("short", "name"), [("coherence", "coherence"), ("gal", "gal"), ("zero_components", "gradient_zero_components")]
 )
 def test_short_names_of_means_over_images(short: str, name: str) -> None:
-    assert find_metric(short) is METRICS[f"{name}_mean"]
+    assert find_metric(short, "") is METRICS[f"{name}_mean"]
 
 
 def test_an_unknown_metric_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"^eror is no metric \(did you mean 'error'\?\): they are .*error_top5"):
-        find_metric("eror")
+    with pytest.raises(ValueError, match=r"^eror in 'eror\(A\)' is no metric \(did you mean 'error'\?\): .*error_top5"):
+        find_metric("eror", "eror(A)")
 
 
 # ---- one line more in METRICS is enough
@@ -234,10 +234,10 @@ def test_the_matrix_is_marked_at_the_better_end(better: Any, bold: list[bool], m
     assert [cell.startswith("**") for cell in cells] == bold
 
 
-def test_matrix_and_curves_have_the_intervals_of_its_trials(add: Callable[[Metric], None]) -> None:
+def test_matrix_and_curves_have_the_intervals_of_its_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = pd.concat([attacked(0.1, 0.5), attacked(0.25, 0.5, eps=0.2)], ignore_index=True)
     for trials, n in (("n", 1000), ("others", 40)):
-        add(replace(ERROR, trials=trials))
+        monkeypatch.setattr("epsball.results.intervals.ERROR", replace(ERROR, trials=trials))
         low, high = wilson(n / 4, n)
         assert f"[{100 * low:.1f}, {100 * high:.1f}]" in best_in_bold(rows).loc[("A", "fgsm", 0.2), "A"]
         line = curves(rows)["A", "A", "fgsm"]

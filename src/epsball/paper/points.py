@@ -10,6 +10,7 @@ from epsball.paper.expressions import ANY, Quantity, Sum, naming_field
 from epsball.paper.figures import Figure, with_value
 from epsball.paper.values import SeedRows, by_seed, estimate, how_to_choose
 from epsball.results.intervals import Estimate, estimate_row, mean_estimate, wilson
+from epsball.results.metrics import METRICS
 from epsball.results.rows import Row, as_float
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def bins_of(figure: Figure, panel: str, line: str, seeds: Sequence[SeedRows]) ->
     for own in seeds:
         for row in one_histogram(quantity, own):
             ends = as_float(row["bin_low"]), as_float(row["bin_high"])
-            found.setdefault(ends, []).append(estimate_row(row, quantity.metric, wilson))
+            found.setdefault(ends, []).append(estimate_row(row, METRICS[quantity.metric], wilson))
     for (low, high), shares in found.items():
         yield {"bin_low": low, "bin_high": high}, mean_estimate(shares)
 

@@ -162,14 +162,14 @@ def measured(
         return UNKNOWN, None
     wrong = rows.mistakes(found[0], metric)
     if wrong is None or first is None:
-        return estimate_row(found[0], metric.name, interval), wrong
+        return estimate_row(found[0], metric, interval), wrong
     return counted(wrong.first(first), metric, interval)
 
 
 def counted(wrong: Mistaken, metric: Metric, interval: Interval | None) -> tuple[Estimate, Mistaken]:
     """Return the rate of images that are known, with them."""
     rate = {metric.name: float(wrong.bits.mean()), metric.trials: len(wrong.bits)}
-    return estimate_row(rate, metric.name, interval), wrong
+    return estimate_row(rate, metric, interval), wrong
 
 
 def is_paired(side: Sum, shared: int | None) -> bool:

@@ -13,7 +13,7 @@ from math import hypot, inf, isfinite, isnan, nan, sqrt
 from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING
 
-from epsball.results.metrics import ERROR, Better, find_metric
+from epsball.results.metrics import ERROR, Better, Metric
 from epsball.results.paired import Mistaken, paired_table, phi
 from epsball.results.rows import KEY, Row, as_dicts, as_float, error_rows
 
@@ -162,29 +162,26 @@ def correlation(one: Term, other: Term) -> float:
     return phi(paired_table(one.wrong.bits, other.wrong.bits), narrowing)
 
 
-def estimate_cell(rows: Sequence[Row], metric: str, interval: Interval | None = wilson) -> Estimate:
-    """Return the mean of `metric` over rows of one cell, one of each seed; NaN when none has it.
-
-    `interval`: of a seed's rate; None where the test images are no sample of anything.
-    """
-    return mean_estimate([estimate_row(row, metric, interval) for row in rows])
+def estimate_cell(rows: Sequence[Row], metric: Metric) -> Estimate:
+    """Return the mean of `metric` over rows of one cell, one of each seed; NaN when none has it."""
+    return mean_estimate([estimate_row(row, metric, wilson) for row in rows])
 
 
-def estimate_row(row: Row, metric: str, interval: Interval | None) -> Estimate:
-    """Return one row's value: a rate with its interval, a mean with Student's t of its standard deviation.
+def estimate_row(row: Row, metric: Metric, interval: Interval | None) -> Estimate:
+    """Return one row's value: a rate with its `interval`, None where the test images are no sample of anything; a mean
+    with Student's t of its standard deviation.
 
     The ends are NaN where the interval is not known: a standard deviation's, that of a mean of one image, that of a
     rate of an unknown number of trials.
     """
-    asked = find_metric(metric)
-    value, n = asked.value_in(row), asked.trials_in(row)
+    value, n = metric.value_in(row), metric.trials_in(row)
     if interval is None:
         return Estimate(value, value, value)
-    if asked.is_rate:
-        return Estimate(value, *rate_interval(value, n, interval, asked.shares))
-    if isnan(value) or asked.spread is None or not n > 1:
+    if metric.is_rate:
+        return Estimate(value, *rate_interval(value, n, interval, metric.shares))
+    if isnan(value) or metric.spread is None or not n > 1:
         return Estimate(value, nan, nan)
-    half = student_t(n - 1) * as_float(row.get(asked.spread)) / sqrt(n)
+    half = student_t(n - 1) * as_float(row.get(metric.spread)) / sqrt(n)
     return Estimate(value, value - half, value + half)
 
 
@@ -222,7 +219,7 @@ def error_estimates(rows: "pd.DataFrame") -> "pd.DataFrame":
 
     lines = []
     for key, cell in error_rows(rows).groupby(list(KEY), sort=False):
-        found = estimate_cell(as_dicts(cell), ERROR.name)
+        found = estimate_cell(as_dicts(cell), ERROR)
         bounds = {"error_top1": found.value, "error_top1_low": found.low, "error_top1_high": found.high}
         lines.append(dict(zip(KEY, key, strict=True)) | bounds)
     return pd.DataFrame(lines, columns=[*KEY, "error_top1", "error_top1_low", "error_top1_high"])

@@ -132,11 +132,10 @@ ERROR_METRICS = (
 ERROR = METRICS["error_top1"]  # what the transfer matrix and its figures show
 
 
-def find_metric(name: str, text: str = "") -> Metric:
+def find_metric(name: str, text: str) -> Metric:
     """Return the metric that is called `name`, in full or for short, in `text`. ValueError names the known ones."""
     short = {metric.short: metric for metric in METRICS.values() if metric.short}
     known = {**short, **METRICS}
     if name not in known:
-        place = f" in {text!r}" if text else ""
-        raise ValueError(f"{name}{place} is no metric{did_you_mean(name, known)}: they are {listed(known)}")
+        raise ValueError(f"{name} in {text!r} is no metric{did_you_mean(name, known)}: they are {listed(known)}")
     return known[name]
