@@ -338,10 +338,10 @@ def test_what_another_process_unpacks_is_waited_for_not_called_damaged(tmp_path,
         raise RuntimeError("as far as this")
 
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", download)
-    with pytest.raises(ConfigError, match="CIFAR10 could not be downloaded to .*: as far as this"):
+    with pytest.raises(ConfigError, match=r"CIFAR10 could not be downloaded to .*: as far as this"):
         CIFAR10(str(tmp_path), True, None, None).load()
     assert asked == [True]
-    with pytest.raises(ConfigError, match="incomplete or damaged; delete this folder and set dataset.download=true"):
+    with pytest.raises(ConfigError, match=r"incomplete or damaged; delete this folder and set dataset\.download=true"):
         CIFAR10(str(tmp_path), False, None, None).load()
     assert asked == [True]
 

@@ -366,7 +366,9 @@ def test_what_needs_all_images_in_memory_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_workers_that_end_while_they_begin_are_lost_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_end_while_they_begin_are_lost_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where a signal to the whole job comes just then: torch's iterator, half made, cannot be deleted."""
 
     begun, begin = list[BaseProcess](), BaseProcess.start

@@ -373,8 +373,8 @@ def checksum(split: Split) -> str:
 
 
 def streamed_checksum(folder: Path, files: list[ImageFile], crops: tuple[Any, ...]) -> str:
-    """Return the sha256 of names below `folder`, labels and sizes in bytes of the files, in their order, and of how they
-    are cropped: ImageNet's contents are 140 GB, which no run reads before it begins. So a file that is replaced by
+    """Return the sha256 of names below `folder`, labels and sizes in bytes of the files, in their order, and of how
+    they are cropped: ImageNet's contents are 140 GB, which no run reads before it begins. So a file that is replaced by
     another of its size goes unseen."""
     digest = hashlib.sha256(repr(crops).encode())
     for file in files:

@@ -22,7 +22,8 @@ Array = NDArray[Any]
 COMPARED_AT_ONCE = 1000  # images
 ROUNDING = 1e-6  # in [0, 1]: float32 rounding of x + eps - x
 CHALLENGE_TOLERANCE = 1e-4
-"""how far run_attack.py lets a pixel leave the ball or the range, in the file's own units: of 255, six steps of float32"""
+"""how far run_attack.py lets a pixel leave the ball or the range, in the file's own units: of 255, six steps of
+float32"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Arrays = tuple[Array, Array]  # images uint8 NCHW, integer labels
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
-FOLDER_LAYOUT = "an image folder is dataset.root/train/<class>/*.png (or jpg, jpeg, bmp) and .../test/<class>/* (or val)"
+FOLDER_LAYOUT = (
+    "an image folder is dataset.root/train/<class>/*.png (or jpg, jpeg, bmp) and .../test/<class>/* (or val)"
+)
 NPZ_LAYOUT = "dataset.root/train.npz and test.npz should each hold x (uint8, NHWC or NHW) and y (labels from 0)"
 
 
@@ -59,7 +61,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Array:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except UNREADABLE as error:
-        raise ConfigError(f"dataset.root: {path} cannot be read: {one_line(error) or type(error).__name__}") from error
+        raise ConfigError(f"dataset.root: {path} cannot be read: {reason_of(error)}") from error
     start = 4 + 4 * len(shape)
     expected = start + math.prod(shape)
     if content[:4] != struct.pack(">I", 0x800 + len(shape)):
@@ -81,7 +83,7 @@ def read_npz(path: Path) -> Arrays:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
             x, y = arrays["x"], arrays["y"]
     except UNREADABLE as error:
-        raise ConfigError(f"dataset.root: {path} cannot be read: {one_line(error) or type(error).__name__}; {NPZ_LAYOUT}") from error
+        raise ConfigError(f"dataset.root: {path} cannot be read: {reason_of(error)}; {NPZ_LAYOUT}") from error
     x = x[..., None] if x.ndim == 3 else x
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] not in (1, 3) or 0 in x.shape:
         raise ConfigError(f"dataset.root: {path}: x is {x.dtype} {x.shape}, should be uint8 NHWC or NHW, C 1 or 3")
@@ -190,7 +192,7 @@ def open_image(path: str, channels: int) -> "Image":
                 raise ValueError(f"mode {image.mode} is not 8 bits per channel")
             return image.convert("L" if channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"dataset.root: {path} is not a readable image: {one_line(error) or type(error).__name__}") from error
+        raise ConfigError(f"dataset.root: {path} is not a readable image: {reason_of(error)}") from error
 
 
 def stratified(labels: Array) -> Array:
@@ -213,7 +215,7 @@ def read_digits() -> Arrays:
         with gzip.open(path, "rt") as file:
             table = np.loadtxt(file, delimiter=",", dtype=np.int64)
     except UNREADABLE as error:
-        raise ConfigError(f"dataset: the digits of scikit-learn, {path}, cannot be read: {one_line(error) or type(error).__name__}") from error
+        raise ConfigError(f"dataset: the digits of scikit-learn, {path}, cannot be read: {reason_of(error)}") from error
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1]
 
 
@@ -232,7 +234,7 @@ def torchvision_dataset(name: str, root: Path, folder: Path, *, train: bool, dow
         from torchvision import datasets
     except (ImportError, RuntimeError) as error:
         reason = f"torch {torch.__version__} and torchvision builds do not match, install both from one release"
-        raise ConfigError(f"torchvision cannot be imported ({one_line(error) or type(error).__name__}): {reason}") from error
+        raise ConfigError(f"torchvision cannot be imported ({reason_of(error)}): {reason}") from error
     from filelock import FileLock
 
     try:
@@ -249,7 +251,12 @@ def torchvision_dataset(name: str, root: Path, folder: Path, *, train: bool, dow
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         if download:
             raise ConfigError(
-                f"dataset.download: {name} could not be downloaded to {folder}: {one_line(error) or type(error).__name__}"
+                f"dataset.download: {name} could not be downloaded to {folder}: {reason_of(error)}"
             ) from error
         advice = "delete this folder and set dataset.download=true"
         raise ConfigError(f"dataset.root: {folder} is incomplete or damaged; {advice}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error says, its kind where it says nothing."""
+    return one_line(error) or type(error).__name__

@@ -38,8 +38,8 @@ class WorkersLost(RuntimeError):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Inception's crops (Szegedy et al. 2015; TF-slim's inception_preprocessing.py), bilinear, without its distortion of
-    colours."""
+    """Inception's crops (Szegedy et al. 2015; TF-slim's inception_preprocessing.py), bilinear, without its distortion
+    of colours."""
 
     image_size: int
     """pixels of a side of the square that a network sees"""
