@@ -148,6 +148,24 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+@contextmanager
+def naming_field(field: str) -> Iterator[None]:
+    """Put the field before what a ValueError says of its content."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
+
+
+@contextmanager
+def naming_key(where: str) -> Iterator[None]:
+    """Make a ConfigError, which begins with a key below `where`, of a ValueError that begins with the field."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(under(where, str(error))) from None
+
+
 def under(where: str, key: str) -> str:
     """Return the dotted config key of a field; the top level has no name."""
     return f"{where}.{key}" if where else key

@@ -1,11 +1,10 @@
 """Attacks and measurements that a config names, checked."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from epsball.attacks import ATTACKS, NamedAttack
-from epsball.build import ConfigError, build, check_name, is_word, listed, mapping, under
+from epsball.build import ConfigError, build, check_name, is_word, listed, mapping, naming_key, under
 from epsball.data.images import Data
 from epsball.measurements import MEASUREMENTS
 from epsball.measurements.measurement import Measurement
@@ -57,7 +56,7 @@ def check_measurements(
     """ConfigError unless every measurement can be done on these models and attacks, and on so many `members` of each
     target that has gradients."""
     for name, measurement in measurements.items():
-        with naming_measurement(name, config):
+        with naming_key(key_of_measurement(name, config)):
             measurement.check(sources, targets, attacks)
             measurement.check_members(members)
 
@@ -68,19 +67,14 @@ def with_files(
     """Return the measurements with the files that they name. ConfigError where one does not fit the images."""
     found = {}
     for name, measurement in measurements.items():
-        with naming_measurement(name, config):
+        with naming_key(key_of_measurement(name, config)):
             found[name] = measurement.read(data)
     return found
 
 
-@contextmanager
-def naming_measurement(name: str, config: Mapping[str, Any]) -> Iterator[None]:
-    """Make a ConfigError, which names the measurement's key, of a ValueError that begins with a field."""
-    try:
-        yield
-    except ValueError as error:
-        where = under("measurements", name) if name in (config.get("measurements") or {}) else "measurement"
-        raise ConfigError(under(where, str(error))) from None
+def key_of_measurement(name: str, config: Mapping[str, Any]) -> str:
+    """Return the config key of the measurement whose rows carry that name."""
+    return under("measurements", name) if name in (config.get("measurements") or {}) else "measurement"
 
 
 def attacks_of(specs: object, where: str) -> Iterator[NamedAttack]:

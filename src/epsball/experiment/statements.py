@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from epsball.attacks import NamedAttack
-from epsball.build import ConfigError, check_name, construct, convert, did_you_mean, listed, mapping, under
+from epsball.build import ConfigError, check_name, construct, convert, did_you_mean, listed, mapping, naming_key, under
 from epsball.experiment.grid import GridModel, resolve
 from epsball.experiment.settings import STATED
 from epsball.measurements import MEASUREMENTS
@@ -109,10 +109,8 @@ class KnownNames:
             named = {name for quantity in statement.quantities for name in (quantity.target, *quantity.sources)}
             places = [place for model, place in self.grids.items() if {model, place.grid} & named]
             values = dict.fromkeys(place.values[statement.x] for place in places if statement.x in place.values)
-            try:
+            with naming_key(where):
                 statement = replace(statement, values=list(values) or None)
-            except ValueError as error:
-                raise ConfigError(under(where, str(error))) from None
         try:
             for quantity in statement.quantities:
                 resolve(quantity, self.grids)

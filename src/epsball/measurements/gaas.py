@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epsball.attacks.losses import GradientsOf, input_gradient
-from epsball.build import require
+from epsball.build import naming_field, require
 from epsball.data.images import Data, Images
 from epsball.measurements.hadamard import factors, regular_hadamard
 from epsball.measurements.measurement import Further, Measurement, Row, Rows, Setup, Workload
 from epsball.measurements.targets import check_images, differentiable
 from epsball.models.predictions import mistakes, rate
 from epsball.output.pages import Section
-from epsball.paper.expressions import naming_field
 from epsball.results.rows import eps_label
 from epsball.runtime.progress import Progress, Stop
 

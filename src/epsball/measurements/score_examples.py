@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from torch import Tensor, nn
 
 from epsball.attacks import NamedAttack
-from epsball.build import bound, require
+from epsball.build import bound, naming_field, require
 from epsball.data.examples import Examples, read_examples
 from epsball.data.images import Data, Images, in_batches
 from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, Workload, error_rates
@@ -69,10 +69,8 @@ class ScoreExamples(Measurement):
 
     def read(self, data: Data) -> Self:
         pixel_max = self.pixel_max or (1 if data.shape[0] == 1 else 255)
-        try:
+        with naming_field("file"):
             return replace(self, examples=read_examples(str(self.file), pixel_max, self.eps, data))
-        except ValueError as error:
-            raise ValueError(f"file: {error}") from None
 
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         return [Cell(SOURCE, target, self.attack, self.eps) for target in scope.targets]

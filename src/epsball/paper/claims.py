@@ -8,14 +8,13 @@ from math import isfinite, isnan
 from operator import ge, gt, le, lt
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from epsball.build import require
+from epsball.build import naming_field, require
 from epsball.output.pages import Section
 from epsball.paper.expressions import (
     Comparison,
     Quantity,
     Sum,
     check_constants,
-    naming_field,
     parse_comparisons,
     parse_expression,
 )

@@ -214,15 +214,6 @@ class Comparison:
         return replace(self, left=self.left.mapped(change), right=self.right.mapped(change))
 
 
-@contextmanager
-def naming_field(field: str) -> Iterator[None]:
-    """Put the field before what a ValueError says of its text."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{field}: {error}") from None
-
-
 @lru_cache(maxsize=4096)
 def parse_expression(text: str) -> Sum:
     """Read the sum, multiple or ratio of quantities that `text` states. ValueError says what is wrong with it."""

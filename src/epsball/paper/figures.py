@@ -7,10 +7,10 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epsball.build import did_you_mean, listed, require
+from epsball.build import did_you_mean, listed, naming_field, require
 from epsball.output.figures import Drawing, Kind, draw_figure
 from epsball.output.pages import Section
-from epsball.paper.expressions import ANY, Change, Quantity, Ratio, Sum, check_unit, naming_field, parse_expression
+from epsball.paper.expressions import ANY, Change, Quantity, Ratio, Sum, check_unit, parse_expression
 from epsball.paper.placeholders import expanded, fill, fill_known, options
 from epsball.paper.statement import Shown
 from epsball.results.metrics import METRICS

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
 
+from epsball.build import naming_field
 from epsball.paper.expressions import Quantity, Sum, parse_expression
 from epsball.paper.statement import Statement
 from epsball.paper.values import by_seed, estimate
@@ -31,10 +32,8 @@ class Objective(Statement):
     def value(self, rows: Sequence[Row]) -> float:
         """Return its mean over the seeds. RuntimeError where the rows have none: no search can go by it. ValueError
         where a seed has several."""
-        try:
+        with naming_field("objective"):
             value = estimate(self.side, by_seed(rows), None).value
-        except ValueError as error:
-            raise ValueError(f"objective: {error}") from None
         if not isfinite(value):
             raise RuntimeError(f"objective: {self.expression} has no value in this run's rows")
         return value

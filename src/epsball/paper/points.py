@@ -6,7 +6,8 @@ from itertools import pairwise
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
-from epsball.paper.expressions import ANY, Quantity, Sum, naming_field
+from epsball.build import naming_field
+from epsball.paper.expressions import ANY, Quantity, Sum
 from epsball.paper.figures import Figure, with_value
 from epsball.paper.values import SeedRows, by_seed, estimate, how_to_choose
 from epsball.results.intervals import Estimate, estimate_row, mean_estimate, wilson

@@ -6,9 +6,9 @@ from functools import cached_property
 from math import floor, inf, isnan, log10, nan
 from typing import TYPE_CHECKING, Any, Literal
 
-from epsball.build import did_you_mean, listed, require
+from epsball.build import did_you_mean, listed, naming_field, require
 from epsball.output.pages import Section
-from epsball.paper.expressions import Quantity, Sum, check_unit, naming_field, parse_expression
+from epsball.paper.expressions import Quantity, Sum, check_unit, parse_expression
 from epsball.paper.placeholders import expanded, fill
 from epsball.paper.statement import Shown
 from epsball.paper.values import by_seed, estimate

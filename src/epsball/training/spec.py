@@ -11,7 +11,18 @@ import torch
 from torch import nn
 
 from epsball.attacks.module import try_attack
-from epsball.build import ConfigError, UnfitError, build, construct, did_you_mean, listed, mapping, under
+from epsball.build import (
+    ConfigError,
+    UnfitError,
+    build,
+    construct,
+    did_you_mean,
+    listed,
+    mapping,
+    naming_field,
+    naming_key,
+    under,
+)
 from epsball.data.datasets import DATASETS
 from epsball.data.images import Data
 from epsball.data.streamed import StreamedSplit
@@ -218,20 +229,14 @@ def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, whe
     if trainer is not None:
         if not any(p.requires_grad for p in network.parameters()):
             raise ConfigError(f"{at} should be null: every weight of the network is frozen (requires_grad is False)")
-        try:
+        with naming_key(f"{at}.objective"):
             trainer.objective.check(network, sources)
-        except ValueError as error:
-            raise ConfigError(f"{at}.objective.{error}") from None
-        try:
+        with naming_key(at):
             trainer.check_processes(processes())
             if processes() > 1 and trainer.batch_norm == "synchronised":
                 check_synchronised(network)
-        except ValueError as error:
-            raise ConfigError(f"{at}.{error}") from None
-        try:
+        with naming_key(at), naming_field("optimizer"):
             trainer.optimizer.make(network)
-        except ValueError as error:
-            raise ConfigError(f"{at}.optimizer: {error}") from None
 
 
 def check_data(trainer: Trainer | None, network: nn.Module, data: Data, at: Mapping[str, str]) -> None:
