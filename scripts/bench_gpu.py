@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from epsball.attacks import ATTACKS
-from epsball.build import build, construct
+from epsball.build import build, construct, one_line
 from epsball.models import MODELS
 from epsball.runtime.device import Precision, allow_tf32
 from epsball.runtime.graphs import current, graphs
@@ -346,7 +346,7 @@ def row_of(trial: Trial, device: torch.device) -> dict[str, object]:
         if device.type == "cuda":
             row["peak_memory_mib"] = torch.cuda.max_memory_allocated(device) // 2**20
     except Exception as error:
-        row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        row["error"] = f"{type(error).__name__}: {one_line(error)[:300]}"
     return row
 
 

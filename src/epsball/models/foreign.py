@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epsball.build import ShapeError, require
+from epsball.build import ShapeError, one_line, require
 from epsball.models.layers import MeanStd, Shape
 from epsball.models.wrappers import heads, own_heads
 
@@ -36,7 +36,7 @@ def load_checkpoint(network: nn.Module, file: str) -> None:
             warnings.filterwarnings("ignore", message="for .*: copying from a non-meta parameter")
             network.load_state_dict(weights)
     except RuntimeError as error:
-        text = first_mismatch(network.state_dict(), weights) or " ".join(str(error).split())
+        text = first_mismatch(network.state_dict(), weights) or one_line(error)
         raise ValueError(f"checkpoint should fit the network, but {file} does not: {text}") from None
 
 
@@ -74,7 +74,7 @@ def why_unreadable(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         unsafe = re.search(r"GLOBAL (\S+)", str(error))
         return f"holds {unsafe[1]}, which is no tensor, and is not unpickled" if unsafe else "is no such file"
-    return f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+    return f"cannot be read ({type(error).__name__}: {one_line(error)[:120]})"
 
 
 def first_mismatch(own: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -136,7 +136,7 @@ def try_one_image(net: nn.Module, shape: Shape, classes: int, field: str, messag
             logits = net(image)
             every = heads(net, image) if own_heads(net) else []
     except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        said = f"{type(error).__name__}: {one_line(error)}"
         raise ShapeError(message.replace("ERROR", said)) from error
     finally:
         net.train()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from epsball.build import did_you_mean, listed, require
+from epsball.build import did_you_mean, listed, one_line, require
 
 FILES = ("checkpoint", "file")
 """fields of a component that name a file, whose content is part of what the component is"""
@@ -101,4 +101,4 @@ def told(error: Exception, file: str) -> str:
     """Return ` in line 3: TypeError: ...`, the last line of the user's file that an error came through."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     where = f" in line {lines[-1]}" if lines else ""
-    return f"{where}: {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{where}: {type(error).__name__}: {one_line(error)}"
