@@ -118,11 +118,11 @@ def test_markdown_exact() -> None:
             "n": [5, 10],
         }
     )
-    assert markdown(frame, missing="missing") == (
+    assert markdown(frame) == (
         "| target |   eps |      error |   n |\n"
         "| ------ | ----: | ---------: | --: |\n"
         "| A      | 8/255 | 12.3 ± 0.5 |   5 |\n"
-        "| B\\|C   |   0.3 |    missing |  10 |\n"
+        "| B\\|C   |   0.3 |          - |  10 |\n"
     )
     assert "| 0.0 |" in markdown(pd.DataFrame({"d": [-0.01]}))
 

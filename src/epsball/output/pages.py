@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EMPTY = "No rows."
-MISSING = "-"
 CONTENTS_OVER = 4  # with more sections than this the HTML page gets a table of contents
 PROSE, LONG_PROSE = 24, 40  # characters from which on words wrap, and what starts like a number is no number
 VERDICTS = ("confirmed", "refuted", "open")  # cells that are coloured
@@ -147,7 +146,7 @@ def html_table(frame: "pd.DataFrame") -> dict[str, object]:
     """Return columns as (header, kind), rows as lists of (text, verdict or ""); no rows where `frame` is empty."""
     if frame.empty:
         return {"columns": [], "rows": []}
-    text = as_text(frame, MISSING)
+    text = as_text(frame)
     columns = [(header, kind(list(text[header]))) for header in text.columns]
     lines = zip(*(text[header] for header in text.columns), strict=True)
     return {"columns": columns, "rows": [[(cell, verdict(cell)) for cell in line] for line in lines]}
@@ -156,7 +155,7 @@ def html_table(frame: "pd.DataFrame") -> dict[str, object]:
 def kind(cells: list[str]) -> str:
     """Say what the cells of one column are: `number` or interval (right-aligned), `prose` (it wraps) or `word`."""
     longest = max(map(len, cells))
-    if longest < LONG_PROSE and looks_numeric(cells, MISSING):
+    if longest < LONG_PROSE and looks_numeric(cells):
         return "number"
     return "prose" if any(len(cell) >= PROSE and " " in cell for cell in cells) else "word"
 

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+MISSING = "-"
+"""how a cell without a value is written"""
+
+
 def write_results(rows: "pd.DataFrame", path: Path) -> list[Path]:
     """Write rows, their columns as `in_order` gives them, and beside them `mistakes.csv`, if any says which images were
     mistaken, and `timings.csv`, if any says how long it took; the files written."""
@@ -39,16 +43,16 @@ def four_characters(percent: float) -> str:
     return "100" if percent >= 99.95 else f"{percent:.1f}"
 
 
-def markdown(frame: "pd.DataFrame", missing: str = "-") -> str:
+def markdown(frame: "pd.DataFrame") -> str:
     """Write `frame` as a pipe table: floats with one decimal (they are per cent already), numbers right-aligned.
 
-    A column "<name> sd" is not shown by itself but as ± in <name>'s cells; NaN is shown as `missing`.
+    A column "<name> sd" is not shown by itself but as ± in <name>'s cells; NaN is shown as MISSING.
     """
-    text = as_text(frame, missing)
+    text = as_text(frame)
     lines = [[header, *text[header]] for header in text.columns]
     lines = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(3, *map(len, line)) for line in lines]
-    right = [looks_numeric(line[1:], missing) for line in lines]
+    right = [looks_numeric(line[1:]) for line in lines]
     padded = [
         [cell.rjust(width) if numeric else cell.ljust(width) for cell in line]
         for line, width, numeric in zip(lines, widths, right, strict=True)
@@ -58,15 +62,15 @@ def markdown(frame: "pd.DataFrame", missing: str = "-") -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in [header, rules, *body])
 
 
-def latex(frame: "pd.DataFrame", missing: str = "-") -> str:
+def latex(frame: "pd.DataFrame") -> str:
     """Write `frame` as a booktabs tabular (\\usepackage{booktabs}), cells as in `markdown`, special signs escaped."""
-    text = as_text(frame, missing)
-    align = "".join("r" if looks_numeric(list(text[column]), missing) else "l" for column in text.columns)
+    text = as_text(frame)
+    align = "".join("r" if looks_numeric(list(text[column])) else "l" for column in text.columns)
     style = text.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
     return str(style.to_latex(hrules=True, column_format=align)).replace("±", r"$\pm$")
 
 
-def as_text(frame: "pd.DataFrame", missing: str) -> "pd.DataFrame":
+def as_text(frame: "pd.DataFrame") -> "pd.DataFrame":
     """Write each cell as `markdown` and `latex` show it; a named index becomes the first columns."""
     import pandas as pd
 
@@ -76,27 +80,27 @@ def as_text(frame: "pd.DataFrame", missing: str) -> "pd.DataFrame":
     for column in frame.columns:
         if column in sds:
             continue
-        cells = [cell_text(value, missing, str(column)) for value in frame[column]]
+        cells = [cell_text(value, str(column)) for value in frame[column]]
         if f"{column} sd" in sds:
-            spreads = [cell_text(value, "", "") for value in frame[f"{column} sd"]]
-            cells = [f"{cell} ± {sd}" if sd else cell for cell, sd in zip(cells, spreads, strict=True)]
+            spreads = [cell_text(value, "") for value in frame[f"{column} sd"]]
+            cells = [cell if sd == MISSING else f"{cell} ± {sd}" for cell, sd in zip(cells, spreads, strict=True)]
         shown[str(column)] = cells
     return pd.DataFrame(shown, dtype=object)
 
 
-def cell_text(value: object, missing: str, column: str) -> str:
+def cell_text(value: object, column: str) -> str:
     """Write one value for a person: eps as a fraction, other floats with one decimal and no negative zero."""
     import pandas as pd
 
     if value is None or pd.isna(value):  # type: ignore[call-overload]
-        return missing
+        return MISSING
     if isinstance(value, float):
         return eps_label(value) if column == "eps" else f"{round(value, 1) + 0.0:.1f}"
     return str(value)
 
 
-def looks_numeric(cells: list[str], missing: str) -> bool:
+def looks_numeric(cells: list[str]) -> bool:
     """Whether every cell that is not missing, nor `= NAME`, starts like a number (and at least one does), and none is a
     list."""
-    known = [cell for cell in cells if cell not in (missing, "missing") and not cell.startswith("= ")]
+    known = [cell for cell in cells if cell not in (MISSING, "missing") and not cell.startswith("= ")]
     return bool(known) and all(re.match(r"[-+]?\d[^;]*$", cell.lstrip("*[")) for cell in known)
