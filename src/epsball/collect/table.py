@@ -10,8 +10,9 @@ from epsball.build import ConfigError
 from epsball.collect.equals import Job, Names, names_of_jobs, under_all_names
 from epsball.collect.jobs import current, join, name_jobs, newest
 from epsball.collect.runs import Cell, Run, find_runs
-from epsball.results.rows import KEY, MATRIX_LINE
-from epsball.runtime.files import make_folder
+from epsball.output.tables import latex, markdown
+from epsball.results.rows import KEY, MATRIX_LINE, eps_label, error_rows, over_seeds
+from epsball.runtime.files import make_folder, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,8 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def aggregate(rows: "pd.DataFrame", runs: list[Run]) -> "pd.DataFrame":
     """Return a line per expected (experiment, job, cell): seeds (0: missing), seeds_expected, mean and sd of rates."""
     import pandas as pd
-
-    from epsball.results.rows import error_rows, over_seeds
 
     one = ["experiment", "job", "seed", *KEY]
     rows = error_rows(rows).drop_duplicates(one, keep="last")  # of a cell's errors the last: of most steps and starts
@@ -135,8 +134,6 @@ def holes(rows: "pd.DataFrame", table: "pd.DataFrame", runs: list[Run]) -> list[
 
 def cell_name(cell: Cell) -> str:
     """Write a cell as `A -> B fgsm eps 0.3`, or `A clean`."""
-    from epsball.results.rows import eps_label
-
     _, _, source, target, attack, eps = cell
     return f"{target} clean" if attack == "clean" else f"{source} -> {target} {attack} eps {eps_label(eps)}"
 
@@ -165,9 +162,6 @@ def show(
     table: "pd.DataFrame", rows: "pd.DataFrame", equal: Mapping[Job, Names], style: str, out: Path, remarks: str
 ) -> None:
     """Write collected.csv and the table, print the table and the remarks."""
-    from epsball.output.tables import latex, markdown
-    from epsball.runtime.files import write_whole
-
     write_whole(out / "collected.csv", rows.to_csv(index=False, lineterminator="\n"))
     same = "; = MODEL: the same model, listed once" if equal else ""
     heading = f"Error in per cent, mean ± sd over seeds; source - is clean{same}."
