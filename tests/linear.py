@@ -34,6 +34,16 @@ class Function(nn.Module):
         return self.f(x)
 
 
+class Brightness(nn.Module):
+    """A target without gradients: class 1 where the image is bright."""
+
+    differentiable = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x.flatten(1).mean(1, keepdim=True) > 0.5
+        return torch.cat([~bright, bright, torch.zeros_like(bright)], 1).float()
+
+
 class Curve(nn.Module):
     """Two classes with logits (0, f(pixels)): what attacks of label 0 increase is a monotone function of f."""
 

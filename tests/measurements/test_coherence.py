@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from linear import NoFloat64, batch_sizes, linear, seeded, softmax_gradient, two_class
+from linear import Brightness, NoFloat64, batch_sizes, linear, seeded, softmax_gradient, two_class
 from squares import CLASSES, PIXELS, frames, make_setup, whole
 from torch import Tensor, nn
 
@@ -209,16 +209,6 @@ def test_what_was_finished_before_a_stop_is_not_measured_again(tmp_path: Path) -
     rows = ALL.measure(again)["results"]
     assert [row["target"] for row in rows] == ["A", "B"] and [sum(seen) for seen in passes] == [0, 50]
     assert ALL.workload(again).models == set()
-
-
-class Brightness(nn.Module):
-    """A target without gradients: class 1 where the image is bright."""
-
-    differentiable = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        bright = x.flatten(1).mean(1, keepdim=True) > 0.5
-        return torch.cat([~bright, bright, torch.zeros_like(bright)], 1).float()
 
 
 def test_a_target_without_gradients_has_a_clean_row_alone(measured: Measure, tmp_path: Path) -> None:

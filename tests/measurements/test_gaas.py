@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from linear import Curve, NoFloat64, batch_sizes, linear, seeded, softmax_gradient, two_class
+from linear import Brightness, Curve, NoFloat64, batch_sizes, linear, seeded, softmax_gradient, two_class
 from squares import CLASSES, EPS, PIXELS, WEIGHTS, errors, frames, make_setup, whole
 from torch import Tensor, nn
 
@@ -234,16 +234,6 @@ def test_only_a_new_k_is_measured(tmp_path: Path) -> None:
     again = make_setup(tmp_path)
     shown = {name: batch_sizes(model) for name, model in again.models.items()}
     assert BOTH.workload(again).models == set() and BOTH.measure(again)["results"] == rows and not any(shown.values())
-
-
-class Brightness(nn.Module):
-    """A target without gradients: class 1 where the image is bright."""
-
-    differentiable = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        bright = x.flatten(1).mean(1, keepdim=True) > 0.5
-        return torch.cat([~bright, bright, torch.zeros_like(bright)], 1).float()
 
 
 def test_a_target_without_gradients_has_a_clean_row_alone(measured: Measure, tmp_path: Path) -> None:

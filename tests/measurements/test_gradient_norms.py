@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from linear import NoFloat64, linear, softmax_gradient
+from linear import Brightness, NoFloat64, linear, softmax_gradient
 from squares import CLASSES, PIXELS, WEIGHTS, frames, make_setup, whole
-from torch import Tensor, nn
+from torch import Tensor
 
 from epsball.attacks.losses import input_gradient
 from epsball.data.images import Split
@@ -115,16 +115,6 @@ def test_an_ensembles_gradient_is_that_which_attacks_follow_and_rows_of_another_
     mean = torch.stack([softmax_gradient(weight, x, y) for weight in WEIGHTS.values()]).mean(0)
     assert old["gradient_l2_mean"] == -1
     assert new["gradient_l2_mean"] == pytest.approx(float(mean.flatten(1).norm(dim=1).mean()), rel=1e-4)
-
-
-class Brightness(nn.Module):
-    """A target without gradients: class 1 where the image is bright."""
-
-    differentiable = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        bright = x.flatten(1).mean(1, keepdim=True) > 0.5
-        return torch.cat([~bright, bright, torch.zeros_like(bright)], 1).float()
 
 
 def test_a_target_without_gradients_has_a_clean_row_alone(measured: Measure, tmp_path: Path) -> None:
