@@ -222,6 +222,16 @@ def test_what_two_parts_have_of_other_models_of_one_name_cannot_be_asked_of_both
             prepare_parts([first, unlike], stated)
 
 
+def test_the_worst_of_other_attacks_in_two_parts_cannot_be_asked_of_both(tiny: Compose) -> None:
+    words = ["trainer.epochs=1", "measurement=worst_case"]
+    more = "+attack@suite.pgd=pgd", "suite.pgd.eps=${suite.fgsm.eps}"
+    first, same, other = ([{**tiny(*words, *own), "experiment": f"mine/{i}"}] for i, own in enumerate([(), (), more]))
+    stated = {"objective": "error(target | target, worst_case)"}
+    assert prepare_parts([first, same], stated)[1].objective
+    with pytest.raises(ConfigError, match="which mine/0 and mine/2 have of different models, attacks or images"):
+        prepare_parts([first, other], stated)
+
+
 def test_what_two_parts_have_in_unlike_rows_is_told_before_anything_is_trained(tiny: Compose, tmp_path: Path) -> None:
     """Rows of other data or of another measurement: each with what would be right."""
     write_npz(tmp_path / "npz")
