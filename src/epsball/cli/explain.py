@@ -48,6 +48,9 @@ def explanation(error: Exception, part: str | None) -> str:
         return f"{match[1]} is there already: {match[1]}=OPTION, without +, puts another in its place"
     if match := re.search(r"(\S+) appears more than once in the final defaults list", text):
         return added_twice(match[1])
+    if match := re.search(r"Error merging override \+*([^\s=]+)=", text):  # arch.members=[], betas={...}
+        value = typed_keys()[match[1]]
+        return f"{match[1]} should be {'a group of fields' if value.startswith('[') else 'a list'}, is {value}"
     if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return several_values(match[1])
     return unreadable(settings()) or text
@@ -215,12 +218,16 @@ def as_typed(message: str, config: DictConfig) -> str:
 
 def how_to_choose(key: str, value: str) -> str:
     """Say how a group gets what a text was typed for."""
-    group = key.rpartition(".")[2]
+    place, _, name = key.rpartition(".")
+    plus = "+" if f"+{key}={value}" in settings() else ""
+    group = {"suite": "attack", "measurements": "measurement", "models": "model" if plus else ""}.get(place, name)
     if value in options_of(group):
-        return f": {group}@{key}={value} chooses an option"
+        return f": {plus}{group}@{key}={value} {'adds one' if plus else 'chooses an option'}"
+    if not options_of(group) and OmegaConf.select(with_typed_options(None), f"{key}.name"):  # arch.activation=elu
+        return f": {key}.name={value} chooses one"
     if key in STATED:
         return f": a paper has its own, paper=tramer/table1; one more is {key}.NAME={{...}}, see docs/statements.md"
-    if key.startswith("models.") and value in options_of("arch"):
+    if place == "models" and value in options_of("arch") and not plus:
         return f": arch@{key}.arch={value} chooses its architecture"
     return ""
 
