@@ -117,7 +117,7 @@ def convert(value: object, hint: Any, where: str) -> Any:
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value
-    raise ConfigError(f"{where} should be {describe(hint)}, is {value!r}{fraction_hint(value)}")
+    raise ConfigError(f"{where} should be {describe(hint)}, is {written(value)}{fraction_hint(value)}")
 
 
 def convert_union(value: object, hint: Any, where: str) -> Any:
@@ -134,7 +134,7 @@ def convert_union(value: object, hint: Any, where: str) -> Any:
         inside = not str(error).startswith(f"{where} ")
         if inside or get_origin(members[-1]) is Annotated:  # of a part, or of a component: its own message says more
             raise
-        raise ConfigError(f"{where} should be {describe(hint)}, is {value!r}{fraction_hint(value)}") from None
+        raise ConfigError(f"{where} should be {describe(hint)}, is {written(value)}{fraction_hint(value)}") from None
 
 
 def bound(empty: Any) -> Any:
@@ -173,7 +173,7 @@ def under(where: str, key: str) -> str:
 
 def mapping(value: object, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} should be a group of fields, is {value!r}")
+        raise ConfigError(f"{where} should be a group of fields, is {written(value)}")
     return value
 
 
@@ -204,8 +204,13 @@ def describe(hint: Any) -> str:
     if origin in (list, tuple):
         return f"a list, each {describe(args[0])}"
     if origin is dict:
-        return "a group of names"
-    return {int: "an int", float: "a float", bool: "true or false", str: "a text"}.get(hint, str(hint))
+        return f"{{NAME: {describe(args[1])}}}"
+    return {int: "an int", float: "a float", bool: "true or false", str: "a text", Any: "..."}.get(hint, str(hint))
+
+
+def written(value: object) -> str:
+    """Return a value as YAML writes null, true and false, and as Python writes any other."""
+    return "null" if value is None else repr(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

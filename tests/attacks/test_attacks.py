@@ -214,7 +214,7 @@ def test_the_callers_key_stands_before_the_field() -> None:
 
 REFUSED: list[tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = [
     (lambda s: s | {"eps": "8/255"}, "pgd.eps should be a float, is '8/255' (write ${frac:8,255})"),
-    (lambda s: s | {"eps": True}, "pgd.eps should be a float, is True"),
+    (lambda s: s | {"eps": True}, "pgd.eps should be a float, is true"),
     (lambda s: s | {"esp": 0.1}, "pgd.esp is not a field (did you mean 'eps'?): the fields are eps, steps, "),
     (lambda s: s | {"name": "gradeint"}, "pgd.name is 'gradeint' (did you mean 'gradient'?): choose one of gradient, "),
     (lambda s: {k: v for k, v in s.items() if k != "eps"}, "pgd.eps is missing: it should be a float"),

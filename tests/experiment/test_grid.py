@@ -150,7 +150,7 @@ def test_null_leaves_a_grids_model_out() -> None:
         ),
         ({"vals": {}}, "grid.a.vals is not a field (did you mean 'values'?): the fields are model, values, keys"),
         ({"model": "A_ad"}, "grid.a.model names 'A_ad' (did you mean 'A_adv'?): models has A_adv"),
-        ({"model": 3}, "grid.a.model should be a text or a group of names, is 3"),
+        ({"model": 3}, "grid.a.model should be a text or {NAME: ...}, is 3"),
     ],
 )
 def test_a_wrong_grid_is_told_in_one_line(changes: Config, message: str) -> None:

@@ -85,7 +85,7 @@ BARS = {"kind": "bar", "x": "attack", "values": {"FGSM": "fgsm"}, "y": "error({l
         ({"lines": {}}, "lines should be at least one, is empty"),
         ({"panels": {}}, "panels should be at least one, is empty"),
         ({"values": []}, "values should be at least one, is empty"),
-        ({"values": [[1]]}, "values should be a list, each a text or a float or a group of names or null, is [[1]]"),
+        ({"values": [[1]]}, "values should be a list, each a text or a float or {NAME: a text or a float} or"),
         ({"y": "error({line} | B, fgsm, eps={x}"}, "y of line A: 'error(A | B, fgsm, eps=every_x' cannot be read"),
         (
             {"y": "eror({line} | B, fgsm, eps={x})"},

@@ -147,9 +147,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rows": {"{model}": "A", "A": "B"}, "for": {"model": ["A"]}}, "rows: two of them are called 'A'"),
     (
         {"for": {"model": ["A", None]}},
-        "for.model should be a list, each a text or a float or a group of names, is ['A'",
+        "for.model should be a list, each a text or a float or {NAME: a text or a float}, is ['A'",
     ),
-    ({"for": {"model": "A"}}, "for.model should be a list, each a text or a float or a group of names, is 'A'"),
+    ({"for": {"model": "A"}}, "for.model should be a list, each a text or a float or {NAME: a text or a float}"),
     ({"for_": {"model": ["A"]}}, "for_ is not a field (did you mean 'for'?)"),
     (
         {"rows": {"A": {"model": "A"}}},

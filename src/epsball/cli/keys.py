@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from epsball.build import listed
+from epsball.build import listed, written
 
 SYNONYMS = {
     **{"learning_rate": "lr", "epsilon": "eps", "iterations": "steps", "num_steps": "steps", "alpha": "step_size"},
@@ -41,7 +41,7 @@ def meant(word: str, path: list[str], node: Any, config: Mapping[Any, Any], grou
     """Return what stands behind `... is not a config key`: what `word` was perhaps meant to be below `node`, whose own
     key is `path`, or anywhere in the config, and which keys there are."""
     if not isinstance(node, Mapping):
-        return f": {'.'.join(path)} is no group of keys, it is {node}"
+        return f": {'.'.join(path)} is no group of keys, it is {written(node)}"
     known = [str(name) for name in node]
     found = nearest(SYNONYMS.get(word, word), [*known, *groups], keys_below(node, path), keys_below(config, []))
     said = f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""

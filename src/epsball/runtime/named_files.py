@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from epsball.build import did_you_mean, listed, one_line, require
+from epsball.build import did_you_mean, listed, one_line, require, written
 
 FILES = ("checkpoint", "file")
 """fields of a component that name a file, whose content is part of what the component is"""
@@ -56,7 +56,7 @@ def found_in(file: str | None, call: str | None, example: str, makes: str) -> Ca
     if call not in known:
         own = [name for name, each in known.items() if getattr(each, "__module__", "") == content.__name__]
         near = did_you_mean(call, own) if call else ""
-        raise ValueError(f"call should name what {makes} in {file}, is {call!r}{near}: it has {listed(own)}")
+        raise ValueError(f"call should name what {makes} in {file}, is {written(call)}{near}: it has {listed(own)}")
     result: Callable[..., Any] = known[call]
     return result
 
