@@ -100,10 +100,19 @@ def test_csv_is_long_and_says_missing(grid: Path) -> None:
     assert table.isin(["missing"]).sum().sum() == 1
 
 
+def test_the_heading_says_of_how_many_seeds(tmp_path: Path, capsys) -> None:
+    make_run(tmp_path / "0", 0, {"A>A": 0.9})
+    collect.main([str(tmp_path)])
+    make_run(tmp_path / "a", 1, {"A>A": 0.8}, experiment="other", seeds=[1, 2])
+    collect.main([str(tmp_path)])
+    headings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Error in per cent, ")]
+    assert [line.split(", ")[1].split(";")[0] for line in headings] == ["one seed", "mean ± sd over 1 or 2 seeds"]
+
+
 def test_latex(grid: Path) -> None:
     assert collect.main([str(grid), "--format", "latex"]) == 0
     text = (grid / "collected_table.tex").read_text()
-    assert text.startswith("% Error in per cent, mean ± sd over seeds")
+    assert text.startswith("% Error in per cent, mean ± sd over 2 seeds; source")
     assert "85.0 $\\pm$ 7.1" in text
     assert "% 1 of 5 runs missing" in text
 
@@ -180,7 +189,7 @@ def test_damaged_results_are_named_and_passed_over(tmp_path: Path, capsys, damag
 def test_as_a_process(grid: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, SCRIPT, grid / "1", grid / "2"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "± sd over seeds" in done.stdout
+    assert "± sd over 2 seeds; " in done.stdout
     (tmp_path / "empty").mkdir()
     done = subprocess.run([sys.executable, SCRIPT, tmp_path / "empty"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.count("\n"), done.stderr) == (1, 1, "")

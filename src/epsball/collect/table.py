@@ -158,13 +158,19 @@ def closing(runs: list[Run], replaced: list[str], gaps: list[str]) -> str:
     return "\n".join([*lines, *notes, *replaced])
 
 
+def over_seeds_of(table: "pd.DataFrame") -> str:
+    """Say of how many seeds the cells are: those that a job had, or was meant to have."""
+    counts = sorted(set(table["seeds_expected"]))
+    return f"mean ± sd over {' or '.join(map(str, counts))} seeds" if counts[-1:] > [1] else "one seed"
+
+
 def show(
     table: "pd.DataFrame", rows: "pd.DataFrame", equal: Mapping[Job, Names], style: str, out: Path, remarks: str
 ) -> None:
     """Write collected.csv and the table, print the table and the remarks."""
     write_whole(out / "collected.csv", rows.to_csv(index=False, lineterminator="\n"))
     same = "; = MODEL: the same model, listed once" if equal else ""
-    heading = f"Error in per cent, mean ± sd over seeds; source - is clean{same}."
+    heading = f"Error in per cent, {over_seeds_of(table)}; source - is clean{same}."
     if style == "csv":
         named = table.assign(error_top1=table["error_top1"].astype(object).where(table["seeds"] > 0, "missing"))
         text, ending = named.to_csv(index=False, lineterminator="\n"), "csv"
