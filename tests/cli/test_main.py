@@ -530,7 +530,10 @@ def test_a_training_that_several_seeds_share_is_told(main: Callable[..., Ended])
 
 
 def test_several_seeds_in_a_sweep(main: Callable[..., Ended], tmp_path: Path) -> None:
-    assert main("-m", *tiny_line("seeds=2", "trainer.epochs=1,2")).code == 0
+    ended = main("-m", *tiny_line("seeds=2", "trainer.epochs=1,2"))
+    assert ended.code == 0
+    told = re.findall(r"^(.*)models=alone.* trainer\.epochs=(\d)", ended.err + ended.out, re.MULTILINE)
+    assert told == [("job: ", "1"), ("job: ", "2")]
     found = [rows_of(path.parent) for path in sorted((tmp_path / "outputs").rglob("results.csv"))]
     assert [set(rows["seed"]) for rows in found] == [{0, 1}, {0, 1}]
     assert not found[0].equals(found[1])

@@ -182,6 +182,8 @@ def run(
             directory = claim_directory(plain["experiment"], parts, given, folder)
             write_hydra(directory, config, overrides)
     with log_file(directory / "run.log") if is_first() else nullcontext():
+        if folder:
+            log.info("job: %s", " ".join(overrides))
         log.info("run directory: %s", directory)
         done = run_experiments(plain["experiment"], parts, directory, overrides, stop, joint)
     print("\n".join(f"wrote {path}" for path in done.files), end="\n" if done.files else "")
@@ -244,6 +246,7 @@ def configure_logging() -> None:
     terminal = Terminal()
     terminal.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[terminal if is_first() else logging.NullHandler()], force=True)
+    logging.getLogger("hydra").setLevel(logging.WARNING)  # a sweep's launcher names its jobs, but for the first: we do
 
 
 @contextmanager
