@@ -124,7 +124,7 @@ def test_what_is_missing_can_be_left_out(seeds: list[Config], first: Path, tmp_p
     again = run([given], tmp_path)
     assert models(tmp_path) == [] and set(read(again / "results.csv")["seed"]) == {0}
     report = (again / "report.md").read_text()
-    assert "\n- seeds: 0\n- left out: seed 1: no row is there\n" in report
+    assert "\n- seed: 0\n- left out: seed 1: no row is there\n" in report
     assert (again / "claims.csv").read_bytes() == (first / "claims.csv").read_bytes()
 
 

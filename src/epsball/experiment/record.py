@@ -130,12 +130,13 @@ class Record:
     def facts(self) -> Row:
         """Return what stands at the head of a report."""
         content = self.content("done", None)
+        seeds = [str(seed) for seed in content["seeds"] if seed not in self.without_rows]
         return {
             "command": content["command"],
             "device": content["device"],
             "threads": content["threads"],
             "commit": content["git_commit"],
-            "seeds": ", ".join(str(seed) for seed in content["seeds"] if seed not in self.without_rows) or "none",
+            "seed" if len(seeds) == 1 else "seeds": ", ".join(seeds) or "none",
             **({"left out": "; ".join(self.left_out)} if self.left_out else {}),
             "data": content["data"],
             "started": content["started"],
