@@ -221,10 +221,10 @@ def test_other_losses_have_no_gal_on_the_learning_curve(objective: dict[str, Any
 
 def test_an_epoch_in_words() -> None:
     row = {"epoch": 1.0, "step": 4, "lr": 0.1, "loss": 1.5, "clean_error": 0.25}
-    assert describe(row) == "loss 1.5000, clean error 0.2500"
-    assert describe({**row, "gal": 0.6}) == "loss 1.5000, GAL 0.6000, clean error 0.2500"
+    assert describe(row) == "loss 1.5000, clean error 25.00%"
+    assert describe({**row, "gal": 0.6}) == "loss 1.5000, GAL 0.6000, clean error 25.00%"
     watched = {**row, "gal": -0.5, "adversarial_error": 1.0, "adversarial_n": 5}
-    assert describe(watched) == "loss 1.5000, GAL -0.5000, clean error 0.2500, attacked 1.0000"
+    assert describe(watched) == "loss 1.5000, GAL -0.5000, clean error 25.00%, attacked 100.00%"
 
 
 # ---- the last backward pass

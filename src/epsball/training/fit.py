@@ -138,8 +138,13 @@ def take_from_first(model: nn.Module) -> None:
 
 def describe(row: Mapping[str, float]) -> str:
     """Say in words what a row of the learning curve holds."""
-    shown = {"loss": "loss", "gal": "GAL", "clean_error": "clean error", "adversarial_error": "attacked"}
-    return ", ".join(f"{text} {row[name]:.4f}" for name, text in shown.items() if name in row)
+    shown = {
+        "loss": "loss {:.4f}",
+        "gal": "GAL {:.4f}",
+        "clean_error": "clean error {:.2%}",
+        "adversarial_error": "attacked {:.2%}",
+    }
+    return ", ".join(text.format(row[name]) for name, text in shown.items() if name in row)
 
 
 @dataclass
