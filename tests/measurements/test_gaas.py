@@ -267,8 +267,8 @@ def test_they_are_shown_as_means_over_the_seeds(tmp_path: Path) -> None:
         *("target", "eps", "directions", "images", "all adversarial, %", "adversarial, %")
     ]
     assert section.table.values.tolist() == [
-        ["A", "0.1", 4, "25.0", "50.0", "75.0"],
-        ["A", "0.1", 16, "25.0", "25.0", "18.8"],
+        ["A", "0.1", 4, "25", "50.0", "75.0"],
+        ["A", "0.1", 16, "25", "25.0", "18.8"],
     ]
     expected = "A, eps 0.1: all k directions (their share) adversarial, 4: 50.0% (75.0%), 16: 25.0% (18.8%)\n"
     assert BOTH.say(shown) == expected

@@ -119,14 +119,17 @@ class Gaas(Measurement):
         found = count_adversarial(model, of, test, subspaces, setup.batch_size, setup.stop, title)
         for (eps, directions), fooling in found.items():
             share = 100 * rate(fooling == directions)
-            log.info("%s, eps %g: all %d directions fool it on %.1f%% of %d", title, eps, directions, share, len(test))
+            said = f"all {directions} directions fool it on {share:.1f}% of {len(test)} images"
+            log.info("%s, eps %g: %s", title, eps, said)
         return found
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
         if (means := mean_rows(frames["results"])).empty:
             return []
         text = "Each of k orthogonal directions along the gradient alone; images that the target classifies correctly."
-        shown = means.assign(eps=means["eps"].map(eps_label)).round(1).astype(dict.fromkeys(NUMBERS.values(), str))
+        images = means["images"].round(1).map("{:g}".format)  # of several seeds' models a mean
+        labelled = means.assign(eps=means["eps"].map(eps_label), images=images)
+        shown = labelled.round(1).astype(dict.fromkeys(NUMBERS.values(), str))
         return [Section("Gradient aligned adversarial subspace", text, shown)]
 
     def say(self, frames: Mapping[str, "pd.DataFrame"]) -> str:
