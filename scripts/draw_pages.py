@@ -26,8 +26,8 @@ from epsball.paper.tables import Table, compare, paper_table
 from epsball.results.rows import as_dicts
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-PAPER_SCALE = ("tramer", "kariyappa/paper")
-"""folders of parts at paper scale; others are of quick"""
+PAPER_SCALE = ("tramer", "kariyappa/paper", "kariyappa/log_odds/paper/epochs")
+"""folders of rows at paper scale; others are of quick"""
 TEXTS = dict.fromkeys(("source_model", "target_model", "identity", "worst_for"), str)
 STARTS = ("loss_paths", "restarts")
 """what parts of Madry's paper call a loss_paths: several have one, of other starts and images"""
@@ -52,9 +52,10 @@ def folders() -> list[str]:
 def configs_of(name: str) -> dict[str, dict[str, Any]]:
     """Compose what a folder has rows of, by part."""
     folder = RESULTS / name
-    if (own := folder / f"{folder.name}.yaml").exists():
-        return {own.stem: composed(f"hydra.searchpath=[file://{folder.parents[1]}]", f"paper={folder.name}/{own.stem}")}
     scale = "paper" if name in PAPER_SCALE else "quick"
+    if (folder / f"{folder.name}.yaml").exists():
+        place = f"hydra.searchpath=[file://{folder.parents[1]}]"
+        return {folder.name: composed(place, f"paper={folder.name}/{folder.name}", f"scale={scale}")}
     parts = {part for file in ("comparison", "claims") for part in pd.read_csv(folder / f"{file}.csv")["part"]}
     return {part: composed(f"paper={part}", f"scale={scale}") for part in sorted(parts)}
 
