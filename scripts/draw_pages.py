@@ -67,8 +67,8 @@ def draw(name: str) -> dict[str, Drawn]:
 
 
 def draw_part(config: dict[str, Any], rows: pd.DataFrame) -> Drawn:
-    tables = {name: construct(Table, spec, where=name) for name, spec in config["tables"].items()}
     members = partial(resolve, places=expand_grids(config)[1])
+    tables = {n: construct(Table, spec, where=n).mapped(members) for n, spec in config["tables"].items()}
     claims = {n: construct(Claim, spec, where=n).mapped(members) for n, spec in config["claims"].items()}
     own = rows_of(config, rows)
     numbers = compare(tables, own)
