@@ -202,7 +202,7 @@ WRONG = {
     "logits of FILE should give float32 images (2, 1, 28, 28) on cpu, gives a list": {"call": "logits"},
     "broken of FILE fails in line 43: AttributeError: 'Sequential' object has no": {"call": "broken"},
     "call should name what attacks in FILE, is 'fgms' (did you mean 'fgsm'?): it has fgsm": {"call": "fgms"},
-    "call should name what attacks in FILE, is None: it has fgsm, corner": {"call": None},
+    "call should name what attacks in FILE, is null: it has fgsm, corner": {"call": None},
     "arguments should be those of fgsm of FILE(model, x, y, eps, share=1.0) beside": {"arguments": {"shares": 1}},
     "arguments should be those of corner of FILE(model, x, y, eps) beside": {"call": "corner", "arguments": {"eps": 1}},
     "file should be a Python file, as in attack.file=my/attack.py, is null": {"file": None},

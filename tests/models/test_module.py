@@ -271,7 +271,7 @@ WRONG: dict[str, tuple[Config, str]] = {
     "no such file": ({"file": "/no/net.py"}, "arch.file should be a Python file, but there is no /no/net.py"),
     "no name": (
         {"call": None},
-        "arch.call should name what makes the network in FILE, is None: it has Net, Pair,",
+        "arch.call should name what makes the network in FILE, is null: it has Net, Pair,",
     ),
     "no such name": ({"call": "Nett"}, "FILE, is 'Nett' (did you mean 'Net'?): it has Net, Pair, empty"),
     "a network": ({"call": "READY"}, "arch.call should name what makes the network in FILE, is 'READY': it has Net,"),

@@ -1,7 +1,6 @@
 """Training losses worked out by hand on linear models, and every objective in conf/trainer."""
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -1025,8 +1024,9 @@ def test_a_static_source_has_the_models_own_architecture_and_another_seed(name: 
     assert static["trainer"]["objective"]["name"] == "standard"
 
 
-@pytest.mark.parametrize(("key", "value"), [*itertools.product(["weight", "label_smoothing"], ["1/2", True, None])])
-def test_a_wrong_type_names_the_full_key(key: str, value: object, compose: Compose) -> None:
+@pytest.mark.parametrize("key", ["weight", "label_smoothing"])
+@pytest.mark.parametrize(("value", "written"), [("1/2", "'1/2'"), (True, "true"), (None, "null")])
+def test_a_wrong_type_names_the_full_key(key: str, value: object, written: str, compose: Compose) -> None:
     spec = compose("trainer=kurakin")["trainer"]["objective"]
-    with pytest.raises(ConfigError, match=rf"^trainer\.objective\.{key} should be a float, is {value!r}"):
+    with pytest.raises(ConfigError, match=rf"^trainer\.objective\.{key} should be a float, is {written}"):
         build(OBJECTIVES, spec | {key: value}, where="trainer.objective")
