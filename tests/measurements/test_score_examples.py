@@ -125,6 +125,17 @@ def test_the_digest_is_of_the_images(tmp_path: Path) -> None:
     assert read_examples(saved(tmp_path, array, "b.npy"), 1, 0.1, GREY).digest == digests[0]
 
 
+def test_errors_under_two_files_of_one_name_are_of_other_examples(tmp_path: Path) -> None:
+    """Two parts of a run cannot be asked about both; the attacks of a config have no part in it."""
+    array = flat(GREY)
+    (tmp_path / "more").mkdir()
+    first, other = (
+        ScoreExamples(saved(folder, one, "a.npy"), 0.1, 1).read(GREY).made_of("a", 0.1, [])
+        for folder, one in ((tmp_path, array), (tmp_path / "more", array * 0.99))
+    )
+    assert first != other
+
+
 # ---- the ball and the range
 
 

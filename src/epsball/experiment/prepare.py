@@ -86,13 +86,12 @@ class Experiment:
         return cells + [(self.dataset, label, *cell) for label, own in every for cell in own]
 
     def behind(self, cell: ExpectedCell) -> tuple[object, ...]:
-        """Return what a cell's names stand for here: models, attack (a worst case is of all of its eps) and images."""
+        """Return what a cell's names stand for here: models, attack and images."""
         _, label, source, target, attack, eps = cell
         models = [self.specs[name].key for name in (source, target) if name in self.specs]
-        of_eps = [named for named in self.attacks if named.attack.eps == eps and attack != "clean"]
-        own = [named.identity for named in of_eps if named.name == attack] or [named.identity for named in of_eps]
         measurement = self.measurements.get(label)  # None: of clean images, all
-        return models, own, self.data.test_checksum, measurement and measurement.images_of(attack)
+        made_of = measurement and measurement.made_of(attack, eps, self.attacks)
+        return models, made_of, self.data.test_checksum, measurement and measurement.images_of(attack)
 
     @cached_property
     def config_hash(self) -> str:

@@ -240,6 +240,10 @@ class Measurement(Protocol):
         """Return how many of the test images, from the first, the errors of an attack are of; None for all."""
         return None
 
+    def made_of(self, attack: str, eps: float, attacks: Sequence[NamedAttack]) -> list[object]:
+        """Return the identities of what made the examples that errors under `attack` at `eps` are of."""
+        return [named.identity for named in attacks if (named.name, named.attack.eps) == (attack, eps)]
+
     def further(self, metric: str, white_box: bool) -> Sequence[Further]:
         """Return in which further columns (results/rows.py) rows of one cell and metric differ, all but those of a
         histogram's bins: one for each set of columns that rows have; there is a row for each combination of values.

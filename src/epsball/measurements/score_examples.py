@@ -75,6 +75,9 @@ class ScoreExamples(Measurement):
     def error_cells(self, scope: Scope) -> Sequence[Cell]:
         return [Cell(SOURCE, target, self.attack, self.eps) for target in scope.targets]
 
+    def made_of(self, attack: str, eps: float, attacks: Sequence[NamedAttack]) -> list[object]:
+        return [self.examples and self.examples.digest]
+
     def workload(self, setup: Setup) -> Workload:
         own, _ = self.joined(setup)
         return Workload(frozenset(name for name in setup.targets if own.find(self.what, SOURCE, name) is None))

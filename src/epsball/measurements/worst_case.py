@@ -56,6 +56,9 @@ class WorstCase(Measurement):
                 values.append(eps)
         return [Cell(source, source, "worst_case", eps) for source in scope.sources for eps in values]
 
+    def made_of(self, attack: str, eps: float, attacks: Sequence[NamedAttack]) -> list[object]:
+        return [named.identity for named in attacks_at(attacks, eps)]
+
     def workload(self, setup: Setup) -> Workload:
         models, craftings, finished = set[str](), set[str](), set[str]()
         for source, _, _, eps in self.error_cells(setup):
@@ -79,20 +82,20 @@ class WorstCase(Measurement):
         return console_matrix(frames["results"])
 
 
-def attacks_at(setup: Setup, eps: float) -> list[NamedAttack]:
-    return [named for named in setup.attacks if is_equal(named.attack.eps, eps)]
+def attacks_at(attacks: Sequence[NamedAttack], eps: float) -> list[NamedAttack]:
+    return [named for named in attacks if is_equal(named.attack.eps, eps)]
 
 
 def worst_of(setup: Setup, eps: float) -> dict[str, object]:
     """Return what is measured at one eps, for the rows' identity."""
-    return {"worst": [named.identity for named in attacks_at(setup, eps)]}
+    return {"worst": [named.identity for named in attacks_at(setup.attacks, eps)]}
 
 
 def worst_case_rows(setup: Setup, source: str, eps: float) -> list[Row]:
     """Return the row of one model under all attacks of one eps, measured now or kept by an earlier run."""
 
     def measure() -> list[Row]:
-        chosen = attacks_at(setup, eps)
+        chosen = attacks_at(setup.attacks, eps)
         attacks = {named.name: named.attack for named in chosen}
         generators = {named.name: setup.generator(named, source) for named in chosen}
         title = f"worst of {len(attacks)} at eps {eps:g} on {source}"
