@@ -21,7 +21,7 @@ from epsball.build import construct
 from epsball.cli.compose import composed
 from epsball.experiment.grid import expand_grids, resolve
 from epsball.output.tables import markdown
-from epsball.paper.claims import Claim, claims_table
+from epsball.paper.claims import Claim, claims_table, side_text
 from epsball.paper.tables import Table, compare, paper_table
 from epsball.results.rows import as_dicts
 
@@ -67,6 +67,7 @@ def draw(name: str) -> dict[str, Drawn]:
 
 
 def draw_part(config: dict[str, Any], rows: pd.DataFrame) -> Drawn:
+    """Compare and judge those of the rows that are of one config."""
     members = partial(resolve, places=expand_grids(config)[1])
     tables = {n: construct(Table, spec, where=n).mapped(members) for n, spec in config["tables"].items()}
     claims = {n: construct(Claim, spec, where=n).mapped(members) for n, spec in config["claims"].items()}
@@ -126,13 +127,9 @@ def claim_lines(claims: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 def check_text(check: Mapping[str, Any]) -> str:
     """Write `left, right: gap [interval] verdict`, rates in per cent; with several seeds, in how many it holds."""
-    unit = 100 if check["percent"] else 1
-    left, right, gap, low, high = (
-        f"{unit * check[key]:.3g}" for key in ("left", "right", "gap", "gap_low", "gap_high")
-    )
-    interval = "" if isnan(check["gap_low"]) else f" [{low}, {high}]"
+    left, right = (f"{(100 if check['percent'] else 1) * check[side]:.3g}" for side in ("left", "right"))
     seeds = f", holds in {check['seeds_holding']} of {check['seeds']}" if check["seeds"] > 1 else ""
-    return f"{left}, {right}: {gap}{interval} {check['check_verdict']}{seeds}"
+    return f"{left}, {right}: {side_text(check, 'gap')} {check['check_verdict']}{seeds}"
 
 
 def with_table(page: str, table: str) -> str:

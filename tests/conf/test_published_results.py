@@ -84,9 +84,13 @@ def test_numbers_and_verdicts_follow_from_the_rows(folder: Path, drawn: dict[str
 
 def test_the_page_shows_these_tables_and_claims(folder: Path, drawn: dict[str, draw_pages.Drawn]) -> None:
     page = (folder / "README.md").read_text()
+    for table in (table for part in drawn.values() for table in part.tables.values()):
+        assert table in page, f"the page should have\n{table}"
     for old, new in zip(page.splitlines(), draw_pages.drawn_page(page, drawn).splitlines(), strict=True):
         assert words(old) == words(new)
-        assert numbers(old) == pytest.approx(numbers(new), rel=0.006), old  # a half may be rounded either way
+        assert numbers(old) == pytest.approx(numbers(new), rel=0.006), (
+            old
+        )  # of claims, a half may be rounded either way
 
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
