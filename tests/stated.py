@@ -159,6 +159,10 @@ ARCHES: list[Row] = [
         *(ALL, "arch.inception_v3_32", {**INCEPTION, "stem": 32, "aux": False, "aux_weight": 0}),
         "ours: Inception v3 on small images",
     ),
+    (
+        *(ALL, "arch.inception_v3_narrow", {**INCEPTION, "stem": 32, "aux": False, "aux_weight": 0, "width": 0.5}),
+        "Kurakin, figure 1: the narrowest, half of Inception v3",
+    ),
     (ALL, "arch.random_forest", {"name": "random_forest", "trees": 100}, "Tramèr, appendix C: 100 trees"),
     (ALL, "arch.timm", {"name": "timm", "model": "resnet18", "pretrained": False, "checkpoint": None}, "ours: any"),
     (ALL, "arch.timm", {"mean": None, "std": None}, "timm's own"),

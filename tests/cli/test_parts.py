@@ -15,8 +15,8 @@ def test_a_value_is_written_so_that_hydra_reads_it(value: Any) -> None:
     assert found == value and type(found) is type(value)
 
 
-@pytest.mark.parametrize("word", ["models.B.trainer.epochs=1", "arch@models.B.arch=mnist_d"])
-def test_a_word_that_sets_a_field_of_a_model_is_for_the_part_that_has_it(word: str) -> None:
+@pytest.mark.parametrize("word", ["models.B.trainer.epochs=1", "arch@models.B.arch=mnist_d", "models.B=null"])
+def test_a_word_that_sets_a_model_or_a_field_of_one_is_for_the_part_that_has_it(word: str) -> None:
     parts = ["tramer/table7", "tramer/table2"]
     words, theirs = where_they_fit(parts, [["scale=smoke", word, f"paper={part}"] for part in parts])
     assert words == [["scale=smoke", "paper=tramer/table7"], ["scale=smoke", word, "paper=tramer/table2"]]

@@ -104,7 +104,8 @@ def test_suite_files(compose: Compose, name: str) -> None:
 def test_model_files(compose: Compose, name: str) -> None:
     """Those of ImageNet have weights that timm downloads: tests/conf/test_recipes.py is about them."""
     own = {"kariyappa": ["arch=ensemble"], "kurakin": ["arch=inception_v3_32", "trainer=kurakin"]}  # of the run's arch
-    config = compose(f"+model@models.X={name}", "models=none", "seed=3", *own.get(name.split("_")[0], []))
+    network = ["+arch@models.X.arch=resnet20"] if name == "kurakin_recipe" else []  # which has none of its own
+    config = compose(f"+model@models.X={name}", *network, "models=none", "seed=3", *own.get(name.split("_")[0], []))
     check_model(config["models"]["X"], "models.X")
     assert config["models"]["X"]["seed"] == 3
 

@@ -359,6 +359,23 @@ KURAKIN_NAMES = {  # of the models in reference.csv, by table: those of conf/
 }
 
 
+@pytest.mark.parametrize(
+    "part", [*map("kurakin/table{}".format, range(1, 9)), *map("kurakin/figure{}".format, range(1, 6)), "kurakin/text"]
+)
+def test_kurakins_tables_can_be_asked_of_another_network(compose: Compose, cache: BuildCache, part: str) -> None:
+    lacking = {"table1": ["deeper", "deeper_adv"], "text": ["adv_no_dropout"]}  # what a ResNet has no field for
+    without = lacking.get(part.removeprefix("kurakin/"), [])
+    words = [f"paper={part}", "scale=quick", "dataset=digits", "device=cpu", "arch=resnet20"]
+    config = resized(compose(*words, *(f"models.{name}=null" for name in without)))
+    archs = {name: spec.config["arch"] for name, spec in prepare_experiment(config, cache).specs.items()}
+    assert {arch["name"] for arch in archs.values()} == {"resnet"}
+    assert {arch["depth"] for name, arch in archs.items() if name != "D"} == {20}
+    for name in without:
+        config = resized(compose(*words, *(f"models.{other}=null" for other in without if other != name)))
+        with pytest.raises(ConfigError, match=f"^models.{name}.arch.(extra_blocks|dropout) is not a field"):
+            prepare_experiment(config, cache)
+
+
 @pytest.mark.parametrize(("table", "numbers"), [*zip("12345678", (40, 40, 20, 96, 50, 96, 90, 30), strict=True)])
 def test_kurakins_numbers_are_those_of_the_paper(compose: Compose, table: str, numbers: int) -> None:
     """All 462 of them: metric, model, source, attack, eps."""

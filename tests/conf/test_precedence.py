@@ -118,6 +118,16 @@ def test_by_scale_takes_paper_quick_smoke(compose: Compose, scale: str, index: i
     assert config["models"]["copy"]["trainer"]["epochs"] == config["trainer"]["epochs"]
 
 
+def test_a_group_with_other_fields_follows_the_group(compose: Compose) -> None:
+    """A model's network is the run's but for what is said of it, a component of another name taking another's place."""
+    words = ["paper=kurakin/table2", "arch=resnet20", "arch.width=0.5"]
+    words += ["models.base.arch='${with:${arch},{depth:26,activation:{slope:0.2}}}'"]
+    config = compose(*words, "models.adv.arch='${with:${arch},{activation:{name:elu}}}'")
+    run, models = config["arch"], config["models"]
+    assert models["base"]["arch"] == run | {"depth": 26, "activation": {"name": "leaky_relu", "slope": 0.2}}
+    assert models["adv"]["arch"] == run | {"activation": {"name": "elu"}} and run["width"] == 0.5
+
+
 def test_a_config_does_not_depend_on_the_order_of_its_overrides(compose: Compose) -> None:
     line = ["arch=mnist_d", "trainer=madry", "trainer.epochs=1", "suite=tramer", "eps=0.2", "seed=2", "models=alone"]
     line += ["dataset.train_size=20", "dataset.test_size=10"]

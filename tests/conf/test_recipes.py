@@ -263,7 +263,7 @@ def test_kurakins_rate_and_k_belong_to_the_global_batch(compose: Compose) -> Non
 @pytest.mark.parametrize("part", [part for part in KURAKIN_PARTS if not part.startswith("figure")])
 def test_the_command_for_imagenet_is_the_papers_recipe(compose: Compose, part: str) -> None:
     """All of ImageNet, cropped by the data set alone; batches of 1,600, of which k of 32 are adversarial."""
-    command = "dataset=imagenet arch=inception_v3 arch.width=1 arch.batch_norm_momentum=0.0003 trainer.epochs=187"
+    command = "dataset=imagenet arch=inception_v3 arch.batch_norm_momentum=0.0003 trainer.epochs=187"
     command += " trainer.batch_size=1600 trainer.augment=null"
     assert command in " ".join((ROOT / "docs/running.md").read_text().replace("\\", " ").split())
     config = compose(f"paper=kurakin/{part}", "scale=paper", *command.split())

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from epsball.build import ConfigError, build
+from epsball.cli.compose import composed
 from epsball.models import MODELS, heads, own_heads
 from epsball.models.layers import ACTIVATIONS, NORMALISATIONS, SameConv2d, same_padding
 from epsball.models.wrappers import RULES, Ensemble
@@ -38,6 +38,7 @@ PARAMETERS: dict[str, tuple[Shape, int, int]] = {
     "wide_resnet_w1": (CIFAR, 10, 464_154),
     "inception_v3": (IMAGENET, 1000, 27_161_264),
     "inception_v3_32": (CIFAR, 10, 21_806_058),
+    "inception_v3_narrow": (CIFAR, 10, 5_474_394),
     "inception_v3_elu": (IMAGENET, 1000, 27_161_264),
     "ensemble": (MNIST, 10, 5 * 6_526_474),
     "ensemble_mix": (CIFAR, 10, 26_263_634),
@@ -64,8 +65,7 @@ SMALLEST = {
 
 @cache
 def _composed(name: str) -> str:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_yaml(compose(overrides=[f"+arch={name}"]).arch)
+    return OmegaConf.to_yaml(composed(f"arch={name}", "models=none", "scale=paper")["arch"])
 
 
 def arch(name: str, **fields: object) -> dict[str, Any]:

@@ -55,6 +55,15 @@ def unlike(word: str, usual: str, other: str) -> str:
     return other if word == usual else usual
 
 
+def with_fields(*given: Any) -> DictConfig:
+    """Resolve `${with:${arch},{activation:{name:elu}}}`: a copy of a group with these fields laid over it."""
+    if len(given) != 2 or not all(isinstance(value, dict | DictConfig) for value in given):
+        raise ConfigError("with needs a group and fields for it, as in ${with:${arch},{depth:26}}")
+    plain = [OmegaConf.to_container(one, resolve=True) if isinstance(one, DictConfig) else one for one in given]
+    changed: dict[str, Any] = laid_over(*plain)
+    return OmegaConf.create(changed)
+
+
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "unlike": unlike,
     "by_scale": by_scale,
@@ -62,6 +71,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "times": arithmetic(operator.mul),
     "plus": arithmetic(operator.add),
     "quotient": arithmetic(operator.floordiv),
+    "with": with_fields,
 }
 OPEN = ("models", "grid", *STATED)
 """groups that take keys which no file gives: a grid's models have no names yet while Hydra composes"""

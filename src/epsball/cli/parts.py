@@ -78,10 +78,14 @@ def composing(part: str) -> Iterator[None]:
 
 
 def where_they_fit(parts: list[str], words: list[list[str]]) -> tuple[list[list[str]], set[Entry]]:
-    """Leave words that set a field of a model, table, claim or figure to the parts that have it, where any has. Return
-    the words of each part, and those entries."""
+    """Leave words for a model, or for a field of a table, claim or figure, to the parts that have it, where any has.
+    Return the words of each part, and those entries."""
     places = {word: place_of(word) for own in words for word in own}
-    fields = {word: (group, name) for word, (group, name, field) in places.items() if group in NAMED and field}
+    fields = {
+        word: (group, name)
+        for word, (group, name, field) in places.items()
+        if (group in NAMED and field) or (group == "models" and name)  # a whole table may be the run's, no model is
+    }
     if not fields:
         return words, set()
     there = []
