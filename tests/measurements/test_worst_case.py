@@ -206,7 +206,7 @@ def test_batches_of_one_size_fool_the_same_images(label: str, momentum: float) -
     attack = replace(PGD, eps=0.1, step_size=0.01, label=label, momentum=momentum, **single)  # type: ignore[arg-type]
     fooled, expected = clean_errors(model, test), fooled_by(attack, model, test)
     seen = batch_sizes(model)
-    with Progress("worst case", len(test) * attack.restarts) as progress:
+    with Progress("worst case", len(test) * attack.restarts, "examples") as progress:
         Search(model, test, 25, True, fooled, reach_of(attack), Stop(), progress).ascend(attack, seeded(5))
         assert progress.done == progress.total
     assert torch.equal(fooled, expected) and set(seen) == {25}
@@ -348,7 +348,7 @@ def test_momentum_outlives_looks_packing_and_images_that_drop_out(batch_size: in
     without = [valley(level / 255) > 0 or crosses(level / 255, kept=False) for level in levels]
     assert any(expected) and not all(expected) and sum(without) < sum(expected) - 5
     fooled = clean_errors(Function(two_logits), test)
-    with Progress("worst case", len(test)) as progress:
+    with Progress("worst case", len(test), "examples") as progress:
         search = Search(Function(two_logits), test, batch_size, one_size, fooled, reach_of(CLIMB), Stop(), progress)
         search.ascend(CLIMB, seeded())
     assert fooled.tolist() == expected

@@ -22,13 +22,13 @@ from epsball.runtime.progress import Interrupted, Progress, Stop
 def test_a_line_every_half_minute_says_how_long_is_left(caplog: pytest.LogCaptureFixture) -> None:
     """Steps that an earlier process made took none of this one's time."""
     seconds = iter([0.0, 10.0, 31.0, 40.0, 62.0])
-    with caplog.at_level(logging.INFO), Progress("A", 100, start=40, clock=lambda: next(seconds)) as progress:
+    with caplog.at_level(logging.INFO), Progress("A", 100, "steps", start=40, clock=lambda: next(seconds)) as progress:
         progress.step(5)
         progress.step(5)
         progress.say("loss 0.5")
         progress.step(5)
         progress.step(5)
-    assert caplog.messages == ["A: 50 of 100, 31 s, 155 s left", "A: 60 of 100, 62 s, 124 s left, loss 0.5"]
+    assert caplog.messages == ["A: 50 of 100 steps, 31 s, 155 s left", "A: 60 of 100 steps, 62 s, 124 s left, loss 0.5"]
 
 
 def test_a_stop_is_obeyed_at_once_where_nothing_is_to_be_saved() -> None:
@@ -51,7 +51,7 @@ def work(ready: Connection, saved: Path | None) -> None:
     stop = Stop()
     stop.obey_parent()
     if saved is not None:
-        with stop.job(), Progress("work", total=1):
+        with stop.job(), Progress("work", 1, "steps"):
             ready.send(os.getpid())
             try:
                 while True:

@@ -157,7 +157,7 @@ def count_adversarial(
     """
     matrices = {k: regular_hadamard(k).to(test.device) for k in {subspace.directions for subspace in subspaces}}
     counts: dict[Subspace, list[Tensor]] = {subspace: [] for subspace in subspaces}
-    with Progress(title, len(test) * sum(subspace.directions for subspace in subspaces)) as progress:
+    with Progress(title, len(test) * sum(subspace.directions for subspace in subspaces), "examples") as progress:
         for x, y in test.batches(batch_size):
             sign = input_gradient(model, x, y, of=gradients_of).sign()
             for subspace, found in counts.items():

@@ -119,7 +119,7 @@ def follow(
     began, first = seconds_at(test.device), test.first(plan.images)
     batch = Batch(plan, models, source, stop, Reach(plan.title, plan.attack.eps))
     parts = []
-    with Progress(plan.title, len(first)) as progress:
+    with Progress(plan.title, len(first), "images") as progress:
         for x, y in first.batches(max(1, batch_size // plan.attack.restarts)):
             parts.append(batch.follow(x, y, generator))
             progress.step(len(x))

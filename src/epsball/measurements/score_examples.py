@@ -122,7 +122,7 @@ def score(model: nn.Module, x_adv: Tensor, test: Images, batch_size: int, stop: 
     """Find the model's mistakes on one adversarial image for each test image."""
     began = seconds_at(test.device)
     parts: list[Mistakes] = []
-    with Progress(title, len(test)) as progress:
+    with Progress(title, len(test), "images") as progress:
         for x, y in in_batches(batch_size, x_adv, test.y):
             stop.check()
             parts.append(mistakes(model, x.to(test.device), y))

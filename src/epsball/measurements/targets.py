@@ -98,7 +98,7 @@ def over_batches(
 ) -> PerImage:
     """Return what `measure` finds of images and labels, joined over the batches. Nothing waits for the device."""
     parts = []
-    with Progress(title, len(test)) as progress:
+    with Progress(title, len(test), "images") as progress:
         for x, y in test.batches(batch_size):
             stop.check()
             parts.append(measure(x, y))

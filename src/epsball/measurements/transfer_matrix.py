@@ -226,7 +226,7 @@ def transfer(
     crafted: list[Tensor] = []
     share, generator = test.share(), own_generator(generator)
     reach = Reach(title, attack.eps)
-    with Progress(title, len(share)) as progress:
+    with Progress(title, len(share), "images") as progress:
         for x, y in share.batches(batch_size):
             stop.check()
             x_adv = craft(attack, source, x, y, generator)

@@ -128,7 +128,7 @@ def find_fooled(
     began = seconds_at(test.device)
     fooled = torch.cat([mistakes(model, x, y)[0] for x, y in test.batches(batch_size)])
     passes = sum(attack.restarts if isinstance(attack, GradientAttack) else 1 for attack in attacks.values())
-    with Progress(title, len(test) * passes) as progress:
+    with Progress(title, len(test) * passes, "examples") as progress:
         for name, attack in attacks.items():
             reach = Reach(f"{name}, {title}", attack.eps)
             search = Search(model, test, batch_size, test.device.type == "cuda", fooled, reach, stop, progress)

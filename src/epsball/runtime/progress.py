@@ -103,24 +103,28 @@ class Stop:
 
 
 class Progress:
-    """Counts steps of one long job: a tqdm bar on a terminal, else a line in the log every half minute; both say how
-    long is left."""
+    """Counts the steps of one long job, or its images: a tqdm bar on a terminal, else a line in the log every half
+    minute; both say how long is left."""
 
-    def __init__(self, title: str, total: int, start: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.title, self.total, self.start, self.done, self.clock = title, total, start, start, clock
+    def __init__(
+        self, title: str, total: int, unit: str, start: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.title, self.total, self.unit, self.clock = title, total, unit, clock
+        self.start = self.done = start
         self.note = ""
         self.began = self.logged = clock()
         self.bar = tqdm(
             total=total,
             initial=start,
             desc=title,
+            unit=f" {unit}",
             disable=None if is_first() else True,
             leave=False,
             dynamic_ncols=True,
         )
 
     def step(self, count: int = 1) -> None:
-        """Count `count` steps more, one at least."""
+        """Count `count` units more, one at least."""
         self.done += count
         self.bar.update(count)
         now = self.clock()
@@ -128,7 +132,7 @@ class Progress:
             self.logged = now
             seconds = now - self.began
             left = seconds * (self.total - self.done) / (self.done - self.start)
-            counted = f"{self.title}: {self.done} of {self.total}, {seconds:.0f} s, {left:.0f} s left"
+            counted = f"{self.title}: {self.done} of {self.total} {self.unit}, {seconds:.0f} s, {left:.0f} s left"
             log.info("%s%s", counted, self.note)
 
     def say(self, note: str) -> None:

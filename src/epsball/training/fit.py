@@ -79,7 +79,7 @@ def fit(
         if control.state is not None:
             state.load(control.state)
         saved = time.monotonic()
-        with Progress(control.title, total, state.step) as progress:
+        with Progress(control.title, total, "steps", state.step) as progress:
             indices = batch_indices(data.train, trainer.batch_size, seed, state.step, total)
             for index, *pixels in saved_if_lost(data.train.read(indices, seed, state.step), state, control):
                 state.advance(index, state.step / per_epoch, *pixels)
