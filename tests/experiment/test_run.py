@@ -23,7 +23,8 @@ from epsball.experiment import run as experiment_run
 from epsball.experiment.joint import prepare_parts
 from epsball.experiment.prepare import Experiment, prepare_experiment
 from epsball.experiment.record import claim_directory, config_hash, git_commit
-from epsball.experiment.run import Judged, PartResult, joined_rows, judge, run_experiments
+from epsball.experiment.report import Judged, PartResult, joined_rows, judge
+from epsball.experiment.run import run_experiments
 from epsball.experiment.setup import set_up
 from epsball.experiment.statements import Statements
 from epsball.measurements import gradient_norms, transfer_matrix

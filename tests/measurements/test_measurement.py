@@ -22,7 +22,8 @@ from epsball.data.images import Split
 from epsball.experiment.components import check_measurements
 from epsball.experiment.expected import fits, rows_of
 from epsball.experiment.prepare import Experiment, prepare_experiment
-from epsball.experiment.run import as_frames, measure, of_measurement, run_experiments
+from epsball.experiment.report import as_frames, of_measurement
+from epsball.experiment.run import measure, run_experiments
 from epsball.experiment.setup import set_up
 from epsball.measurements import MEASUREMENTS
 from epsball.measurements.coherence import Coherence
