@@ -57,6 +57,8 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> Parts:
         of_file = without_resolving(f"paper={paper}", *searched()) if paper is not None else usual
         words, theirs = where_they_fit(parts, words_of_parts(plain, overrides, of_file, usual))
         configs = [composed_part(part, numbers, own, usual) for part, own in zip(parts, words, strict=True)]
+        if any(key_of(word).startswith("measurement.images") for word in overrides):
+            configs = with_own_images(configs)
         whole = without_entries(plain, theirs - entries_of(of_file))
         if len(parts) == 1:  # its rows are all that there are
             configs = [[with_statements(own, whole) for own in configs[0]]]
@@ -117,6 +119,21 @@ def without_entries(config: dict[str, Any], entries: set[Entry]) -> dict[str, An
     return config | {
         group: {name: one for name, one in own.items() if (group, name) not in entries} for group, own in groups.items()
     }
+
+
+def with_own_images(configs: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """Leave the images of an attack, which the command line gave all parts, to those that have it, where any has."""
+    attacks = [{*(own[0]["suite"] or {}), *(own[0].get("attack") or {})} for own in configs]
+
+    def fitting(config: dict[str, Any], there: set[str]) -> dict[str, Any]:
+        images = config["measurement"].get("images")
+        if not isinstance(images, dict):
+            return config
+        of_others = set().union(*attacks) - there
+        own = {attack: number for attack, number in images.items() if attack not in of_others}
+        return config | {"measurement": config["measurement"] | {"images": own}}
+
+    return [[fitting(config, there) for config in own] for own, there in zip(configs, attacks, strict=True)]
 
 
 def with_statements(config: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
