@@ -38,7 +38,7 @@ PARAMETERS: dict[str, tuple[Shape, int, int]] = {
     "wide_resnet_w1": (CIFAR, 10, 464_154),
     "inception_v3": (IMAGENET, 1000, 27_161_264),
     "inception_v3_32": (CIFAR, 10, 21_806_058),
-    "inception_v3_narrow": (CIFAR, 10, 5_474_394),
+    "inception_v3_narrow": (CIFAR, 10, 5_465_466),
     "inception_v3_elu": (IMAGENET, 1000, 27_161_264),
     "ensemble": (MNIST, 10, 5 * 6_526_474),
     "ensemble_mix": (CIFAR, 10, 26_263_634),
