@@ -13,7 +13,7 @@ from epsball.attacks.attack import Attack, BrokenContract, described
 from epsball.build import ConfigError, bound, require
 from epsball.data.examples import ROUNDING
 from epsball.models.layers import Shape
-from epsball.runtime.named_files import check_arguments, found_in, imported, sha256_of, told
+from epsball.runtime.named_files import cause, check_arguments, found_in, imported, sha256_of
 
 GIVEN = ("model", "x", "y", "eps")
 
@@ -67,7 +67,7 @@ class ModuleAttack:
             try:
                 x_adv = called(model, x.detach().clone(), y.clone(), eps, **self.arguments)
             except Exception as error:
-                raise RuntimeError(f"{self.call} of {self.file} fails{told(error, str(self.file))}") from error
+                raise RuntimeError(f"{self.call} of {self.file} fails{cause(error, str(self.file))}") from error
         return self.checked(x_adv, x, eps)
 
     def checked(self, x_adv: object, x: Tensor, eps: float | Tensor) -> Tensor:

@@ -123,17 +123,26 @@ def without_entries(config: dict[str, Any], entries: set[Entry]) -> dict[str, An
 
 def with_own_images(configs: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
     """Leave the images of an attack, which the command line gave all parts, to those that have it, where any has."""
-    attacks = [{*(own[0]["suite"] or {}), *(own[0].get("attack") or {})} for own in configs]
+    attacks = [attack_names(own[0]) for own in configs]
+    every = set().union(*attacks)
+    return [
+        [without_images(config, every - there) for config in own] for own, there in zip(configs, attacks, strict=True)
+    ]
 
-    def fitting(config: dict[str, Any], there: set[str]) -> dict[str, Any]:
-        images = config["measurement"].get("images")
-        if not isinstance(images, dict):
-            return config
-        of_others = set().union(*attacks) - there
-        own = {attack: number for attack, number in images.items() if attack not in of_others}
-        return config | {"measurement": config["measurement"] | {"images": own}}
 
-    return [[fitting(config, there) for config in own] for own, there in zip(configs, attacks, strict=True)]
+def attack_names(config: dict[str, Any]) -> set[str]:
+    """Name the attacks of a part, but for those of its suite that are null."""
+    groups = [mapping(config.get(group) or {}, group) for group in ("suite", "attack")]
+    return {name for group in groups for name, attack in group.items() if attack is not None}
+
+
+def without_images(config: dict[str, Any], attacks: set[str]) -> dict[str, Any]:
+    """Return a part's config in which the measurement says nothing of the images of some attacks."""
+    measurement = mapping(config.get("measurement") or {}, "measurement")
+    if not isinstance(images := measurement.get("images"), dict):
+        return config
+    kept = {attack: number for attack, number in images.items() if attack not in attacks}
+    return config | {"measurement": {**measurement, "images": kept}}
 
 
 def with_statements(config: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:

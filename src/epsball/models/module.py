@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from epsball.build import listed, require
 from epsball.models.foreign import check_mean_std, load_checkpoint, normalised, try_one_image
 from epsball.models.layers import Shape
-from epsball.runtime.named_files import check_arguments, found_in, told
+from epsball.runtime.named_files import cause, check_arguments, found_in
 
 
 def module(
@@ -48,7 +48,7 @@ def make(maker: Callable[..., object], arguments: dict[str, Any], called: str, f
     try:
         network = maker(**arguments)
     except Exception as error:
-        raise ValueError(f"call: {called} fails{told(error, file)}") from error
+        raise ValueError(f"call: {called} fails{cause(error, file)}") from error
     kind = type(network).__name__
     require(isinstance(network, nn.Module), f"call should give a torch.nn.Module, but {called} gives a {kind}")
     assert isinstance(network, nn.Module)

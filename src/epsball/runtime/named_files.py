@@ -82,7 +82,7 @@ def imported(file: str, digest: str) -> ModuleType:
             exec(compile(text, file, "exec"), vars(content))
     except Exception as error:
         del sys.modules[content.__name__]
-        raise ValueError(f"file: {file} cannot be imported{told(error, file)}") from error
+        raise ValueError(f"file: {file} cannot be imported{cause(error, file)}") from error
     return content
 
 
@@ -93,11 +93,11 @@ def check_arguments(called: Callable[..., Any], name: str, given: Mapping[str, A
         inspect.signature(called).bind(*before, **given)
     except TypeError as error:
         taken = f"{name}{inspect.signature(called)}"
-        beside = f" beside {', '.join(before)}" if before else ""
-        raise ValueError(f"arguments should be those of {taken}{beside}: {error}") from None
+        rest = f" beside {', '.join(before)}" if before else ""
+        raise ValueError(f"arguments should be those of {taken}{rest}: {error}") from None
 
 
-def told(error: Exception, file: str) -> str:
+def cause(error: Exception, file: str) -> str:
     """Return ` in line 3: TypeError: ...`, the last line of the user's file that an error came through."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     where = f" in line {lines[-1]}" if lines else ""

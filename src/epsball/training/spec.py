@@ -159,8 +159,8 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
     key = fingerprint(identity)
     if key not in cache.specs:
         network = check_network(fields["arch"], data, at["arch"])
-        for told in (part.remark for part in network.modules() if hasattr(part, "remark")):
-            log.info("%s: %s", where, told)
+        for remark in (part.remark for part in network.modules() if hasattr(part, "remark")):
+            log.info("%s: %s", where, remark)
         check_trainer(trainer, network, len(sources), where, at.get("trainer", under(where, "trainer")))
         check_data(trainer, network, data, at)
         untrained = "fitted" if isinstance(network, FitsItself) else "published"
