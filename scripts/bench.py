@@ -20,6 +20,7 @@ def options(out: str, repeats: int) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=repeats, help="rounds; medians are of these")
     parser.add_argument("--out", type=Path, default=Path(out), help="CSV to write")
     parser.add_argument("--batch", type=int, help="images per batch, where a benchmark has one")
+    parser.add_argument("--only", default="", help="groups whose name has this in it, where a benchmark has groups")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 

@@ -18,6 +18,7 @@ from epsball.training.fit import TrainingState
 from epsball.training.trainer import Trainer
 
 CIFAR, MNIST = (3, 32, 32), (1, 28, 28)
+RESNETS = ["arch=ensemble", "arch@arch.members.member=resnet20", "arch.copies=3"]
 # name, image shape, arch, trainer, further overrides; the first of a group is its base
 GROUPS: dict[str, list[tuple[str, tuple[int, int, int], list[str]]]] = {
     "Madry net, batch 50": [
@@ -38,6 +39,10 @@ GROUPS: dict[str, list[tuple[str, tuple[int, int, int], list[str]]]] = {
     "5 x Conv-3, batch 64": [
         ("standard", MNIST, ["arch=ensemble", "trainer=standard"]),
         ("GAL", MNIST, ["arch=ensemble", "trainer=diversity", "trainer.objective.data=null", "trainer.augment=null"]),
+    ],
+    "3 x ResNet-20, batch 64": [
+        ("standard", CIFAR, [*RESNETS, "trainer=standard"]),
+        ("GAL", CIFAR, [*RESNETS, "trainer=diversity", "trainer.objective.data=null", "trainer.augment=null"]),
     ],
     "ResNet-20, batch 64": [
         ("standard", CIFAR, ["arch=resnet20", "trainer=standard"]),
@@ -80,6 +85,8 @@ def main() -> None:
     given = options("bench_training.csv", repeats=7)
     table = Table("group")
     for group, members in GROUPS.items():
+        if given.only not in group:
+            continue
         who = {name: steps_of(shape, overrides, given.device) for name, shape, overrides in members}
         table.add((group,), rounds(who, given.repeats, given.device), base="standard")
     table.write(given.out)

@@ -309,21 +309,6 @@ def test_activation_values(name: str) -> None:
     torch.testing.assert_close(layer(torch.tensor(inputs)), torch.tensor([formula(v) for v in inputs]))
 
 
-def test_leaky_relu_has_torchs_derivatives_and_no_zeros_to_add_to_them() -> None:
-    layer = build(ACTIVATIONS, {"name": "leaky_relu", "slope": 0.1}, where="activation")()
-    x = torch.tensor([-3.0, -0.0, 0.0, 2.0], requires_grad=True)
-    weight = torch.tensor([2.0, 3.0, 5.0, 7.0], requires_grad=True)
-    results = []
-    for each in (layer, nn.LeakyReLU(0.1)):
-        (gradient,) = torch.autograd.grad((weight * each(x)).sum(), x, create_graph=True)
-        mixed, second = torch.autograd.grad((gradient**2).sum(), (weight, x), allow_unused=True)
-        results.append((gradient, mixed, second))
-    (gradient, mixed, second), (torchs_gradient, torchs_mixed, torchs_second) = results
-    assert torch.equal(gradient, torchs_gradient) and torch.equal(mixed, torchs_mixed)
-    assert second is None
-    assert torchs_second is not None and not torchs_second.any()  # else torch has learned it: ours can go
-
-
 def test_relu_decay_peaks_at_one_over_root_beta() -> None:
     """Kurakin et al. 2017, appendix D: 2 / 1.4 and 10 / 11 for beta 0.1; the largest is 1 / (2 sqrt(beta))."""
     layer = build(ACTIVATIONS, {"name": "relu_decay", "beta": 0.1}, where="activation")()

@@ -38,10 +38,12 @@ from epsball.data.datasets import DATASETS
 from epsball.data.images import Data, Split
 from epsball.measurements.worst_case import find_fooled
 from epsball.models import MODELS
-from epsball.runtime.device import Precision, allow_tf32, borrowed_seed
+from epsball.runtime.device import Precision, allow_tf32, autocast, borrowed_seed
 from epsball.runtime.graphs import EAGER_CALLS, GRAPHS_KEPT, GraphCache, current, graphs
 from epsball.runtime.progress import Stop
 from epsball.runtime.store import Store
+from epsball.training import double_backward
+from epsball.training.double_backward import DoubleBackward
 from epsball.training.fit import TrainingControl, TrainingState, batch_indices, fit
 from epsball.training.trainer import Trainer
 
@@ -328,6 +330,40 @@ def test_captured_steps_train_the_eager_ones_bits(
     assert_replayed(captured.graph_cache, routes)
     assert identical(eager, finished)
     assert not identical(captured.model.state_dict(), made.model.state_dict())
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_input_gradients_are_differentiated_as_torch_does(
+    precision: Precision, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    body = [
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.LeakyReLU(0.1),
+        nn.Conv2d(8, 8, 3, 2),
+        nn.BatchNorm2d(8),
+    ]
+    network = nn.Sequential(*body, nn.ReLU(), nn.Flatten(), nn.LazyLinear(4)).to(DEVICE)
+    x = torch.randn(64, 3, 12, 12, device=DEVICE)
+    network(x)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+
+    def step() -> tuple[Tensor, Tensor]:
+        model, images = copy.deepcopy(network), x.clone().requires_grad_()
+        with allow_tf32(precision), autocast(precision, DEVICE), DoubleBackward():
+            output = model(images).float()
+            (gradient,) = torch.autograd.grad(output.logsumexp(1).sum(), images, create_graph=True)
+            loss = (gradient.flatten(1).norm(dim=1) + output[:, 0]).sum()
+            found = torch.autograd.grad(loss, list(model.parameters()))
+        return gradient.detach(), torch.cat([each.flatten() for each in found])
+
+    ours = step()
+    monkeypatch.setattr(double_backward, "OWN", {})
+    for found, expected in zip(ours, step(), strict=True):
+        assert (found - expected).norm() < (1e-4 if precision == "fp32" else 0.1) * expected.norm()
 
 
 def test_every_trainer_is_tested(compose: Compose) -> None:

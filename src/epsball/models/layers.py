@@ -22,7 +22,7 @@ def relu() -> Activation:
 
 def leaky_relu(slope: float) -> Activation:
     require(0 <= slope < 1, f"slope should be in [0, 1), is {slope}")
-    return lambda: LeakyReLU(slope)
+    return lambda: nn.LeakyReLU(slope)
 
 
 def elu() -> Activation:
@@ -51,28 +51,6 @@ ACTIVATIONS: dict[str, Callable[..., Activation]] = {
     "relu6": relu6,
     "relu_decay": relu_decay,
 }
-
-
-class LeakyReLU(nn.LeakyReLU):
-    """torch's leaky ReLU, whose second derivative with respect to its input is known to be none. Torch's own
-    is a tensor of zeros, which the step of an objective of gradients (GAL) makes and adds up in every layer."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        output: Tensor = _LeakyReLU.apply(input, self.negative_slope)
-        return output
-
-
-class _LeakyReLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.slope = slope
-        return F.leaky_relu(x, slope)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return torch.ops.aten.leaky_relu_backward(gradients[0], x.detach(), ctx.slope, False), None
 
 
 class ReluDecay(nn.Module):

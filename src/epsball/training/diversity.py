@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
@@ -13,6 +14,7 @@ from epsball.attacks.losses import at_least_fp32, cross_entropy, log_odds
 from epsball.build import require
 from epsball.models import Ensemble, heads
 from epsball.training.adversarial import Adversarial, Batches, Examples, Origin, joined, no_sources, weighted_mean
+from epsball.training.double_backward import DoubleBackward
 
 GradientsOf = Literal["cross_entropy", "log_odds"]
 SMALLEST = 1e-30  # of a gradient's largest component; with 1e-38 the slope of its cosine overflows
@@ -103,15 +105,16 @@ def losses_and_gradients(
     once more."""
     networks = members(model)
     inputs = [x.detach().requires_grad_() for _ in networks]
-    outputs = [heads(m, x_m) for m, x_m in zip(networks, inputs, strict=True)]
-    losses = torch.stack([cross_entropy(output, y, label_smoothing) for output in outputs])
-    aligned = losses
-    if gradients_of == "log_odds":
-        predicted = [  # of a member that is an ensemble itself no head is its prediction
-            m(x_m) if isinstance(m, Ensemble) else output[0][0]
-            for m, x_m, output in zip(networks, inputs, outputs, strict=True)
-        ]
-        aligned = torch.stack([log_odds(at_least_fp32(logits), y) for logits in predicted])
+    with DoubleBackward() if create_graph else nullcontext():
+        outputs = [heads(m, x_m) for m, x_m in zip(networks, inputs, strict=True)]
+        losses = torch.stack([cross_entropy(output, y, label_smoothing) for output in outputs])
+        aligned = losses
+        if gradients_of == "log_odds":
+            predicted = [  # of a member that is an ensemble itself no head is its prediction
+                m(x_m) if isinstance(m, Ensemble) else output[0][0]
+                for m, x_m, output in zip(networks, inputs, outputs, strict=True)
+            ]
+            aligned = torch.stack([log_odds(at_least_fp32(logits), y) for logits in predicted])
     gradients = torch.autograd.grad(aligned.sum(), inputs, create_graph=create_graph)
     return losses, torch.stack([g.flatten(1) for g in gradients])
 
