@@ -73,16 +73,17 @@ class ConvolutionInputGradient(torch.autograd.Function):
     def forward(ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, arguments: Arguments) -> Tensor:
         ctx.save_for_backward(gradient, weight)
         ctx.arguments = arguments
-        of_input: Tensor = aten.convolution_backward(gradient, x, weight, None, *arguments, [True, False, False])[0]
+        of_input: Tensor
+        only_input = [True, False, False]
+        of_input, _, _ = aten.convolution_backward(gradient, x, weight, None, *arguments, only_input)
         return of_input
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *second: Tensor) -> tuple[Tensor, None, Tensor, None]:
         gradient, weight = ctx.saved_tensors
-        of_weight = aten.convolution_backward(gradient, second[0], weight, None, *ctx.arguments, [False, True, False])[
-            1
-        ]
+        only_weight = [False, True, False]
+        _, of_weight, _ = aten.convolution_backward(gradient, second[0], weight, None, *ctx.arguments, only_weight)
         return aten.convolution(second[0], weight, None, *ctx.arguments), None, of_weight, None
 
 
