@@ -60,6 +60,13 @@ def logits(model, x, y, eps):
 
 def broken(model, x, y, eps):
     return model.features(x)
+
+
+def viewing(model, x, y, eps):
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)
+    steepest = gradient.abs().view(len(x), -1).amax(1).view(-1, 1, 1, 1)
+    return (x + eps * gradient / steepest).clamp(0, 1)
 """
 Config = dict[str, Any]
 
@@ -133,6 +140,19 @@ def test_model_and_images_are_left_as_they_were(file: Path, model: nn.Module) ->
     assert all(parameter.grad is not None for parameter in model.parameters())
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, weights[name])}
     assert not changed, "running statistics"
+
+
+def test_gradients_can_be_viewed_whatever_the_layout_of_the_weights(file: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 10)).eval()
+    x, y = torch.rand(4, 3, 8, 8), torch.arange(4)
+    attack = made(file, call="viewing")
+    expected = attack(network, x, y)
+    network.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(attack(network, x, y), expected)
+    images = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(network(images).sum(), images)
+    assert not gradient.is_contiguous(), "else nobody has to see to it"
 
 
 def test_what_it_draws_is_the_generators(file: Path, model: nn.Module) -> None:

@@ -18,6 +18,7 @@ from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.run import run_experiments
 from epsball.models import MODELS, heads, own_heads
 from epsball.runtime.progress import Stop
+from epsball.training.trained import place_network
 
 NET = """
 from functools import partial; import torch
@@ -56,6 +57,17 @@ class InPlace(Net):
     def forward(self, x):
         x -= 0.5
         return super().forward(x)
+
+
+class Viewing(nn.Module):
+    def __init__(self, view=True):
+        super().__init__()
+        self.first, self.second, self.out = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.Linear(2 * 24 * 24, 10)
+        self.view = view
+
+    def forward(self, x):
+        filtered = self.second(self.first(x))
+        return self.out(filtered.view(len(x), -1) if self.view else filtered.flatten(1))
 
 
 class Counting(Net):
@@ -335,3 +347,20 @@ def test_a_network_may_change_what_it_is_given_where_that_is_no_image(file: Path
 def test_images_that_it_does_not_take(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"^arch: Net of .* does not take images of \(1, 9, 9\) .*: RuntimeError: "):
         build(MODELS, spec(file), (1, 9, 9), 10, where="arch")
+
+
+@pytest.mark.parametrize("view", [True, False])
+def test_channels_last_is_for_networks_that_take_it(
+    view: bool, tiny: Callable[..., Config], file: Path, tmp_path: Path
+) -> None:
+    """Convolutions' outputs are not contiguous then, so that `view` fails."""
+    arch = spec(file, call="Viewing", arguments={"view": view})
+    trained = {**tiny("channels_last=true", "dataset.train_size=40", "dataset.test_size=20"), "outputs": str(tmp_path)}
+    experiment = prepare_experiment(with_arch(trained, arch, trained["models"]["target"]["trainer"]))
+    network = place_network(experiment.specs["target"], experiment.execution)
+    weights = dict(network.named_parameters())["0.second.weight"]
+    assert weights.is_contiguous(memory_format=torch.channels_last) == (not view) == network.takes_channels_last
+    pair = {"name": "ensemble", "members": {"own": arch}, "copies": 2, "rule": "vote"}
+    assert build(MODELS, pair, (1, 28, 28), 10, where="arch").takes_channels_last == (not view)
+    run_experiments("own", [[experiment]], tmp_path / "run", [], Stop())
+    assert (tmp_path / "run" / "results.csv").exists()

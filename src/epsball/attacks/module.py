@@ -63,7 +63,8 @@ class ModuleAttack:
         """Raises RuntimeError, one line, where the user's code fails or gives something else."""
         called = getattr(imported(str(self.file), self.sha256), str(self.call))
         eps = self.eps if shrink is None else self.eps * shrink.view(-1, 1, 1, 1)
-        with left_as_it_was(model), drawing_from(generator, x.device), torch.enable_grad():
+        drawing = drawing_from(generator, x.device)
+        with left_as_it_was(model), contiguous_gradients(model), drawing, torch.enable_grad():
             try:
                 x_adv = called(model, x.detach().clone(), y.clone(), eps, **self.arguments)
             except Exception as error:
@@ -124,6 +125,33 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
             buffer.copy_(value)
         for parameter, required, gradient in parameters:
             parameter.requires_grad_(required).grad = gradient
+
+
+@contextmanager
+def contiguous_gradients(model: nn.Module) -> Iterator[None]:
+    """Let the gradients of a model's images be contiguous inside the block, however its weights are laid out: code that
+    others wrote calls `gradient.view(len(x), -1)`."""
+
+    def passing(_model: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(ContiguousGradient.apply(each) if isinstance(each, Tensor) else each for each in given)
+
+    hook = model.register_forward_pre_hook(passing)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class ContiguousGradient(torch.autograd.Function):
+    """A tensor as it is, whose gradient is contiguous."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].contiguous()
 
 
 @contextmanager

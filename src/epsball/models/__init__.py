@@ -4,7 +4,8 @@ A network takes float images in [0, 1], (N, C, H, W), normalises them itself and
 What else it may have: `heads(x)`, all its logits with their weights in the loss, those of its prediction first (see
 `wrappers.heads`); `members`, an ensemble's; `fit_to`, which fits it without a trainer (`wrappers.FitsItself`), and
 `differentiable = False`, by which it is a target only (both as `forest.RandomForest`); `has_weights = True`, with which
-it is trained already (as timm's).
+it is trained already (as timm's); `takes_channels_last = False`, with which its weights are never laid out so (as of a
+user's network that calls `view`).
 """
 
 from collections.abc import Callable

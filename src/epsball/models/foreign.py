@@ -150,6 +150,20 @@ def try_one_image(net: nn.Module, shape: Shape, classes: int, field: str, messag
     require(kept, f"{field} should leave the images as they are, but changes them in place, as `x -= 0.5` does")
 
 
+def takes_channels_last(net: nn.Module, shape: Shape) -> bool:
+    """Whether a network, which takes an image, takes it with its weights laid out so, too: `view` of a convolution's
+    output fails then. It is left as it was."""
+    net.eval().to(memory_format=torch.channels_last)
+    try:
+        with torch.no_grad():
+            net(torch.zeros(1, *shape))
+    except RuntimeError:
+        return False
+    finally:
+        net.train().to(memory_format=torch.contiguous_format)
+    return True
+
+
 def is_head(pair: object, classes: int) -> bool:
     """Whether it is logits of one image with their weight."""
     if not (isinstance(pair, tuple) and len(pair) == 2):

@@ -25,6 +25,7 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
         self.rule = rule
         self.has_weights = all(getattr(member, "has_weights", False) for member in members)
+        self.takes_channels_last = all(getattr(member, "takes_channels_last", True) for member in members)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, classes), whose largest entry is the ensemble's prediction."""

@@ -216,9 +216,10 @@ class Checkpoints:
 
 
 def place_network(spec: ModelSpec, execution: Execution) -> nn.Module:
-    """Return a new network on the device, its weights laid out as the config says."""
+    """Return a new network on the device, its weights laid out as the config says, where it takes that."""
     network = spec.make_network().to(execution.device)
-    return network.to(memory_format=torch.channels_last) if execution.channels_last else network
+    laid_out = execution.channels_last and getattr(network, "takes_channels_last", True)
+    return network.to(memory_format=torch.channels_last) if laid_out else network
 
 
 def model_record(spec: ModelSpec, stored: Row, path: Path, reused: bool) -> Row:
