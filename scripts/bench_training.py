@@ -5,6 +5,7 @@ Targets (notes on speed): a Madry step at most 29 standard steps (the form that 
 with three cached sources at most 2.3.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -83,10 +84,11 @@ def steps_of(shape: tuple[int, int, int], overrides: list[str], device: str) -> 
 
 def main() -> None:
     given = options("bench_training.csv", repeats=7)
+    chosen = {group: members for group, members in GROUPS.items() if given.only in group}
+    if not chosen:
+        sys.exit(f"--only {given.only!r} is in no group's name: {', '.join(GROUPS)}")
     table = Table("group")
-    for group, members in GROUPS.items():
-        if given.only not in group:
-            continue
+    for group, members in chosen.items():
         who = {name: steps_of(shape, overrides, given.device) for name, shape, overrides in members}
         table.add((group,), rounds(who, given.repeats, given.device), base="standard")
     table.write(given.out)

@@ -1,4 +1,4 @@
-"""Files of weights, right and damaged."""
+"""Files of weights, right and damaged; the layout that a network takes."""
 
 import argparse
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from epsball.models.foreign import load_checkpoint
+from epsball.models.foreign import load_checkpoint, takes_channels_last
 
 WEIGHTS = {"weight": torch.ones(2, 3), "bias": torch.tensor([1.0, 2.0])}
 WRAPPED: dict[str, Any] = {
@@ -86,3 +86,11 @@ def test_a_file_that_does_not_fit_is_told_in_one_line(damaged: str, tmp_path: Pa
         load_checkpoint(nn.Linear(3, 2), str(file))
     assert "\n" not in str(caught.value)
     assert answer.replace("{}", str(file)) in str(caught.value) and str(file) in str(caught.value)
+
+
+def test_a_network_is_asked_for_its_layout_on_a_copy() -> None:
+    of_volumes = nn.Sequential(nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 2, (1, 3, 3)), nn.Flatten())
+    of_images = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()).to(memory_format=torch.channels_last)
+    assert not takes_channels_last(of_volumes, (1, 8, 8)), "torch has no such layout of their weights"
+    assert takes_channels_last(of_images, (3, 8, 8))
+    assert of_images[0].weight.is_contiguous(memory_format=torch.channels_last) and of_images.training

@@ -3,6 +3,7 @@ what they make of one image.
 """
 
 import argparse
+import copy
 import pickle
 import re
 import warnings
@@ -151,16 +152,13 @@ def try_one_image(net: nn.Module, shape: Shape, classes: int, field: str, messag
 
 
 def takes_channels_last(net: nn.Module, shape: Shape) -> bool:
-    """Whether a network, which takes an image, takes it with its weights laid out so, too: `view` of a convolution's
-    output fails then. It is left as it was."""
-    net.eval().to(memory_format=torch.channels_last)
+    """Whether a copy of a network, which takes an image, takes it with its weights laid out so, too: `view` of what a
+    convolution gives fails then."""
     try:
         with torch.no_grad():
-            net(torch.zeros(1, *shape))
-    except RuntimeError:
+            copy.deepcopy(net).eval().to(memory_format=torch.channels_last)(torch.zeros(1, *shape))
+    except Exception:
         return False
-    finally:
-        net.train().to(memory_format=torch.contiguous_format)
     return True
 
 
