@@ -42,27 +42,30 @@ def meant(word: str, path: list[str], node: Any, config: Mapping[Any, Any], grou
     key is `path`, or anywhere in the config, and which keys there are."""
     if not isinstance(node, Mapping):
         return f": {'.'.join(path)} is no group of keys, it is {written(node)}"
-    known = [str(name) for name in node]
-    found = nearest(SYNONYMS.get(word, word), [*known, *groups], keys_below(node, path), keys_below(config, []))
+    known, place = [str(name) for name in node], ".".join(path)
+    names = [*known, *groups]
+    found = nearest(SYNONYMS.get(word, word), names, keys_below(node, path), keys_below(config, []), place in ADDED)
     said = f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
     if found and not path:
         return said
-    where = f" in {'.'.join(path)}" if path else ""
-    place = ".".join(path)
+    where = f" in {place}" if path else ""
     before, option = ADDED.get(place, ("+", "..."))
     addable = path and not found and (place in ADDED or not known)  # a group without keys takes any, as arch.arguments
     adds = f"; {before}{place}.{word}={option} adds one" if addable else ""
     return f"{said}: the keys{where} are {listed(known)}{adds}"
 
 
-def nearest(word: str, known: list[str], below: Mapping[str, str], everywhere: Mapping[str, str]) -> list[str]:
-    """Return the keys that a word may be meant to be: the very name here, below or elsewhere, else a name alike."""
+def nearest(
+    word: str, known: list[str], below: Mapping[str, str], everywhere: Mapping[str, str], named: bool
+) -> list[str]:
+    """Return the keys that a word may be meant to be: the very name here, below or elsewhere, else a name alike here or
+    below; of things `named` as one likes, not below."""
     if word in known:
         return [word]
     if found := shallowest(below, word) or shallowest(everywhere, word):
         return found
     alike = difflib.get_close_matches(word, known, 1, CLOSE)
-    if alike or not (deeper := difflib.get_close_matches(word, set(below.values()), 1, CLOSE)):
+    if alike or named or not (deeper := difflib.get_close_matches(word, set(below.values()), 1, CLOSE)):
         return alike
     return shallowest(below, deeper[0])
 
