@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 from bench import composed
-from bench_training import random_data
+from bench_training import GAL, RESNETS, random_data
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,8 +39,6 @@ Launch = Literal["eager", "graph", "torchattacks"]
 COLUMNS = ["measurement", "case", "precision", "launch", "value", "unit", "share_of_peak", "peak_memory_mib", "error"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
-GAL = ["arch=ensemble", "trainer=diversity", "trainer.objective.data=null", "trainer.augment=null"]
-RESNETS = [*GAL, "dataset=cifar10", "arch.copies=3", "arch@arch.members.member=resnet20"]
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,10 @@ CASES = {
     "A fgsm_adv, batch 64": Case(MNIST, ["arch=mnist_a", "trainer=fgsm_adv"], 8),
     "A ensemble_adv, batch 64": Case(MNIST, ["arch=mnist_a", "trainer=ensemble_adv"], 8),
     "5 x conv3 GAL, batch 64": Case(MNIST, GAL, 6),
-    "3 x resnet20 GAL, batch 64": Case(CIFAR, RESNETS, 6),
-    "3 x resnet20 GAL, batch 64, channels_last": Case(CIFAR, RESNETS, 6, channels_last=True),
+    "3 x resnet20 GAL, batch 64": Case(CIFAR, [*GAL, *RESNETS, "dataset=cifar10"], 6),
+    "3 x resnet20 GAL, batch 64, channels_last": Case(
+        CIFAR, [*GAL, *RESNETS, "dataset=cifar10"], 6, channels_last=True
+    ),
     "resnet20 PGD-7, batch 128": Case(CIFAR, ["dataset=cifar10", "arch=resnet20", "trainer=madry_cifar"], 17),
     WIDE: Case(CIFAR, ["dataset=cifar10", "arch=wide_resnet", "trainer=madry_cifar"], 17),
 }

@@ -19,7 +19,8 @@ from epsball.training.fit import TrainingState
 from epsball.training.trainer import Trainer
 
 CIFAR, MNIST = (3, 32, 32), (1, 28, 28)
-RESNETS = ["arch=ensemble", "arch@arch.members.member=resnet20", "arch.copies=3"]
+GAL = ["arch=ensemble", "trainer=diversity", "trainer.objective.data=null", "trainer.augment=null"]
+RESNETS = ["arch@arch.members.member=resnet20", "arch.copies=3"]
 # name, image shape, arch, trainer, further overrides; the first of a group is its base
 GROUPS: dict[str, list[tuple[str, tuple[int, int, int], list[str]]]] = {
     "Madry net, batch 50": [
@@ -39,11 +40,11 @@ GROUPS: dict[str, list[tuple[str, tuple[int, int, int], list[str]]]] = {
     ],
     "5 x Conv-3, batch 64": [
         ("standard", MNIST, ["arch=ensemble", "trainer=standard"]),
-        ("GAL", MNIST, ["arch=ensemble", "trainer=diversity", "trainer.objective.data=null", "trainer.augment=null"]),
+        ("GAL", MNIST, GAL),
     ],
     "3 x ResNet-20, batch 64": [
-        ("standard", CIFAR, [*RESNETS, "trainer=standard"]),
-        ("GAL", CIFAR, [*RESNETS, "trainer=diversity", "trainer.objective.data=null", "trainer.augment=null"]),
+        ("standard", CIFAR, ["arch=ensemble", *RESNETS, "trainer=standard"]),
+        ("GAL", CIFAR, [*GAL, *RESNETS]),
     ],
     "ResNet-20, batch 64": [
         ("standard", CIFAR, ["arch=resnet20", "trainer=standard"]),
