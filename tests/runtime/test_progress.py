@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def begin_work(saved: Path | None) -> tuple[Any, Connection]:
     here, there = context.Pipe()
     worker = context.Process(target=work, args=(there, saved))
     worker.start()
+    there.close()  # so that a worker that ends too early is told as the end of its pipe
     here.recv()
     return worker, here
 
@@ -144,6 +146,33 @@ def test_a_stop_asked_for_before_is_obeyed_before_anything_begins() -> None:
     stop.on_signal(signal.SIGTERM, None)
     with pytest.raises(Interrupted), stop.at_once():
         pytest.fail("it begins")
+
+
+def test_a_stop_that_a_library_swallows_is_obeyed_nevertheless() -> None:
+    """As an extension's does whose import of another fails: it goes on without, or fails later for the lack of it."""
+    stop = Stop()
+    with pytest.raises(Interrupted, match="signal 15"), stop.at_once(), suppress(Interrupted):
+        stop.on_signal(signal.SIGTERM, None)
+    stop = Stop()
+    with pytest.raises(Interrupted, match="signal 2"), stop.at_once():
+        with suppress(Interrupted):
+            stop.on_signal(signal.SIGINT, None)
+        raise AttributeError("module 'numpy' has no attribute 'iinfo'")
+    stop = Stop()
+    with pytest.raises(ValueError, match="its own"), stop.at_once():
+        raise ValueError("its own")
+
+
+def test_imports_end_before_a_stop_is_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    stop, ended = Stop(), False
+    with pytest.raises(Interrupted, match="signal 15"), stop.at_once():
+        with stop.after_imports():
+            stop.on_signal(signal.SIGTERM, None)
+            ended = True
+        pytest.fail("it goes on")
+    assert ended
+    with pytest.raises(Interrupted, match="signal 15"):  # a second one waits for nothing
+        stop.on_signal(signal.SIGTERM, None)
 
 
 def test_an_interruption_keeps_its_signal_between_processes() -> None:

@@ -158,8 +158,9 @@ def run(
                     for each in seeds:
                         settings_of(each)
 
-            from epsball.experiment.joint import prepare_parts  # imports torch: what needs none is answered by now
-            from epsball.experiment.remarks import remarks
+            with stop.after_imports():  # torch, too: what needs none is answered by now
+                from epsball.experiment.joint import prepare_parts
+                from epsball.experiment.remarks import remarks
 
             parts, joint = prepare_parts(composed.configs, composed.whole)
             one = [Composed(config, runtime.runtime.choices)]
@@ -169,9 +170,10 @@ def run(
         experiments = [experiment for part in parts for experiment in part]
         agree_on([one.config_hash for one in experiments], [one.execution.device.type for one in experiments])
 
-        from epsball.experiment.record import claim_directory  # after a wrong value, whose answer need not wait
-        from epsball.experiment.run import run_experiments
-        from epsball.experiment.setup import check_given
+        with stop.after_imports():  # after a wrong value, whose answer need not wait
+            from epsball.experiment.record import claim_directory
+            from epsball.experiment.run import run_experiments
+            from epsball.experiment.setup import check_given
 
         check_given(parts, stop)
     given = None if folder or runtime.run.dir == "." else str(runtime.run.dir)

@@ -81,13 +81,29 @@ class Stop:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Let a stop that is asked for inside the block end it there: it computes nothing that is to be saved."""
+        """Let a stop that is asked for inside the block end it there: it computes nothing that is to be saved. Where a
+        library takes the stop for a failure of its own, the block ends with it or, at the latest, where it ends."""
         self.check()
         self.nothing_to_save = True
         try:
             yield
+        except Exception:
+            self.check()
+            raise
         finally:
             self.nothing_to_save = False
+        self.check()
+
+    @contextmanager
+    def after_imports(self) -> Iterator[None]:
+        """Let a stop that is asked for inside the block, which imports, end it where it ends: the import of a library
+        that was stopped half-way may be tried again, or done without, by the one that imports it."""
+        before, self.nothing_to_save = self.nothing_to_save, False
+        try:
+            yield
+        finally:
+            self.nothing_to_save = before
+        self.check()
 
     def on_signal(self, signum: int, _frame: object) -> None:
         first, self.signum = self.signum is None, signum
