@@ -64,6 +64,15 @@ def test_attacks_that_nothing_has_gradients_for_are_told(compose: Callable[..., 
     assert said_of(config) == ["no model has gradients: fgsm crafted on none"]
 
 
+def test_an_attack_that_nothing_asks_about_is_told(tiny: Callable[..., Config]) -> None:
+    """As one's own beside a paper's: most papers measure only what their tables, claims and figures ask about."""
+    claim = 'claims.c={says: x, paper: y, checks: ["error(target | target, fgsm) > error(target)"]}'
+    words = ("attack=none", "suite=fgsm", "+attack@suite.own=pgd", "measurement.cells=asked", claim)
+    told = "no table, claim or figure asks about own: crafted on none, unless measurement.cells=all"
+    assert told in said_of(tiny(*words))
+    assert not any("asks about" in text for text in said_of(tiny(*words, "measurement.cells=all")))
+
+
 def test_a_random_forest_needs_no_other_words(compose: Callable[..., Config]) -> None:
     """It has no trainer, no twin that is trained naturally, and no gradient: it is a target."""
     experiment = prepare_experiment(compose("arch=random_forest", "device=cpu"))

@@ -6,6 +6,7 @@ from epsball.attacks.gradient import GradientAttack
 from epsball.build import listed
 from epsball.experiment.prepare import Experiment
 from epsball.experiment.statements import Statements
+from epsball.measurements.transfer_matrix import TransferMatrix
 from epsball.paper.figures import Figure
 from epsball.paper.tables import Table
 from epsball.training.spec import with_sources
@@ -36,9 +37,14 @@ def other_data(experiment: Experiment) -> Iterator[str]:
 
 
 def uncrafted_attacks(experiment: Experiment) -> Iterator[str]:
-    """Say which attacks are crafted on no model, because none has gradients."""
+    """Say which attacks are crafted on no model, because none has gradients, or because nothing asks about them where
+    only what is asked about is measured."""
     if experiment.attacks and not experiment.sources:
         yield f"no model has gradients: {listed([named.name for named in experiment.attacks])} crafted on none"
+    elif any(isinstance(one, TransferMatrix) and one.cells == "asked" for one in experiment.measurements.values()):
+        crafted = {cell.attack for cells in experiment.expected.cells.values() for cell in cells}
+        if idle := dict.fromkeys(named.name for named in experiment.attacks if named.name not in crafted):
+            yield f"no table, claim or figure asks about {listed(idle)}: crafted on none, unless measurement.cells=all"
 
 
 def short_steps(experiment: Experiment) -> Iterator[str]:
