@@ -288,7 +288,7 @@ def test_a_damaged_image_is_one_line_that_names_it(tmp_path: Path, workers: int)
     [
         ({"train_folder": "trian"}, "dataset.root: no .*/trian; an image folder is"),
         ({"test_folder": "test"}, "dataset.root: no .*/test; an image folder is"),
-        ({"train_size": 25}, "dataset.train_size is 25, but there are only 24 such images"),
+        ({"train_size": 25}, "dataset.train_size is 25, but there are only 24 such images: null takes all"),
         ({"image_size": 0}, "dataset.image_size should be a number of pixels, is 0"),
         ({"crop": 1.5}, r"dataset.crop should be in \(0, 1\], is 1.5"),
         ({"area": [0.5, 0.1]}, r"dataset.area should be two shares in \(0, 1\], rising, is \[0.5, 0.1\]"),

@@ -325,7 +325,7 @@ def require_available(settings: Dataset, train: int, test: int) -> None:
     """ConfigError unless there are at least as many images as the settings ask for."""
     for field, size, found in (("train_size", settings.train_size, train), ("test_size", settings.test_size, test)):
         if size is not None and size > found:
-            raise ConfigError(f"dataset.{field} is {size}, but there are only {found} such images")
+            raise ConfigError(f"dataset.{field} is {size}, but there are only {found} such images: null takes all")
 
 
 def require_classes(classes: tuple[str, ...], origin: str) -> None:
