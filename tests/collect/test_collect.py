@@ -211,6 +211,18 @@ def test_a_misspelt_folder_and_a_file_to_write_to_are_one_line(
         assert out == "" and err.startswith(f"error: {told}") and err.count("\n") == 1
 
 
+def test_another_users_runs_are_collected_into_a_folder_of_ones_own(
+    grid: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr("epsball.runtime.files.tempfile.TemporaryFile", refuse)
+    assert collect.main([str(grid)]) == 2
+    refused = f"{grid} cannot be written (Permission denied): name a folder of your own"
+    assert capsys.readouterr().err == f"error: --out is not given: {refused}\n"
+
+
 # ---- interrupted runs
 
 

@@ -142,6 +142,23 @@ def test_a_model_in_training_stays(outputs: Path, capsys: pytest.CaptureFixture[
     assert not (outputs / "models" / f"mnist_a-standard-{KEYS['4']}").exists()
 
 
+def test_another_users_store_is_listed(
+    outputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock files are not ours to write; whether they are held is asked all the same."""
+
+    def refuse(path: Path, timeout: float) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    free, held = (Store(outputs, lambda: None).lock(KEYS[name]) for name in "14")
+    free.touch()
+    with FileLock(held):
+        monkeypatch.setattr("epsball.collect.storage.FileLock", refuse)
+        assert main(["list", str(outputs)]) == 0
+    listed = capsys.readouterr().out
+    assert f"{KEYS['4']} (in training)" in listed and f"{KEYS['1']} (in training)" not in listed
+
+
 def test_a_run_that_begins_while_one_is_asked_keeps_its_models(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builtins.input", lambda _: str(make_run(outputs, "late", "4", status="running")) and "y")
     assert main(["clean", str(outputs)]) == 0

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from epsball.collect.runs import read_record, status_of
-from epsball.runtime.files import is_abandoned
+from epsball.runtime.files import is_abandoned, try_lock
 from epsball.runtime.store import LAST, MANIFEST, SPEC
 
 FOLDER = re.compile(r"(?P<label>.+)-(?P<key>[0-9a-f]{12})(\.damaged(-\d+)?)?")  # as the store names a model's
@@ -214,6 +214,9 @@ def is_locked(path: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # another user's, or on a file system that is only read
+        with path.open("rb") as file:
+            return not try_lock(file)
 
 
 def delete(path: Path, outputs: Path) -> int:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table, equal = aggregate(named, current(runs)), names_of_jobs(counted)
     out = options.out or next(directory for directory in options.directories if directory.is_dir())
     try:
-        make_folder(out, f"--out {out}" if options.out else "the first directory")
+        make_folder(out, f"--out {out}" if options.out else "--out is not given")
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
