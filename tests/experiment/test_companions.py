@@ -70,7 +70,9 @@ def test_an_attack_that_nothing_asks_about_is_told(tiny: Callable[..., Config]) 
     words = ("attack=none", "suite=fgsm", "+attack@suite.own=pgd", "measurement.cells=asked", claim)
     told = "no table, claim or figure asks about own: crafted on none, unless measurement.cells=all"
     assert told in said_of(tiny(*words))
-    assert not any("asks about" in text for text in said_of(tiny(*words, "measurement.cells=all")))
+    worst = "+measurement@measurements.worst=worst_case"
+    for other in ("measurement.cells=all", worst):  # of which the worst case crafts all
+        assert not any("asks about" in text for text in said_of(tiny(*words, other)))
 
 
 def test_a_random_forest_needs_no_other_words(compose: Callable[..., Config]) -> None:

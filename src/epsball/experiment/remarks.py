@@ -42,8 +42,11 @@ def uncrafted_attacks(experiment: Experiment) -> Iterator[str]:
     if experiment.attacks and not experiment.sources:
         yield f"no model has gradients: {listed([named.name for named in experiment.attacks])} crafted on none"
     elif any(isinstance(one, TransferMatrix) and one.cells == "asked" for one in experiment.measurements.values()):
-        crafted = {cell.attack for cells in experiment.expected.cells.values() for cell in cells}
-        if idle := dict.fromkeys(named.name for named in experiment.attacks if named.name not in crafted):
+        cells = {(label, one.attack, one.eps) for label, own in experiment.expected.cells.items() for one in own}
+        kinds, attacks = experiment.measurements, experiment.attacks
+        crafted = [one for label, attack, eps in cells for one in kinds[label].made_of(attack, eps, attacks)]
+        used = {named.name for named in attacks if named.identity in crafted}
+        if idle := [name for name in dict.fromkeys(named.name for named in attacks) if name not in used]:
             yield f"no table, claim or figure asks about {listed(idle)}: crafted on none, unless measurement.cells=all"
 
 
