@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from epsball.runtime.processes import beginning
-from epsball.runtime.progress import Interrupted, Progress, Stop
+from epsball.runtime.progress import Interrupted, Progress, Stop, unfailing_output
 
 
 def test_a_line_every_half_minute_says_how_long_is_left(caplog: pytest.LogCaptureFixture) -> None:
@@ -179,3 +179,41 @@ def test_an_interruption_keeps_its_signal_between_processes() -> None:
     """A launcher's worker sends it to the command, whose exit code is made of it."""
     found = pickle.loads(pickle.dumps(Interrupted(15)))
     assert (found.signum, str(found)) == (15, "stopped by signal 15")
+
+
+SAY = """
+import sys
+from epsball.runtime.progress import unfailing_output
+
+with unfailing_output():
+    for stream in (sys.stdout, sys.stderr):
+        print("one", file=stream, flush=True)
+        print("two", file=stream)
+    assert not sys.stdout.isatty()
+sys.exit(7)
+"""
+
+
+def ended(stream: int) -> int:
+    """Return the exit code of a process that says something on a stream."""
+    return subprocess.run([sys.executable, "-c", SAY], stdout=stream, stderr=stream, timeout=60).returncode
+
+
+def test_what_cannot_be_written_for_the_user_fails_nothing() -> None:
+    """Neither while it runs nor where Python flushes at the end, which would be exit code 120."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        assert ended(write) == 7
+    finally:
+        os.close(write)
+    if Path("/dev/full").exists():
+        with Path("/dev/full").open("w") as full:
+            assert ended(full.fileno()) == 7
+
+
+def test_what_can_be_written_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with unfailing_output():
+        print("a result")
+        print("a line of the log", file=sys.stderr)
+    assert capsys.readouterr() == ("a result\n", "a line of the log\n")

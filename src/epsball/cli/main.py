@@ -37,7 +37,7 @@ from epsball.cli.words import in_order, refuse_absent_folders, typed_keys
 from epsball.experiment.settings import settings_of
 from epsball.runtime.distributed import PeerLost, agreed, gather, is_first, joined, processes, rank
 from epsball.runtime.files import make_folder
-from epsball.runtime.progress import Interrupted, JobFailed, Stop
+from epsball.runtime.progress import Interrupted, JobFailed, Stop, unfailing_output
 
 log = logging.getLogger("epsball")
 
@@ -111,6 +111,7 @@ class Session:
                 time.sleep(0.1)
 
 
+@unfailing_output()
 def main() -> int:
     """Run what the command line says and return the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us; we tell them in one line

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from epsball.collect.runs import read_record, status_of
 from epsball.runtime.files import is_abandoned, try_lock
+from epsball.runtime.progress import unfailing_output
 from epsball.runtime.store import LAST, MANIFEST, SPEC
 
 FOLDER = re.compile(r"(?P<label>.+)-(?P<key>[0-9a-f]{12})(\.damaged(-\d+)?)?")  # as the store names a model's
@@ -45,6 +46,7 @@ class StoredModel:
     """the runs that use it, and the models that were trained on it"""
 
 
+@unfailing_output()
 def main(arguments: Sequence[str] | None = None) -> int:
     """List or clean; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])

@@ -13,11 +13,13 @@ from epsball.collect.runs import Cell, Run, find_runs
 from epsball.output.tables import latex, markdown
 from epsball.results.rows import KEY, MATRIX_LINE, eps_label, error_rows, over_seeds
 from epsball.runtime.files import make_folder, write_whole
+from epsball.runtime.progress import unfailing_output
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@unfailing_output()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Collect, write, print; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])

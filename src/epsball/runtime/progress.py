@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import RLock, Thread
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TextIO, cast
 
 from tqdm import tqdm
 
@@ -29,6 +29,49 @@ class Interrupted(KeyboardInterrupt):
 
     def __reduce__(self) -> tuple[type["Interrupted"], tuple[int]]:
         return Interrupted, (self.signum,)
+
+
+class Unfailing:
+    """A stream of text; once it cannot be written, its reader gone or its disk full, what is written to it is dropped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write `text`, and return its length."""
+        try:
+            return self.stream.write(text)
+        except OSError:
+            self.drop()
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what the stream has kept back."""
+        try:
+            self.stream.flush()
+        except OSError:
+            self.drop()
+
+    def drop(self) -> None:
+        """Let the stream's file be the null device: what the stream has kept back would fail once more at the end."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def unfailing_output() -> Iterator[None]:
+    """Let what is said in the block be unable to fail: a run goes on, and its results are written, though its output is
+    read by `head`, or its log's disk is full."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, Unfailing(stream)) for stream in streams)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = streams
 
 
 class JobFailed(RuntimeError):
