@@ -1,6 +1,7 @@
 """Files are whole or absent, whatever interrupts the writing."""
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,6 +74,26 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError) as error:
         write_whole(path, "new")
     assert error.value.filename == str(path)
+
+
+def test_a_file_that_is_to_be_renamed_is_not_taken_for_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock has ended; on a slow disk its last byte was written long ago."""
+    rename, seen = Path.replace, []
+
+    def slow_disk(number: int) -> None:
+        os.utime(number, (1e9, 1e9))
+
+    def renamed(aside: Path, path: Path) -> Path:
+        seen.append(is_abandoned(aside))
+        remove_abandoned([tmp_path])
+        return rename(aside, path)
+
+    monkeypatch.setattr("os.fsync", slow_disk)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_whole(tmp_path / "a.json", "whole")
+    assert seen == [False] and (tmp_path / "a.json").read_text() == "whole"
 
 
 WRITES = """

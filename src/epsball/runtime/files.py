@@ -16,7 +16,7 @@ from epsball.build import ConfigError
 if sys.platform != "win32":
     import fcntl
 
-YOUNG = 1.0  # seconds in which a process that writes a file aside has locked it
+YOUNG = 1.0  # seconds in which a process that writes a file aside has locked it, and has renamed it once unlocked
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -28,6 +28,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+            os.utime(aside)  # a slow disk has made it old, and its lock ends before it has its name
         aside.replace(path)
     except OSError as error:
         free = f" ({shutil.disk_usage(path.parent).free >> 20} MiB free)" if path.parent.exists() else ""
