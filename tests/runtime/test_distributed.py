@@ -2,13 +2,14 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -213,10 +214,7 @@ def test_machines_that_share_no_files_train_what_one_machine_does(
     tmp_path: Path, uninterrupted: dict[str, Tensor]
 ) -> None:
     """Two torchruns that meet at a port, as on two machines; only the first process's machine gets files."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    meet = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"]
+    meet = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}"]
     start = [sys.executable, "-m", "torch.distributed.run", *meet, RUN, *LONGER]
     outputs = [tmp_path / "here", tmp_path / "there"]
     jobs = [
@@ -229,6 +227,14 @@ def test_machines_that_share_no_files_train_what_one_machine_does(
     (first,) = (own for own in outputs if own.exists())
     (weights,) = first.glob("models/*/model.safetensors")
     assert distance(load_file(weights), uninterrupted) == 0
+
+
+def free_port() -> int:
+    """One below those that systems give to whoever asks for any, as other jobs do before this one is used."""
+    while True:
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("", port := random.randrange(20000, 32000)))
+            return port
 
 
 def child_of(parent: int, variable: str) -> int:
