@@ -31,7 +31,7 @@ write_whole(Path(sys.argv[1]), "x" * 5000)
 def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     path.write_text("old\n")
-    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"OSError: [Errno {errno.EFBIG}]") and str(path) in last and "MiB free" in last

@@ -85,7 +85,7 @@ def test_a_worker_ends_with_sigterm_once_it_has_nothing_to_save(tmp_path: Path, 
     for _ in range(1 if idle else 3):
         worker.terminate()
         time.sleep(0.05)
-    worker.join(30)
+    worker.join(300)
     ended = worker.exitcode
     worker.kill()
     assert ended == 128 + signal.SIGTERM
@@ -102,7 +102,7 @@ if __name__ == "__main__":
 """
 STAY = """
     print(worker.pid, flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 STOP = """
     worker.terminate()
@@ -120,7 +120,7 @@ def start(script: Path, text: str, saved: Path | None = None) -> subprocess.Pope
 
 
 def test_a_worker_that_was_stopped_leaves_nothing_to_complain_of(tmp_path: Path) -> None:
-    assert start(tmp_path / "run.py", BEGIN + STOP, tmp_path / "saved").communicate(timeout=60) == ("", "")
+    assert start(tmp_path / "run.py", BEGIN + STOP, tmp_path / "saved").communicate(timeout=300) == ("", "")
     assert (tmp_path / "saved").exists()
 
 
@@ -132,7 +132,7 @@ def test_a_worker_ends_once_it_has_nothing_to_save_when_its_parent_was_killed(tm
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         parent.kill()
-    until = time.monotonic() + 30
+    until = time.monotonic() + 300
     while beginning(worker) is not None and time.monotonic() < until:
         time.sleep(0.05)
     ended = beginning(worker) is None

@@ -269,7 +269,7 @@ def train_counted(root: Path, together: Barrier) -> None:
         time.sleep(0.3)
         return made(folder)
 
-    together.wait(60)
+    together.wait(300)
     trained = Store(root, lambda: None).load_or_train("tiny", KEY, CPU, train)
     assert torch.equal(trained.weights["layer.weight"], made(CheckpointFolder(root))[0]["layer.weight"])
 
@@ -284,7 +284,7 @@ def test_four_processes_train_one_model_once(tmp_path: Path, damaged: bool) -> N
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(300)
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
     assert len((tmp_path / "counter").read_text().splitlines()) == 1
     asides = list((tmp_path / "models").glob("*.damaged*"))
@@ -320,7 +320,7 @@ def train_and_hang(root: Path) -> None:
 
 
 def wait_for(path: Path) -> None:
-    for _ in range(6000):
+    for _ in range(30000):
         if path.exists():
             return
         time.sleep(0.01)

@@ -131,7 +131,7 @@ def test_a_stopped_call_brings_back_the_state_that_the_next_goes_on_from(tmp_pat
         assert stopped.poll() is None, (first / "log.txt").read_text()
         time.sleep(0.05)
     stopped.send_signal(signal.SIGTERM)
-    assert stopped.wait(timeout=60) == 143
+    assert stopped.wait(timeout=300) == 143
     assert codes(first) == {"tramer": 143}
     assert "last.pt" in state_names(first)
     assert call(second, "tramer", STATE=str(first), **longer) == 0
