@@ -148,6 +148,16 @@ def test_a_stop_asked_for_before_is_obeyed_before_anything_begins() -> None:
         pytest.fail("it begins")
 
 
+def test_a_stop_that_comes_while_earlier_ones_are_looked_for_is_obeyed() -> None:
+    class Late(Stop):
+        def check(self) -> None:
+            super().check()
+            self.on_signal(signal.SIGTERM, None)
+
+    with pytest.raises(Interrupted), Late().at_once():
+        pytest.fail("it begins")
+
+
 def test_a_stop_that_a_library_swallows_is_obeyed_nevertheless() -> None:
     """As an extension's does whose import of another fails: it goes on without, or fails later for the lack of it."""
     stop = Stop()

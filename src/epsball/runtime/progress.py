@@ -126,9 +126,9 @@ class Stop:
     def at_once(self) -> Iterator[None]:
         """Let a stop that is asked for inside the block end it there: it computes nothing that is to be saved. Where a
         library takes the stop for a failure of its own, the block ends with it or, at the latest, where it ends."""
-        self.check()
-        self.nothing_to_save = True
+        self.nothing_to_save = True  # before the check: what comes after it raises, what came before it is seen
         try:
+            self.check()
             yield
         except Exception:
             self.check()
