@@ -3,7 +3,9 @@
 import errno
 import json
 import logging
+import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from math import isnan, nan
 from pathlib import Path
@@ -1257,3 +1259,22 @@ def test_a_commit_made_during_a_run_is_not_its_code(monkeypatch: pytest.MonkeyPa
         assert [git_commit(), git_commit()] == ["aaaaaaaaaaaa"] * 2
     finally:
         git_commit.cache_clear()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_asking_for_the_commit_leaves_the_repository_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself `git status` writes the index anew, under its lock: a commit of the user's would fail meanwhile."""
+    (file := tmp_path / "code.py").touch()
+    author = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    for words in (["init"], ["add", "code.py"], [*author, "commit", "-m", "first"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True)
+    os.utime(file, (1e9, 1e9))  # of another time than the index says
+    before = (tmp_path / ".git" / "index").read_bytes()
+    monkeypatch.setattr(experiment_record, "__file__", str(file))
+    git_commit.cache_clear()
+    try:
+        commit = git_commit()
+    finally:
+        git_commit.cache_clear()
+    assert commit is not None and len(commit) == 12 and "+" not in commit
+    assert (tmp_path / ".git" / "index").read_bytes() == before

@@ -293,7 +293,8 @@ def git_commit() -> str | None:
     try:
         ask = partial(subprocess.run, cwd=here, capture_output=True, text=True, check=True, timeout=10)
         commit = ask(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-        return commit + ("+" if ask(["git", "status", "--porcelain", "-uno"]).stdout.strip() else "")
+        changed = ask(["git", "--no-optional-locks", "status", "--porcelain", "-uno"]).stdout.strip()
+        return commit + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
