@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -161,6 +162,25 @@ def test_a_misspelt_option_is_told_once(tmp_path: Path) -> None:
     done = run(torchrun(*TINY, "arch=nope", f"outputs={tmp_path / 'outputs'}"))
     told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode != 0 and len(told) == 1 and "nope" in told[0]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_is_wrong_in_another_process_alone_is_told_by_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ends: bool
+) -> None:
+    """As of a machine that lacks a file; where the first process ends, torchrun ends this one, too."""
+    session = main.Session()
+
+    def wrong() -> None:
+        raise ConfigError("arch=mine does not exist")
+
+    def sleep(seconds: float) -> None:
+        session.stop.signum = signal.SIGTERM if ends else None
+
+    monkeypatch.setattr(main, "time", SimpleNamespace(sleep=sleep))
+    become(monkeypatch, 1, 2)
+    assert session.exit_code(wrong) == 2
+    assert capsys.readouterr().err == ("" if ends else "error: process 1: arch=mine does not exist\n")
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the killed process is found in /proc")

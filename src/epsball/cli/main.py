@@ -86,10 +86,9 @@ class Session:
         except JobFailed:
             return self.code_of_failures()
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # before any job
-            if is_first():
-                print(f"error: {explain(error)}", file=sys.stderr)
-            else:
-                self.wait_for_first()
+            if is_first() or not self.first_ends():
+                of = "" if is_first() else f"process {rank()}: "
+                print(f"error: {of}{explain(error)}", file=sys.stderr)
             return 2
         except Exception as error:
             unmade = isinstance(error, OSError) and error.filename is not None  # a sweep's folder, which Hydra makes
@@ -104,11 +103,13 @@ class Session:
             print(f"{len(self.failures)} jobs failed", file=sys.stderr)
         return 2 if self.failures and all(isinstance(failure, ConfigError) for failure in self.failures) else 1
 
-    def wait_for_first(self) -> None:
-        """Let the first process tell what is wrong: torchrun ends all of them with the first that ends."""
-        for _ in range(100):
-            if self.stop.signum is None:
-                time.sleep(0.1)
+    def first_ends(self) -> bool:
+        """Whether the first process ends within half a minute, and tells what is wrong: torchrun ends all with it."""
+        for _ in range(300):
+            if self.stop.signum is not None:
+                return True
+            time.sleep(0.1)
+        return False
 
 
 @unfailing_output()
