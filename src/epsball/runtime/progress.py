@@ -32,7 +32,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Unfailing:
-    """A stream of text; once it cannot be written, its reader gone or its disk full, what is written to it is dropped."""
+    """A stream of text. Once it cannot be written, its reader gone or its disk full, what is said to it is dropped."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
