@@ -222,6 +222,13 @@ def test_what_cannot_be_written_for_the_user_fails_nothing() -> None:
             assert ended(full.fileno()) == 7
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_what_is_said_to_a_stream_that_was_never_there_fails_nothing(closed: str) -> None:
+    """As some schedulers start a command."""
+    command = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", SAY]
+    assert subprocess.run(command, timeout=60).returncode == 7
+
+
 def test_what_can_be_written_is(capsys: pytest.CaptureFixture[str]) -> None:
     with unfailing_output():
         print("a result")

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import RLock, Thread
 from types import TracebackType
 from typing import Any, Self, TextIO, cast
@@ -32,10 +33,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Unfailing:
-    """A stream of text. Once it cannot be written, its reader gone or its disk full, what is said to it is dropped."""
+    """A stream of text. Once it cannot be written, because its reader has gone or its disk is full, it is `nowhere`."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, nowhere: TextIO) -> None:
         self.stream = stream
+        self.nowhere = nowhere
 
     def write(self, text: str) -> int:
         """Write `text`, and return its length."""
@@ -54,7 +56,7 @@ class Unfailing:
 
     def drop(self) -> None:
         """Let the stream's file be the null device: what the stream has kept back would fail once more at the end."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        os.dup2(self.nowhere.fileno(), self.stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -63,15 +65,16 @@ class Unfailing:
 @contextmanager
 def unfailing_output() -> Iterator[None]:
     """Let what is said in the block be unable to fail: a run goes on, and its results are written, though its output is
-    read by `head`, or its log's disk is full."""
+    read by `head`, its log's disk is full, or it was begun without any."""
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast(TextIO, Unfailing(stream)) for stream in streams)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        sys.stdout, sys.stderr = streams
+    with Path(os.devnull).open("w") as nowhere:
+        sys.stdout, sys.stderr = (cast(TextIO, Unfailing(stream or nowhere, nowhere)) for stream in streams)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            sys.stdout, sys.stderr = streams
 
 
 class JobFailed(RuntimeError):
