@@ -19,8 +19,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from commands import RUN, Ended, run_jsons, start, tiny_line, wait_until
 from own_files import write_own_files
+from torch import nn
 
 from epsball.build import ConfigError
 from epsball.cli.main import Session, log_file
@@ -550,6 +552,25 @@ def test_a_training_that_several_seeds_share_is_told(main: Callable[..., Ended])
     ended = main(*tiny_line("seeds=2", "models.target.seed=3"))
     assert ended.code == 0
     assert "model target is one training in 2 seeds (its seed is 3 in each): means are not over trainings" in ended.err
+
+
+def test_weights_of_ones_own_may_be_others_in_each_seed(main: Callable[..., Ended], tmp_path: Path) -> None:
+    own = tmp_path / "net.py"
+    own.write_text("from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n")
+    for seed in range(2):
+        torch.manual_seed(seed)
+        torch.save(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).state_dict(), tmp_path / f"net_{seed}.pt")
+    given = ("arch=module", f"arch.file={own}", "arch.call=net", "models.target.trainer=null", "seeds=2")
+    line = (*given, "models=alone", "attack=none", "suite=fgsm", "device=cpu", "dataset.test_size=40")
+    told = "model target has the same weights in 2 seeds: means are not over models"
+    cleans = []
+    for name in ("net_${seed}.pt", "net_0.pt"):
+        directory = tmp_path / f"run_{len(cleans)}"
+        ended = main(*line, f"arch.checkpoint={tmp_path / name}", f"hydra.run.dir={directory}")
+        assert ended.code == 0 and (told in ended.err) == (name == "net_0.pt"), ended.err
+        found = rows_of(directory)
+        cleans.append(found[found.attack == "clean"].set_index("seed").error_top1)
+    assert cleans[0][0] == cleans[1][0] == cleans[1][1] != cleans[0][1]
 
 
 def test_several_seeds_in_a_sweep(main: Callable[..., Ended], tmp_path: Path) -> None:

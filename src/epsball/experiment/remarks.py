@@ -22,7 +22,7 @@ def remarks(parts: Sequence[Sequence[Experiment]], joint: Statements, run: str) 
         yield from short_steps(first)
         yield from first.expected.holes(first.statements)
         yield from equal_models(first)
-        yield from same_trainings(seeds)
+        yield from same_models(seeds)
         yield from idle_conclusion(first.settings.experiment, first.statements)
     yield from idle_conclusion(f"{run}, beside its parts,", joint)
 
@@ -70,13 +70,17 @@ def equal_models(experiment: Experiment) -> Iterator[str]:
             yield f"model {name} is the same as {listed_under} and is listed once"
 
 
-def same_trainings(seeds: Sequence[Experiment]) -> Iterator[str]:
-    """Say which trained models are one and the same in several seeds of a part."""
+def same_models(seeds: Sequence[Experiment]) -> Iterator[str]:
+    """Say which models have one and the same weights in several seeds of a part."""
     for name, spec in seeds[0].specs.items():
-        same = [one for one in seeds if name in one.specs and one.specs[name].key == spec.key]
-        if len(same) > 1 and spec.trainer is not None:
+        each = [one.specs[name] for one in seeds if name in one.specs]
+        if spec.as_it_is:
+            same = [one for one in each if one.as_it_is and {**one.identity, "seed": spec.seed} == spec.identity]
+            if len(same) > 1:
+                yield f"model {name} has the same weights in {len(same)} seeds: means are not over models"
+        elif (number := sum(one.key == spec.key for one in each)) > 1:
             why = f"its seed is {spec.seed} in each"
-            yield f"model {name} is one training in {len(same)} seeds ({why}): means are not over trainings"
+            yield f"model {name} is one training in {number} seeds ({why}): means are not over trainings"
 
 
 def idle_conclusion(name: str, statements: Statements) -> Iterator[str]:

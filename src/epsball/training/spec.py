@@ -56,7 +56,7 @@ class ModelSpec:
     label: str
     """what its folder in the store is called, before the fingerprint"""
     trainer: Trainer | None
-    """None for a network that fits itself to the data, without gradients"""
+    """None for a network whose weights are taken as they are, and for one that fits itself to the data"""
     data: Data
     sources: dict[str, "ModelSpec"]
     """the trained models that its trainer crafts on, in the order of their fingerprints"""
