@@ -86,9 +86,9 @@ def test_optimizer_files(compose: Compose, name: str) -> None:
 def test_attack_files(compose: Compose, name: str, tmp_path: Path) -> None:
     own = tmp_path / "attack.py"  # which attack=module has to be given
     own.write_text("def same(model, x, y, eps): return x\n")
-    words = [f"attack.file={own}", "attack.call=same"] if name == "module" else []
+    words, called = ([f"attack.file={own}", "attack.call=same"], "same") if name == "module" else ([], name)
     attacks = list(attacks_of(compose(f"attack={name}", "eps=0.1", *words).get("attack"), "attack"))
-    assert [(named.name, named.attack.eps) for named in attacks] == ([] if name == "none" else [(name, 0.1)])
+    assert [(named.name, named.attack.eps) for named in attacks] == ([] if name == "none" else [(called, 0.1)])
 
 
 @pytest.mark.parametrize("name", options("suite"))

@@ -111,8 +111,8 @@ def as_typed_words(overrides: Any) -> list[str]:
 
 
 def as_plain(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
-    """Return the composed config as a plain dict, in which the attack of `attack=` has a name, its option's, as a
-    suite's have."""
+    """Return the composed config as a plain dict, in which the attack of `attack=` has a name, as a suite's have: its
+    option's, or that of the user's function."""
     check_package(config, choices)
     try:
         for key, kind in (("eps", float), ("seed", int)):  # others refer to these: a wrong one is named itself
@@ -129,7 +129,9 @@ def as_plain(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
     assert isinstance(plain, dict)
     attack = plain.pop("attack", None)
     if attack:
-        plain["attack"] = {choices["attack"].rpartition("/")[2]: attack}
+        option = choices["attack"].rpartition("/")[2]
+        called = attack.get("call") if option == "module" and isinstance(attack, dict) else None
+        plain["attack"] = {called or option: attack}
     return {str(key): value for key, value in plain.items() if key != "hydra"}
 
 
