@@ -25,7 +25,7 @@ def told(config: Config, outputs: Path, caplog: pytest.LogCaptureFixture) -> tup
     with caplog.at_level(logging.INFO):
         forecast = tell_workload([[experiment]], models)
     names = {spec.key: name for name, spec in experiment.specs.items()}
-    return caplog.messages, {names.get(key, key): left for key, left in forecast.left.items()}
+    return caplog.messages, {names[key]: round(left / forecast.operations[key]) for key, left in forecast.left.items()}
 
 
 def test_models_and_attacks_to_come_and_there(

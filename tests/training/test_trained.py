@@ -23,8 +23,10 @@ from epsball.runtime.progress import Interrupted, Stop
 from epsball.runtime.store import LAST, CheckpointFolder, Store
 from epsball.training import parallel, trained
 from epsball.training.fit import TrainingState, fit
-from epsball.training.parallel import Job, epochs_left, find_needs, train_in_parallel, train_in_worker
-from epsball.training.spec import with_sources
+from epsball.training.forecast import TrainingForecast
+from epsball.training.operations import operations_of_steps
+from epsball.training.parallel import Job, find_needs, train_in_parallel, train_in_worker, work_left
+from epsball.training.spec import BuildCache, build_spec, with_sources
 from epsball.training.trained import TrainedModels
 
 Config = dict[str, Any]
@@ -292,28 +294,44 @@ def test_what_the_store_has_already_is_not_waited_for(trainings: Callable[..., E
 
 def test_the_longest_chain_of_models_begins_first() -> None:
     needs = {"ens": ["a", "c"], "a": [], "b": [], "ens_12": ["ens"], "c": [], "forest": []}
-    epochs = {"a": 4.0, "b": 6.0, "c": 0.5, "ens": 2.0, "ens_12": 3.0, "forest": 0.0}
-    left = epochs_left(needs, epochs)
-    assert left == {"a": 9.0, "b": 6.0, "c": 5.5, "ens": 5.0, "ens_12": 3.0, "forest": 0.0}
+    work = {"a": 40, "b": 60, "c": 5, "ens": 20, "ens_12": 30, "forest": 0}
+    assert work_left(needs, work) == {"a": 90, "b": 60, "c": 55, "ens": 50, "ens_12": 30, "forest": 0}
 
 
-def test_workers_begin_with_what_most_waits_for(
-    three_models: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`third` needs a source, so that one is begun before the other models, which are as long."""
-    begun: list[str] = []
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The models that worker processes are given to train, which do nothing here, by name."""
+    names: list[str] = []
 
     def submit(pool: ProcessPoolExecutor, _: object, job: Job) -> Any:
-        begun.append(job.name)
+        names.append(job.name)
         done: Future[str] = Future()
         done.set_result("trained")
         return done
 
-    one = three_models("order", workers=2)
-    one = replace(one, specs={name: one.specs[name] for name in ("other", "third", "target")})
     monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
-    train_together(one)
-    assert begun == ["target", "other", "third"]
+    return names
+
+
+def test_workers_begin_with_what_most_waits_for(three_models: Callable[..., Experiment], submitted: list[str]) -> None:
+    """`third` needs a source, so that one is begun before the other models, which are as long."""
+    one = three_models("order", workers=2)
+    train_together(replace(one, specs={name: one.specs[name] for name in ("other", "third", "target")}))
+    assert submitted == ["target", "other", "third"]
+
+
+def test_workers_begin_with_what_has_most_operations(
+    three_models: Callable[..., Experiment], submitted: list[str]
+) -> None:
+    """Of equally many steps those that craft examples take longer."""
+    one = three_models("order", workers=2)
+    config = one.specs["third"].config
+    attacked = build_spec({**config, "trainer": {**config["trainer"], "sources": {}}}, "models.attacked", BuildCache())
+    one = replace(one, specs={"attacked": attacked, "target": one.specs["target"], "other": one.specs["other"]})
+    models, keys = models_of(one), {spec.key: spec for spec in one.specs.values()}
+    models.forecast = TrainingForecast(dict.fromkeys(keys, 48), operations_of_steps(keys))
+    train_in_parallel({spec.key: (name, one.execution) for name, spec in one.specs.items()}, models, 2, 1)
+    assert submitted[0] == "attacked" and sorted(submitted) == ["attacked", "other", "target"]
 
 
 @pytest.fixture

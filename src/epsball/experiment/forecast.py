@@ -8,6 +8,7 @@ from epsball.experiment.setup import set_up, unfinished_models, workload
 from epsball.measurements.measurement import Workload
 from epsball.training.fit import steps_of
 from epsball.training.forecast import TrainingForecast
+from epsball.training.operations import operations_of_steps
 from epsball.training.spec import ModelSpec
 from epsball.training.trained import TrainedModels
 
@@ -32,7 +33,7 @@ def tell_workload(parts: Sequence[Part], models: TrainedModels) -> TrainingForec
     log.info("models: %d to train%s%s, %d trained already", len(untrained) - given, going_on, as_they_are, ready)
     if work.craftings or work.finished:
         log.info("attacks: %d to craft, of a source at an eps; %d rows reused", len(work.craftings), len(work.finished))
-    return TrainingForecast(steps_left(untrained, models))
+    return TrainingForecast(steps_left(untrained, models), operations_of_steps(untrained))
 
 
 def steps_left(untrained: Mapping[str, ModelSpec], models: TrainedModels) -> dict[str, int]:

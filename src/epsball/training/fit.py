@@ -179,8 +179,7 @@ class TrainingState:
         model.train()
         device = data.train.device
         crafted = max(trainer.batch_size, CRAFTED_ON_CUDA) if device.type == "cuda" else trainer.batch_size
-        same = data.train.repeats and (trainer.augment is None or trainer.objective.takes_originals)
-        repeatable = (lambda: data.train.batches(crafted)) if same else None
+        repeatable = (lambda: data.train.batches(crafted)) if repeats_images(trainer, data.train) else None
         per_epoch = steps_per_epoch(len(data.train), trainer.batch_size)
         with autocast(trainer.precision, device):  # the sources are frozen: it keeps no copies of their parameters
             objective = trainer.objective.prepare(sources, repeatable, trainer.epochs, seed, per_epoch)
@@ -324,6 +323,11 @@ def check_loss(objective: Objective, loss: object) -> None:
         raise BrokenContract(f"{name} should give {wanted}, gives {given}")
     if isinstance(loss, Tensor) and not loss.requires_grad:
         raise BrokenContract(f"{name} should give a loss with gradients: it is detached from the model")
+
+
+def repeats_images(trainer: Trainer, train: Images) -> bool:
+    """Whether a training crafts on the same images in every epoch."""
+    return train.repeats and (trainer.augment is None or trainer.objective.takes_originals)
 
 
 def steps_of(trainer: Trainer, images: int) -> int:

@@ -55,7 +55,8 @@ def train_in_parallel(
     if not wanted:
         return
     needs = find_needs([specs[key] for key in wanted], models)
-    left = epochs_left(needs, {key: specs[key].epochs for key in wanted})
+    work = models.forecast.left if models.forecast else {}  # which takes a damaged model for trained
+    left = work_left(needs, {key: work.get(key, 1) for key in wanted})
     jobs = {key: make_job(*named, specs[key], models) for key, named in wanted.items()}
     workers = min(workers, len(wanted))
     threads = threads or max(1, torch.get_num_threads() // workers)
@@ -121,15 +122,12 @@ def find_needs(specs: Sequence[ModelSpec], models: TrainedModels) -> dict[str, l
     return {key: sorted(first & needs.keys()) for key, first in needs.items()}
 
 
-def epochs_left(needs: Mapping[str, Sequence[str]], epochs: Mapping[str, float]) -> dict[str, float]:
-    """Return the epochs of each model and of the longest chain of models that wait for it: what to begin with.
-
-    A longer training counts whole, also where it continues a shorter one: this orders, it does not predict.
-    """
-    left = dict(epochs)
+def work_left(needs: Mapping[str, Sequence[str]], work: Mapping[str, float]) -> dict[str, float]:
+    """Return the work of each model and of the longest chain of models that wait for it: what to begin with."""
+    left = dict(work)
     for key in reversed(list(TopologicalSorter(needs).static_order())):
         for first in needs[key]:
-            left[first] = max(left[first], epochs[first] + left[key])
+            left[first] = max(left[first], work[first] + left[key])
     return left
 
 
