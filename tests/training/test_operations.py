@@ -12,6 +12,7 @@ from epsball.training.spec import ModelSpec
 
 Specs = Callable[..., dict[str, ModelSpec]]
 OWN = """
+import torch
 from torch import nn
 
 def linear():
@@ -23,6 +24,14 @@ class Asking(nn.Sequential):
 
 def asking():
     return Asking(nn.Flatten(), nn.Linear(784, 10))
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Parameter(torch.ones(10))
+
+    def forward(self, x):
+        return x.flatten(1)[:, :10] * self.out
 
 def asking_attack(model, x, y, eps):
     return x if float(x.amax()) < 1 else x - x.sign() * eps
@@ -80,6 +89,10 @@ def test_each_training_of_a_run(specs: Specs, own: Path) -> None:
     assert found["target"] == found["copy"] == pytest.approx(8 * 8 * 2 * 784 * 10, rel=0.01)
     assert found["natural"] == pytest.approx(16 * 3 * 2 * 784 * 10, rel=0.01)
     assert found["holdout"] > 100 * found["natural"]  # of MNIST's B, and batches of 64
+
+
+def test_a_network_without_products_counts_too(specs: Specs, own: Path) -> None:
+    assert operations_of_steps(specs("trainer=standard", *network(own, "Scale")))["target"] == 1
 
 
 def test_an_attack_that_asks_cannot_be_counted_so_all_count_alike(specs: Specs, own: Path) -> None:

@@ -37,8 +37,8 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def operations_of_steps(specs: Mapping[str, ModelSpec]) -> dict[str, float]:
     """Return about how many operations a step of each training takes, by the keys of `specs`: its passes through a
-    network times those of one pass. 1 of each where one cannot be counted, as of an attack that asks what values are,
-    and 1 of what has no trainer.
+    network times those of one pass; 1 at least. 1 of each where one cannot be counted, as with an attack that asks what
+    values are.
     """
     of_pass: dict[str, int] = {}
     passes: dict[str, float] = {}
@@ -46,7 +46,7 @@ def operations_of_steps(specs: Mapping[str, ModelSpec]) -> dict[str, float]:
     for key, spec in specs.items():
         if spec.trainer is None:
             continue
-        arch = fingerprint({"arch": spec.identity["arch"], "shape": spec.data.shape, "classes": spec.data.classes})
+        arch = fingerprint({"arch": spec.identity["arch"], "shape": spec.data.shape, "classes": len(spec.data.classes)})
         trainer = {**spec.config["trainer"], "sources": len(spec.sources)}
         kind = fingerprint({"trainer": trainer, "members": spec.members, "images": len(spec.data.train)})
         try:
@@ -55,7 +55,7 @@ def operations_of_steps(specs: Mapping[str, ModelSpec]) -> dict[str, float]:
         except Exception as error:  # whatever a user's own code raises where tensors have no values
             log.debug("operations of %s cannot be counted: %s", spec.label, error)
             return dict.fromkeys(specs, 1.0)
-        found[key] = passes[kind] * of_pass[arch]
+        found[key] = max(1.0, passes[kind] * of_pass[arch])
     return found
 
 
