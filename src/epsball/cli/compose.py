@@ -131,7 +131,7 @@ def as_plain(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
     if attack:
         option = choices["attack"].rpartition("/")[2]
         called = attack.get("call") if option == "module" and isinstance(attack, dict) else None
-        plain["attack"] = {called or option: attack}
+        plain["attack"] = {called if isinstance(called, str) and called.isidentifier() else option: attack}
     return {str(key): value for key, value in plain.items() if key != "hydra"}
 
 
