@@ -38,14 +38,13 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def operations_of_steps(specs: Mapping[str, ModelSpec]) -> dict[str, float]:
     """Return about how many operations a step of each training takes, by the keys of `specs`: its passes through a
     network times those of one pass; 1 at least. 1 of each where one cannot be counted, as with an attack that asks what
-    values are.
+    values are, or where there is nothing to compare: of one training alone.
     """
     of_pass: dict[str, int] = {}
     passes: dict[str, float] = {}
     found = dict.fromkeys(specs, 1.0)
-    for key, spec in specs.items():
-        if spec.trainer is None:
-            continue
+    trained = {key: spec for key, spec in specs.items() if spec.trainer is not None}
+    for key, spec in trained.items() if len(trained) > 1 else ():
         arch = fingerprint({"arch": spec.identity["arch"], "shape": spec.data.shape, "classes": len(spec.data.classes)})
         trainer = {**spec.config["trainer"], "sources": len(spec.sources)}
         kind = fingerprint({"trainer": trainer, "members": spec.members, "images": len(spec.data.train)})
