@@ -122,6 +122,13 @@ class JobQueue:
         return self.jobs
 
 
+class Loader(DataLoader[Tensor | str]):
+    """torch's, without its warning of more workers than cores: on a slow disk workers wait for their files."""
+
+    def check_worker_number_rationality(self) -> None:
+        pass
+
+
 class Workers:
     """Loaders with worker processes of their own; each serves one reader at a time and is kept for the next.
 
@@ -165,7 +172,7 @@ class Workers:
         if self.number > 0:
             own |= {"num_workers": self.number, "persistent_workers": True, "prefetch_factor": JOBS_AHEAD}
             own |= {"worker_init_fn": begin_worker, "multiprocessing_context": worker_context()}
-        return DataLoader(self.decoder, pin_memory=pinned, **own)
+        return Loader(self.decoder, pin_memory=pinned, **own)
 
 
 def next_of(batches: Iterator[Tensor | str]) -> Tensor | str | None:
