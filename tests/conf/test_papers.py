@@ -1,6 +1,7 @@
 """Files of papers: they measure what their tables and claims ask, and their numbers are the paper's."""
 
 import csv
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from math import isnan
@@ -194,6 +195,21 @@ def test_a_paper_file_says_which_models_and_attacks_it_is_about(name: str) -> No
     wanted = ("dataset",) if "\nparts:" in text else ("dataset", "models", "suite", "attack")
     for group in wanted:
         assert f"\n  - override /{group}: " in text, group
+
+
+def references() -> list[tuple[str, str]]:
+    """Return the models that values of a paper file refer to, where it has others to go on with."""
+    texts = {name: text_of(name) for name in options("paper")}
+    found = {(n, m) for n, text in texts.items() for m in re.findall(r"\$\{[^}]*\bmodels\.(\w+)\.", text)}
+    return sorted((name, model) for name, model in found if texts[name].count("@models.") > 1)
+
+
+@pytest.mark.parametrize(("name", "model"), references())
+def test_a_model_that_others_refer_to_can_be_left_out(
+    compose: Compose, cache: BuildCache, name: str, model: str
+) -> None:
+    specs = prepare_experiment(resized(compose(f"paper={name}", f"models.{model}=null", "device=cpu")), cache).specs
+    assert specs and model not in specs
 
 
 # ---- the papers' numbers, as files beside the project have them
