@@ -421,13 +421,18 @@ def test_parts_are_runs_of_their_own_under_one_report(
 
 
 def test_the_command_line_reaches_every_part(main: Callable[..., Ended], tmp_path: Path) -> None:
-    line = all_line("eps=0.1", "trainer.epochs=2", "seed=5", f"hydra.run.dir={tmp_path / 'all'}")
+    words = ["eps=0.1", "trainer.epochs=2", "seed=5", "arch@models.B.arch=mnist_d"]  # table7 has no B
+    line = all_line(*words, f"hydra.run.dir={tmp_path / 'all'}")
     ended = main(*line)
     assert ended.code == 0 and "trainer.epochs=2 changes nothing" in ended.err and "eps=0.1 changes" not in ended.err
     assert set(rows_of(tmp_path / "all" / "table2")["eps"]) == {0.0, 0.1}
     assert {seed for name in ("table2", "table7") for seed in rows_of(tmp_path / "all" / name)["seed"]} == {5}
-    ended = main(*line)  # the same again goes on
-    assert ended.code == 0 and "training" not in ended.err
+    said = json.loads((tmp_path / "all" / "table2" / "run.json").read_text())["models"]
+    (trained,) = (tmp_path / "outputs" / "models").glob(f"*-{said['B']['fingerprint']}")
+    assert trained.name.startswith("mnist_d-")
+    for again in (line, [f"again={tmp_path / 'all'}"]):  # goes on
+        ended = main(*again)
+        assert ended.code == 0 and "training" not in ended.err
     assert main(*line[:-1], f"hydra.run.dir={tmp_path / 'all' / 'table2'}").code == 2
 
 

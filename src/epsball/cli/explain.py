@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from epsball.build import ConfigError, did_you_mean, listed, one_line
 from epsball.cli.compose import CONF, hydra_config
 from epsball.cli.keys import absent_key, keys_below
-from epsball.cli.words import key_of, own_folders, search_path, settings, typed_keys, unreadable
+from epsball.cli.words import choosing, key_of, own_folders, search_path, settings, typed_keys, unreadable
 from epsball.experiment.settings import STATED
 
 WITH_FIELDS = ("arch", "attack", "trainer", "dataset", "measurement")
@@ -148,7 +148,7 @@ def with_typed_options(part: str | None) -> DictConfig:
     """Return the config with those of the typed options that there are, and the paper of a part; with no typed option
     where one of them is what does not compose."""
     paper = [f"paper={part}"] if part else []
-    typed = [word for word in settings() if not (part and key_of(word) == "paper")]
+    typed = [choosing(word) for word in settings() if key_of(word) != "paper"] if part else settings()
     words = [word for word in typed if word.partition("=")[2] in options_of(key_of(word))]
     try:
         return hydra_config([*words, *paper, *search_path()])

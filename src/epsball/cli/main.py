@@ -32,7 +32,7 @@ from epsball.cli.explain import as_typed, explain, refuse_several_options
 from epsball.cli.help import asks_for_help, print_help
 from epsball.cli.idle import Composed, compose, idle_words
 from epsball.cli.local import check_local
-from epsball.cli.parts import parts_of
+from epsball.cli.parts import adding, parts_of
 from epsball.cli.words import in_order, refuse_absent_folders, typed_keys
 from epsball.experiment.settings import settings_of
 from epsball.runtime.distributed import PeerLost, agreed, gather, is_first, joined, processes, rank
@@ -135,6 +135,7 @@ def main() -> int:
         if asks_for_help(words):
             print_help(words)
         else:
+            sys.argv[1:] = adding(words)
             job()
 
     return session.exit_code(jobs)

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from epsball.build import ConfigError, convert, mapping, naming
 from epsball.cli.compose import composed, composed_seeds, hydra_config, searched, with_model_fields
 from epsball.cli.explain import explain
-from epsball.cli.words import key_of
+from epsball.cli.words import choosing, key_of, place_of, search_path
 from epsball.experiment.grid import expand_grids
 from epsball.experiment.settings import COMPUTED, FILES, STATED, STATED_ONCE
 
@@ -97,17 +97,27 @@ def where_they_fit(parts: list[str], words: list[list[str]]) -> tuple[list[list[
         there.append(entries_of(config))
     known = set(fields.values()) & set().union(*there)
     fitting = [
-        [word for word in own if fields.get(word) not in known - entries]
+        [choosing(word) for word in own if fields.get(word) not in known - entries]
         for own, entries in zip(words, there, strict=True)
     ]
     return fitting, known
 
 
-def place_of(word: str) -> tuple[str, str, str]:
-    """Return the group, the entry and the field of it that a word of the command line sets, empty where it names none:
-    models, A and arch of `arch@models.A.arch=mnist_b`."""
-    group, name, field = [*key_of(word).rpartition("@")[2].split(".", 2), "", ""][:3]
-    return group, name, field
+def adding(words: list[str]) -> list[str]:
+    """Return the words of a command line, in a run of parts those that choose an option inside a model, as
+    `arch@models.A.arch=mnist_b`, with a +: Hydra composes the run's own config first, which lacks the model."""
+    chosen = {word: place_of(word) for word in words if "@" in key_of(word) and not word.startswith(("+", "~", "-"))}
+    inside = {word: name for word, (group, name, field) in chosen.items() if group == "models" and field}
+    if not inside:
+        return words
+    try:
+        given = hydra_config(
+            [*(word for word in words if key_of(word) in ("paper", "parts", "models")), *search_path()]
+        )
+    except HydraException:  # which tells itself what is wrong
+        return words
+    lacking = [word for word, name in inside.items() if given.parts and name not in (given.models or {})]
+    return [f"+{word}" if word in lacking else word for word in words]
 
 
 def entries_of(config: dict[str, Any]) -> set[Entry]:

@@ -76,6 +76,19 @@ def key_of(word: str) -> str:
     return word.lstrip("+~").partition("=")[0]
 
 
+def place_of(word: str) -> tuple[str, str, str]:
+    """Return the group, the entry and the field of it that a word of the command line sets, empty where it names none:
+    models, A and arch of `arch@models.A.arch=mnist_b`."""
+    group, name, field = [*key_of(word).rpartition("@")[2].split(".", 2), "", ""][:3]
+    return group, name, field
+
+
+def choosing(word: str) -> str:
+    """Return a word that chooses an option inside an entry, as `+arch@models.A.arch=mnist_b`, without its +: of the
+    parts of a run, whose own config lacks the entry, one that has it has a choice there."""
+    return word.lstrip("+") if "@" in key_of(word) and place_of(word)[2] else word
+
+
 def own_folders() -> list[Path]:
     """Return the folders of configs that the user named beside ours: `--config-dir`, `hydra.searchpath=[...]`."""
     said = typed_keys().get("hydra.searchpath", "").strip("[]").split(",")
