@@ -11,6 +11,7 @@ import yaml
 from configs import Compose
 from conftest import ROOT
 
+from epsball.cli.parts import adding, where_they_fit
 from epsball.experiment.prepare import prepare_experiment
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -32,7 +33,7 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("words", commands())
 def test_a_documented_command_composes(compose: Compose, words: str) -> None:
-    assert compose(*shlex.split(words, comments=True))["experiment"]
+    assert compose(*adding(shlex.split(words, comments=True)))["experiment"]
 
 
 def launched() -> list[tuple[int, str]]:
@@ -45,9 +46,10 @@ def launched() -> list[tuple[int, str]]:
 @pytest.mark.parametrize(("processes", "words"), launched())
 def test_a_documented_number_of_processes_can_share_every_batch(compose: Compose, processes: int, words: str) -> None:
     typed = shlex.split(words, comments=True)
-    parts = compose(*typed)["parts"]
+    parts = compose(*adding(typed))["parts"]
     kept = [word for word in typed if not word.startswith("paper=")]
-    for config in [compose(*kept, f"paper={part}") for part in parts] or [compose(*typed)]:
+    own, _ = where_they_fit(parts, [[*kept, f"paper={part}"] for part in parts])
+    for config in [compose(*of_part) for of_part in own or [typed]]:
         trainers = [model["trainer"] for model in config["models"].values() if model.get("trainer")]
         for trainer in trainers:
             assert trainer["batch_size"] % processes == 0
