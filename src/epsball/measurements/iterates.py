@@ -95,11 +95,7 @@ def first_or_highest(marked: Tensor, value: Tensor) -> Tensor:
 
 def chosen(every: Mistakes, place: Tensor) -> Mistakes:
     """Return what stands in one column of each line, (N,) `place`."""
-
-    def pick(found: Tensor) -> Tensor:
-        return found.gather(1, place[:, None])[:, 0]
-
-    return Mistakes(pick(every.top1), None if every.top5 is None else pick(every.top5), pick(every.losses))
+    return every.mapped(lambda found: found.gather(1, place[:, None])[:, 0])
 
 
 def follow(
@@ -132,17 +128,13 @@ def joined(parts: Sequence[Followed], seconds: float) -> Followed:
     looks = {}
     for steps in parts[0].looks:
         same = [part.looks[steps] for part in parts]
-        shown = {name: on_host(gathered([look.shown[name] for look in same], 0.0)) for name in same[0].shown}
+        shown = {name: gathered([look.shown[name] for look in same], 0.0).mapped(Tensor.cpu) for name in same[0].shown}
         value, reach = (torch.cat([getattr(look, name) for look in same]).cpu() for name in ("value", "reach"))
         looks[steps] = Look(value, reach, shown)
     paths = [part.paths for part in parts if part.paths is not None]
     geometry = {name: torch.cat([part.geometry[name] for part in parts]).cpu() for name in parts[0].geometry}
     geometry = {name: values.double() for name, values in geometry.items()}
     return Followed(parts[0].source, looks, torch.cat(paths).cpu() if paths else None, geometry, seconds)
-
-
-def on_host(found: Mistakes) -> Mistakes:
-    return Mistakes(found.top1.cpu(), None if found.top5 is None else found.top5.cpu(), found.losses.cpu())
 
 
 @dataclass(frozen=True)
@@ -202,10 +194,7 @@ class Batch:
         def by_image(found: Tensor) -> Tensor:
             return found.view(-1, attack.restarts)
 
-        shown = {}
-        for name, model in self.models.items():
-            top1, top5, losses, _ = mistakes(model, state.x_adv, labels)
-            shown[name] = Mistakes(by_image(top1), None if top5 is None else by_image(top5), by_image(losses))
+        shown = {name: mistakes(model, state.x_adv, labels).mapped(by_image) for name, model in self.models.items()}
         value = shown[self.source].losses
         if not increases_loss(attack, source):
             with torch.no_grad():

@@ -1,6 +1,6 @@
 """Mistakes of a model on images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import nan
 from typing import NamedTuple
 
@@ -26,10 +26,14 @@ class Mistakes(NamedTuple):
     seconds: float = 0.0
     """of wall clock, to find them; of a batch not known"""
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Mistakes":
+        """Return what is made of each tensor."""
+        top5 = None if self.top5 is None else change(self.top5)
+        return self._replace(top1=change(self.top1), top5=top5, losses=change(self.losses))
+
     def first(self, number: int) -> "Mistakes":
         """Return those on the first `number` images."""
-        top5 = None if self.top5 is None else self.top5[:number]
-        return self._replace(top1=self.top1[:number], top5=top5, losses=self.losses[:number])
+        return self.mapped(lambda found: found[:number])
 
 
 @torch.no_grad()
@@ -62,8 +66,7 @@ def gathered(parts: Sequence[Mistakes], seconds: float) -> Mistakes:
 
 def of_all(own: Mistakes, number: int) -> Mistakes:
     """Join the mistakes that all processes found on `number` images, each on its share, in the order of the images."""
-    top5 = None if own.top5 is None else in_order(own.top5, number)
-    return own._replace(top1=in_order(own.top1, number), top5=top5, losses=in_order(own.losses, number))
+    return own.mapped(lambda found: in_order(found, number))
 
 
 def rate(wrong: Tensor | None, among: Tensor | None = None) -> float:
