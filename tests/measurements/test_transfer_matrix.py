@@ -115,7 +115,7 @@ def crafted_on(
     generator = Generator().manual_seed(0)
     return transfer(
         source, attack or Mark(), targets, test or numbered(), batch_size, generator, stop or Stop(), "mark on source"
-    )
+    )[:3]
 
 
 def test_source_and_target_are_not_interchangeable(a: Oracle, b: Oracle) -> None:

@@ -174,9 +174,8 @@ def craft_rows(setup: Setup, task: Task, missing: Sequence[str]) -> dict[str, li
     named, source = task.named, task.source
     title, generator = f"{named.name} eps {named.attack.eps:g} on {source}", setup.generator(named, source)
     models = {target: setup.models[target] for target in missing}
-    examples: list[Tensor] | None = [] if task.export else None
     with setup.graphs():
-        own, mistakes, largest = transfer(
+        own, wrong, largest, examples = transfer(
             setup.models[source],
             named.attack,
             models,
@@ -185,19 +184,19 @@ def craft_rows(setup: Setup, task: Task, missing: Sequence[str]) -> dict[str, li
             generator,
             setup.stop,
             title,
-            examples=examples,
+            keep=task.export,
         )
     if examples is not None:
-        content = challenge_bytes(torch.cat(examples))
+        content = challenge_bytes(examples)
         log.info("wrote %s", setup.store.keep_examples(*task.examples_key(setup), content))
     named_once = dict.fromkeys([source, *missing])  # in one order: the processes of a job exchange what they find
     clean = {name: setup.clean_mistakes(name).first(len(task.test)) for name in named_once}
     rows: dict[str, list[Row] | None] = {}
-    for target, found in mistakes.items():
+    for target, found in wrong.items():
         numbers = transfer_rates(clean[source], own, clean[target], found)
         rows[target] = setup.keep(task.identity(setup), source, target, [numbers | {"max_perturbation": largest}])
-    if mistakes:
-        errors = ", ".join(f"{target} {100 * rate(m.top1):.1f}%" for target, m in mistakes.items())
+    if wrong:
+        errors = ", ".join(f"{target} {100 * rate(found.top1):.1f}%" for target, found in wrong.items())
         log.info("%s: error of %s", title, errors)
     return rows
 
@@ -211,11 +210,10 @@ def transfer(
     generator: Generator,
     stop: Stop,
     title: str,
-    examples: list[Tensor] | None = None,
-) -> tuple[Mistakes, dict[str, Mistakes], float]:
-    """Return the mistakes of the source and of every target on examples crafted once on the source, and the largest
-    perturbation. The examples are added to `examples`, on the CPU, where it is given. The processes of a job share the
-    images out.
+    keep: bool = False,
+) -> tuple[Mistakes, dict[str, Mistakes], float, Tensor | None]:
+    """Return the mistakes of the source and of every target on examples crafted once on the source, the largest
+    perturbation, and where they are to `keep` the examples, on the CPU. The processes of a job share the images out.
 
     All lie on one device; models are in eval mode. Raises Violation when an example is outside the pixel range or
     further than eps from its image.
@@ -231,18 +229,17 @@ def transfer(
             stop.check()
             x_adv = craft(attack, source, x, y, generator)
             reach.add(x_adv, x)
-            if examples is not None:
+            if keep:
                 crafted.append(x_adv.cpu())
             for name, model in models.items():
                 parts[name].append(mistakes(model, x_adv, y))
             progress.step(len(x))
     largest = max(gather(reach.checked()))
-    if examples is not None:
-        examples.append(in_order(torch.cat(crafted), len(test)))
+    examples = in_order(torch.cat(crafted), len(test)) if keep else None
     seconds = seconds_at(test.device) - began
     found = {name: of_all(gathered(part, seconds), len(test)) for name, part in parts.items()}
     own = next(found[name] for name, model in models.items() if model is source)
-    return own, {name: found[name] for name in targets}, largest
+    return own, {name: found[name] for name in targets}, largest, examples
 
 
 def own_generator(generator: Generator) -> Generator:
