@@ -113,13 +113,13 @@ def follow(
     them. Raises Violation when an iterate that is looked at is outside the pixel range or the eps-ball.
     """
     began, first = seconds_at(test.device), test.first(plan.images)
-    batch = Batch(plan, models, source, stop, Reach(plan.title, plan.attack.eps))
+    follower = Follower(plan, models, source, stop, Reach(plan.title, plan.attack.eps))
     parts = []
     with Progress(plan.title, len(first), "images") as progress:
         for x, y in first.batches(max(1, batch_size // plan.attack.restarts)):
-            parts.append(batch.follow(x, y, generator))
+            parts.append(follower.follow(x, y, generator))
             progress.step(len(x))
-    batch.reach.checked()
+    follower.reach.checked()
     return joined(parts, seconds_at(test.device) - began)
 
 
@@ -138,8 +138,8 @@ def joined(parts: Sequence[Followed], seconds: float) -> Followed:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Follow the attack on one batch of images after another."""
+class Follower:
+    """Follows the attack on one batch of images after another."""
 
     plan: Plan
     models: Mapping[str, nn.Module]
