@@ -11,7 +11,6 @@ from epsball.experiment.settings import folder_of_part
 from epsball.experiment.statements import KnownNames, Statements
 from epsball.paper.expressions import Quantity
 from epsball.paper.figures import Figure
-from epsball.results.given import GivenRows
 from epsball.results.metrics import ERROR_METRICS
 from epsball.results.rows import KEY
 from epsball.training.spec import BuildCache
@@ -24,16 +23,15 @@ def prepare_parts(
 
     What the latter asks about is asked of every part that has it. Raises ConfigError, which names the part it is about.
     """
-    cache, given, parts = BuildCache(), None, list[list[Experiment]]()
+    cache, parts = BuildCache(), list[list[Experiment]]()
     for name, seeds in zip(whole.get("parts") or [None] * len(configs), configs, strict=True):
         with naming(name):
-            parts.append(prepare_seeds(seeds, cache, given))
-        given = parts[-1][-1].given
+            parts.append(prepare_seeds(seeds, cache))
     if len(parts) == 1:
         return parts, Statements()
     check_folders([part[0] for part in parts], str(whole.get("experiment")))
     if apart := equal_in_some(parts, whole):
-        parts = [prepare_seeds(seeds, cache, given, apart) for seeds in configs]
+        parts = [prepare_seeds(seeds, cache, apart) for seeds in configs]
     joint = joint_names([part[0] for part in parts]).statements_of(whole)
     parts = [[replace(one, asked=one.asked + joint.quantities) for one in part] for part in parts]
     check_joint(joint, [part[0] for part in parts])
@@ -41,18 +39,16 @@ def prepare_parts(
 
 
 def prepare_seeds(
-    configs: Sequence[Mapping[str, Any]], cache: BuildCache, given: GivenRows | None, apart: Collection[str] = ()
+    configs: Sequence[Mapping[str, Any]], cache: BuildCache, apart: Collection[str] = ()
 ) -> list[Experiment]:
     """Check the configs of all seeds of a part. Models that are equal in some of the seeds alone have their own names
     in all: what is stated of them is of each seed's own. So do those `apart`."""
-    found: list[Experiment] = []
-    for config in configs:
-        found.append(prepare_experiment(config, cache, found[-1].given if found else given, apart))
+    found = [prepare_experiment(config, cache, apart) for config in configs]
     every = dict.fromkeys(name for one in found for name in one.aliases)
     unlike = [name for name in every if len({one.aliases.get(name) for one in found}) > 1]
     if not unlike:
         return found
-    return [prepare_experiment(config, cache, found[-1].given, [*apart, *unlike]) for config in configs]
+    return [prepare_experiment(config, cache, [*apart, *unlike]) for config in configs]
 
 
 def check_folders(experiments: Sequence[Experiment], run: str) -> None:

@@ -113,14 +113,11 @@ class Experiment:
 
 
 def prepare_experiment(
-    config: Mapping[str, Any],
-    cache: BuildCache | None = None,
-    given: GivenRows | None = None,
-    apart: Collection[str] = (),
+    config: Mapping[str, Any], cache: BuildCache | None = None, apart: Collection[str] = ()
 ) -> Experiment:
-    """Check everything that `config` names; what is in `cache` or `given` already is not built or read again. What is
-    quick to check comes first: settings, attacks and measurements before models, and these before their data are read.
-    The models `apart` are listed under their own names, whatever they are equal to.
+    """Check everything that `config` names; what is in `cache` already is not built or read again. What is quick to
+    check comes first: settings, attacks and measurements before models, and these before their data are read. The
+    models `apart` are listed under their own names, whatever they are equal to.
 
     Raises ConfigError: one line, what, where, and what would be right.
     """
@@ -147,6 +144,8 @@ def prepare_experiment(
     measurements = with_files(measurements, config, data)
     asked = KnownNames(known_to_statements(config, specs), aliases, attacks, measurements, {data.name}, places)
     statements = asked.statements_of(config)
+    if cache.given is None:
+        cache.given = read_given(settings.rows)
     experiment = Experiment(
         settings=settings,
         execution=execution,
@@ -162,7 +161,7 @@ def prepare_experiment(
         asked=statements.quantities,
         grid_values=columns_of(places, aliases),
         places=places,
-        given=read_given(settings.rows) if given is None else given,
+        given=cache.given,
     )
     experiment.expected.check(statements)
     if statements.objective:

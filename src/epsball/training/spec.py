@@ -27,6 +27,7 @@ from epsball.data.datasets import DATASETS
 from epsball.data.images import Data
 from epsball.data.streamed import StreamedSplit
 from epsball.models import MODELS, FitsItself
+from epsball.results.given import GivenRows
 from epsball.runtime.device import borrowed_seed, derived_seed
 from epsball.runtime.distributed import processes
 from epsball.runtime.named_files import with_contents
@@ -116,14 +117,16 @@ class ModelSpec:
         return network
 
 
-@dataclass(frozen=True)
+@dataclass
 class BuildCache:
-    """Data sets and model specs that the configs of one run share, built and checked once."""
+    """What the configs of one run share, read, built and checked once."""
 
     data: dict[str, Data] = field(default_factory=dict)
     """data sets by their spec"""
     specs: dict[str, ModelSpec] = field(default_factory=dict)
     """model specs by fingerprint, of equal ones the first"""
+    given: GivenRows | None = None
+    """finished rows that the user gave"""
 
 
 def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[str, str] | None = None) -> ModelSpec:
