@@ -15,7 +15,8 @@ from epsball.runtime.files import is_abandoned, try_lock
 from epsball.runtime.progress import unfailing_output
 from epsball.runtime.store import LAST, MANIFEST, SPEC
 
-FOLDER = re.compile(r"(?P<label>.+)-(?P<key>[0-9a-f]{12})(\.damaged(-\d+)?)?")  # as the store names a model's
+FOLDER = re.compile(r"(?P<label>.+)-(?P<key>[0-9a-f]{12})(?P<damaged>\.damaged(-\d+)?)?")
+"""as the store names a model's"""
 Choice = Literal["none", "failed", "interrupted", "all"]
 
 
@@ -173,7 +174,7 @@ def find_models(outputs: Path, runs: Sequence[RunFolder]) -> list[StoredModel]:
     for run in runs:
         for key in run.models:
             users.setdefault(key, []).append(shorter(run.path, outputs))
-    specs = {match["key"]: read_text(path / SPEC) for path, match in places if path.name.endswith(match["key"])}
+    specs = {match["key"]: read_text(path / SPEC) for path, match in places if not match["damaged"]}
     waiting = [key for key in specs if key in users]
     while waiting:
         model = waiting.pop()
@@ -181,8 +182,8 @@ def find_models(outputs: Path, runs: Sequence[RunFolder]) -> list[StoredModel]:
             if key != model and f'"{key}"' in specs[model]:
                 waiting += [key] if key not in users else []
                 users.setdefault(key, []).append(f"source of {model}")
-    whole = {path: users.get(match["key"], []) if match[3] is None else [] for path, match in places}
-    return [StoredModel(path, match["label"], match["key"], whole[path]) for path, match in places]
+    used = {path: [] if match["damaged"] else users.get(match["key"], []) for path, match in places}
+    return [StoredModel(path, match["label"], match["key"], used[path]) for path, match in places]
 
 
 def read_text(path: Path) -> str:
