@@ -142,13 +142,13 @@ class Stop:
 
     @contextmanager
     def after_imports(self) -> Iterator[None]:
-        """Let a stop that is asked for inside the block, which imports, end it where it ends: the import of a library
-        that was stopped half-way may be tried again, or done without, by the one that imports it."""
-        before, self.nothing_to_save = self.nothing_to_save, False
+        """Inside `at_once`, let a stop that is asked for in this block, which imports, end it where it ends: the import
+        of a library that was stopped half-way may be tried again, or done without, by the one that imports it."""
+        self.nothing_to_save = False
         try:
             yield
         finally:
-            self.nothing_to_save = before
+            self.nothing_to_save = True
         self.check()
 
     def on_signal(self, signum: int, _frame: object) -> None:
