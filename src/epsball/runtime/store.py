@@ -139,8 +139,7 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Whether the trained model of that fingerprint is there, and whole."""
-        path = self.path(key)
-        return (path / MANIFEST).exists() and self.damage(path) is None
+        return self.damage(self.path(key)) is None
 
     def is_trained(self, key: str) -> bool:
         """Whether the trained model of that fingerprint is there, its files unread."""
@@ -275,7 +274,7 @@ class Store:
         """Return the learning curve, as CSV, and the content of spec.json of the trained model of that fingerprint, its
         weights unread; None where there is no model, or one of the two is damaged."""
         path = self.path(key)
-        if not (path / MANIFEST).exists() or self.damage(path, (CURVE, SPEC)) is not None:
+        if self.damage(path, (CURVE, SPEC)) is not None:
             return None
         return (path / CURVE).read_text(), json.loads((path / SPEC).read_text())
 
