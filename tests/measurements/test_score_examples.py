@@ -162,7 +162,7 @@ def test_images_in_another_order_are_refused(tmp_path: Path) -> None:
 def test_what_may_be_the_reason_is_said(tmp_path: Path) -> None:
     half = np.where(flat(GREY) > 0.5, flat(GREY) - 0.1003, flat(GREY) + 0.1003).astype(np.float16)
     assert "; float16 rounds pixels by up to 0.00024: save float32" in refused(saved(tmp_path, half), GREY)
-    jpeg = replace(COLOUR, origin="CIFAR-10 (JPEG), image folder data/cifar10")
+    jpeg = replace(COLOUR, name="cifar10_jpeg")
     moved = saved(tmp_path, 255 - nhwc(COLOUR))
     message = refused(moved, jpeg, 255)
     assert "; the images here are CIFAR-10 (JPEG), of other pixels and in another order than CIFAR-10's own" in message

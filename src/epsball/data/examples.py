@@ -145,7 +145,7 @@ def ball_hint(dtype: np.dtype[Any], outside: int, data: Data) -> str:
     text = f" ({outside} of {len(data.test)} lie outside)"
     if dtype == np.float16:
         text += "; float16 rounds pixels by up to 0.00024: save float32"
-    if "(JPEG)" in data.origin:
+    if data.name == "cifar10_jpeg":
         text += "; the images here are CIFAR-10 (JPEG), of other pixels and in another order than CIFAR-10's own, of "
         text += "which the challenge's files are: put cifar-10-batches-py under dataset.root for these"
     return text
