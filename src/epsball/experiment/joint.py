@@ -112,8 +112,8 @@ def check_unique(quantity: Quantity, experiments: Sequence[Experiment], drawn: C
                     parts = f"{first.settings.experiment} and {one.settings.experiment}"
                     meant = f"which {parts} have of different models, attacks or images: call them differently"
                     raise ConfigError(f"{where} asks about {quantity.text}, {meant}")
-    for column in KEY:
-        found = {dict(zip(KEY, cell, strict=True))[column]: one for cell, one in owners.items()}
+    for place, column in enumerate(KEY):
+        found = {cell[place]: one for cell, one in owners.items()}
         if len(found) > 1 and column not in (*said, *drawn):
             whose = " and ".join(f"{one.settings.experiment} with {column}={value}" for value, one in found.items())
             choice = f"say which, as in {column}={next(iter(found))}"
