@@ -177,6 +177,26 @@ def test_contents_of_both_files_are_its_identity(tiny: Callable[..., Config], fi
     assert torch.equal(net(x), net[0].out(net[0].first(x.flatten(1)).tanh())), "the new file is what is run"
 
 
+@pytest.mark.parametrize(
+    ("given", "other"),
+    [
+        *(({"padding": "same"}, {}), ({"batch_norm": "local"}, {}), ({"images": {}}, {}), ({"mean": None}, {})),
+        *(({"deep": {"export": False}}, {"deep": {}}), ({"first": {"name": "a"}}, {"second": {"name": "a"}})),
+    ],
+)
+def test_arguments_count_whatever_they_are_called(
+    tiny: Callable[..., Config], file: Path, given: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """Fields of ours that came later, and labels, are in no identity at the values that change nothing."""
+    file.write_text(f"{NET}\n\ndef named(**names):\n    return Net(len(str(names)))\n")
+
+    def key(arguments: dict[str, Any]) -> str:
+        config = with_arch(tiny(), spec(file, call="named", arguments=arguments), tiny()["trainer"])
+        return prepare_experiment(config).specs["target"].key
+
+    assert key(given) != key(other)
+
+
 def test_a_trainer_trains_it_and_goes_on_from_its_weights(
     tiny: Callable[..., Config], file: Path, tmp_path: Path
 ) -> None:

@@ -16,6 +16,9 @@ from epsball.build import did_you_mean, listed, one_line, require, written
 
 FILES = ("checkpoint", "file")
 """fields of a component that name a file, whose content is part of what the component is"""
+ARGUMENTS = "arguments"
+"""field of a component that a user's own call is given: the names in it are that call's, whatever fields of ours are
+called"""
 
 
 def with_contents(spec: Any) -> Any:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from epsball.build import one_line
 from epsball.runtime.files import remove_abandoned, write_whole
+from epsball.runtime.named_files import ARGUMENTS
 
 FORMAT = 3  # raise it when a change of the code changes what a spec trains to (3: no labels, truncated noise)
 YOUNGER: tuple[tuple[str, Any], ...] = (
@@ -55,13 +56,14 @@ def younger(key: object, value: object) -> bool:
     return any(key == name and value == before and type(value) is type(before) for name, before in YOUNGER)
 
 
-def canonical(value: Any) -> Any:
-    """Return `value` with one spelling for equal numbers, and without fields that say nothing new. A whole number that
-    no float equals, such as 2**53 + 1, stays as it is: rounded, it would be another's."""
+def canonical(value: Any, own: bool = False) -> Any:
+    """Return `value` with one spelling for equal numbers, and without fields that say nothing new; all are kept of a
+    user's `own` arguments. A whole number that no float equals, such as 2**53 + 1, stays as it is: rounded, it would be
+    another's."""
     if isinstance(value, Mapping):
-        return {str(k): canonical(v) for k, v in value.items() if not younger(k, v)}
+        return {str(k): canonical(v, own or k == ARGUMENTS) for k, v in value.items() if own or not younger(k, v)}
     if isinstance(value, list | tuple):
-        return [canonical(v) for v in value]
+        return [canonical(v, own) for v in value]
     whole = isinstance(value, int) and not isinstance(value, bool)
     return float(value) if whole and value.bit_length() < 1024 and float(value) == value else value
 

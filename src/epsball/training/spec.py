@@ -30,7 +30,7 @@ from epsball.models import MODELS, FitsItself
 from epsball.results.given import GivenRows
 from epsball.runtime.device import borrowed_seed, derived_seed
 from epsball.runtime.distributed import processes
-from epsball.runtime.named_files import with_contents
+from epsball.runtime.named_files import ARGUMENTS, with_contents
 from epsball.runtime.store import fingerprint
 from epsball.training.diversity import members
 from epsball.training.synchronised import check_synchronised, has_batch_norm
@@ -281,7 +281,7 @@ def without_labels(spec: Any) -> Any:
     nothing of it."""
     if not isinstance(spec, Mapping):
         return spec
-    parts = {key: without_labels(value) for key, value in spec.items()}
+    parts = {key: value if key == ARGUMENTS else without_labels(value) for key, value in spec.items()}
     named = [part for part in spec.values() if part is not None]
     if named and all(isinstance(part, Mapping) and "name" in part for part in named):
         return [part for part in parts.values() if part is not None]
@@ -299,7 +299,8 @@ def without_later(spec: Any) -> Any:
         return [without_later(part) for part in spec]
     if not isinstance(spec, Mapping):
         return spec
-    return {key: without_later(value) for key, value in spec.items() if value is not None or key not in LATER}
+    kept = {key: value for key, value in spec.items() if value is not None or key not in LATER}
+    return {key: value if key == ARGUMENTS else without_later(value) for key, value in kept.items()}
 
 
 def fingerprint_without(identity: Mapping[str, Any], *fields: str) -> str:
