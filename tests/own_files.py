@@ -27,6 +27,18 @@ PAPERS = {
     "numbered": GLOBAL + "suite: {3: {name: noise, eps: 0.1}}\n",
     "dashed": GLOBAL + "suite: {a-b: {name: noise, eps: 0.1, distribution: sign}}\n",
     "adds_fgsm": GLOBAL + "defaults:\n  - /attack@suite.fgsm: fgsm\n  - override /suite: none\n",
+    "claims_listed": GLOBAL + "claims:\n  - error(target) < 0.5\n",
+    "optimizer_listed": GLOBAL + "trainer: {optimizer: [adam]}\n",
+    "model_listed": GLOBAL + "defaults:\n  - /model@models.B: mnist_b\nmodels: {B: [mnist_b]}\n",
+    "parts_grouped": GLOBAL + "parts: {demo: true}\n",
+    "null_row": GLOBAL + TABLE.replace("A: target", "null: target") % "null",
+    "null_key": GLOBAL + "null: 3\n",
+    "unclosed": GLOBAL + "seed: ${seed\n",
+    "overrides_alone": "defaults:\n  - override /models: none\n",
+    "other_package": "# @package global\ndefaults:\n  - override /models: none\n",
+    "no_slash": GLOBAL + "defaults:\n  - model@models.B: mnist_b\n",
+    "no_base": GLOBAL + "defaults:\n  - bass\n",
+    "equals_sign": GLOBAL + "defaults:\n  - /model@models.B=mnist_b\n",
     "split_check": GLOBAL + "claims: {c: {says: x, paper: y, checks: [error(target | target, fgsm) < 0.5]}}\n",
 }
 
@@ -36,6 +48,8 @@ def write_own_files(folder: Path) -> None:
     (folder / "conf" / "paper").mkdir(parents=True)
     for name, text in PAPERS.items():
         (folder / "conf" / "paper" / f"{name}.yaml").write_text(text)
+    (folder / "conf" / "arch").mkdir()
+    (folder / "conf" / "arch" / "listed.yaml").write_text("defaults: [mnist_a, _self_]\nactivation: [relu]\n")
     x, y = np.arange(60 * 144).reshape(60, 12, 12).astype(np.uint8), np.arange(60) % 3
     arrays = {
         **{"npz": (x, y), "one_class": (x, y * 0), "gaps": (x, np.where(y == 1, 10**6, 0)), "negative": (x, y - 1)},

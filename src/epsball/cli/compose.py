@@ -140,7 +140,12 @@ def check_package(config: DictConfig, choices: dict[str, Any]) -> None:
     its group."""
     for group in GLOBAL:
         if group in config:
-            raise ConfigError(f"{group}/{choices[group]}.yaml should begin with the line: # @package _global_")
+            raise ConfigError(no_package(group, choices[group]))
+
+
+def no_package(group: str, option: str) -> str:
+    """Say which line a file lacks that sets keys of the whole config."""
+    return f"{group}/{option}.yaml should begin with the line: # @package _global_"
 
 
 def composed(*overrides: str) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 
-from epsball.build import ConfigError, did_you_mean, listed, one_line
-from epsball.cli.compose import CONF, hydra_config
+from epsball.build import ConfigError, did_you_mean, listed, one_line, under
+from epsball.cli.compose import CONF, hydra_config, no_package
 from epsball.cli.keys import absent_key, keys_below
 from epsball.cli.words import choosing, key_of, own_folders, search_path, settings, typed_keys, unreadable
 from epsball.experiment.settings import STATED
@@ -36,14 +37,23 @@ def explanation(error: Exception, part: str | None) -> str:
     text = one_line(error)
     if isinstance(error, yaml.YAMLError):
         return broken_file(error)
+    if not text and isinstance(error.__cause__, OmegaConfBaseException):
+        return unreadable_value(error.__cause__)
+    packed = re.search(r"In '([^'/]+)/([^']+)': Could not override '[^'@]+@(\w+)\.", text)
+    if packed and packed[3] not in hydra_config(search_path()):
+        return no_package(packed[1], packed[2])
     if match := re.search(r"Could not (?:override|delete)(?: from config)?\.? ?'([^']+)'", text):
         return unknown_key(match[1], part)
-    if match := re.search(r"Could not find '([^'/]+)/([^']*)'", text):
+    if match := re.search(r"Could not (?:find|load) '([^'/]+)/([^']*)'", text):
         return no_such_file(match[1], match[2], text)
+    if match := re.search(r"(In \S+:) Could not load '([^']+)'", text):
+        return f"{match[1]} there is no {match[2]}.yaml: an option of a group is added by /model@models.A: mnist_a"
     if "Config group override must be a string" in text:  # attack=null, attack=1
         chosen = [(key, value, options_of(key)) for key, value in typed_keys().items()]
         wrong = [word for word in chosen if word[2] and word[1] not in word[2]]
         return "; ".join(no_such_option(*word) for word in wrong) or text
+    if match := re.search(r"In '([^'/]+)/([^']+)': \w+ .*Cannot merge DictConfig with ListConfig", text):
+        return unlike_kinds(match[1], match[2])
     if match := re.search(r"Multiple values for ([^\s@]+@\S+?)\.? To override", text):  # +attack@suite.fgsm=mi_fgsm
         return f"{match[1]} is there already: {match[1]}=OPTION, without +, puts another in its place"
     if match := re.search(r"(\S+) appears more than once in the final defaults list", text):
@@ -58,11 +68,45 @@ def explanation(error: Exception, part: str | None) -> str:
 
 def no_such_file(group: str, option: str, text: str) -> str:
     """Say which options a group has, or which groups there are."""
+    below = option.partition("/")[0]
+    if below != option and below in groups_of() and not (CONF / group / below).is_dir():
+        return f"{text.partition(': Could')[0]}: there is no group {group}/{below}: /{below}, with a slash, is another"
     if options := options_of(group):
         return no_such_option(group, option, options)
     if group == "hydra":
         return f"hydra/{option.replace('/', '=')} does not exist: is the plugin that has it installed?"
     return f"{text.partition(': Could')[0]}: there is no group {group}{did_you_mean(group, groups_of())}"
+
+
+def unlike_kinds(group: str, option: str) -> str:
+    """Say at which key a file of a group has a list where the config has a group of fields, or the other way round."""
+    others = [
+        word for word in settings() if key_of(word) != group and word.partition("=")[2] in options_of(key_of(word))
+    ]
+    config = OmegaConf.to_container(hydra_config([*others, *search_path()]))
+    places = (folder / group / f"{option}.yaml" for folder in (*own_folders(), CONF))
+    content = yaml.safe_load(next(place for place in places if place.is_file()).read_text())
+    said = unlike(content, config, "") or unlike({group: content}, config, "")
+    return f"in {group}/{option}: {said or 'a list stands where a group of fields is meant, or the other way round'}"
+
+
+def unlike(given: object, there: object, key: str) -> str:
+    """Say where the first of two configs has a list and the second a group, or the other way round; nothing where it
+    has none."""
+    if isinstance(given, Mapping) and isinstance(there, Mapping):
+        shared = [(name, value) for name, value in given.items() if name in there]
+        return next(filter(None, (unlike(value, there[name], under(key, str(name))) for name, value in shared)), "")
+    if isinstance(given, list) and isinstance(there, Mapping):
+        return f"{key} should be a group of fields, is {given}"
+    return f"{key} should be a list, is {given}" if isinstance(given, Mapping) and isinstance(there, list) else ""
+
+
+def unreadable_value(error: OmegaConfBaseException) -> str:
+    """Say what OmegaConf cannot read in a file, of which Hydra says nothing."""
+    reason = one_line(str(error).splitlines()[0])
+    if isinstance(error, KeyValidationError):
+        reason = f"{reason}: a name should be a text, and null is one in quotes"
+    return f"{error.full_key}: {reason}" if error.full_key else reason
 
 
 def broken_file(error: yaml.YAMLError) -> str:
