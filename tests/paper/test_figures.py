@@ -126,6 +126,10 @@ BARS = {"kind": "bar", "x": "attack", "values": {"FGSM": "fgsm"}, "y": "error({l
         ({"log_x": True, "values": {"small": 0.1}}, "log_x should be false: values has no numbers above 0 alone"),
         ({"paper": {"A": [1]}}, "paper should be null: values gives no x for its numbers"),
         ({"values": [0.1, 0.2], "paper": {"A": [1]}}, "paper.A should be 2 numbers, is [1.0]"),
+        (
+            {"values": [0.1, 0.2], "paper": {"A": [1, 103]}},
+            "paper.A has 103.0 at 0.2, in percent it should be in [0, 100]",
+        ),
         ({"values": [0.1], "paper": {"a": [1]}}, "paper.a is no line: they are A, B"),
         ({"values": [0.1], "paper": {"A": {"B": [1]}}}, "paper.A should be 1 numbers, is {'B': [1.0]}"),
         ({"values": [0.1], "panels": {"p": "p"}, "paper": {"A": [1]}}, "paper.A is no panel: they are p"),

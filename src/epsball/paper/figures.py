@@ -158,6 +158,8 @@ class Figure(Shown):
                 )
                 long = isinstance(numbers, list) and len(numbers) == len(self.given)
                 require(long, f"{where}.{line} should be {len(self.given)} numbers, is {numbers}")
+                for x, number, side in zip(self.given, numbers, self.sides[panel, line], strict=True):
+                    self.check_number(number, side, f"{where}.{line} has {number} at {x}")
 
     @property
     def papers(self) -> Mapping[str, Any]:

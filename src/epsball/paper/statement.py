@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Self, TypeVar
 
-from epsball.build import bound
+from epsball.build import bound, require
 from epsball.paper.expressions import Change, Comparison, Quantity, Sum
 from epsball.paper.placeholders import Loops, check_loops
 from epsball.results.metrics import Unit
@@ -68,6 +68,12 @@ class Shown(Repeated):
     def scale(self) -> float:
         """Return the factor from the rows' unit to its own."""
         return 100.0 if self.unit == "percent" else 1.0
+
+    def check_number(self, number: float | None, shown: Sum, where: str) -> None:
+        """ValueError for a number of the paper that what is shown cannot have, such as one in another unit."""
+        low, high = (end * self.scale for end in shown.bounds)
+        fits = number is None or low <= number <= high
+        require(fits, f"{where}, in {self.unit} it should be in [{low:g}, {high:g}]")
 
     def compares_on(self, datasets: set[str]) -> bool:
         """Whether the paper's numbers are of the data sets of our rows."""

@@ -54,17 +54,11 @@ class Table(Shown):
             columns = listed(self.column_fields)
             require(len(values) == wide, f"paper.{row} should be {wide} numbers, {columns}: it is {values}")
         check_unit(self.unit, self.cells.values())
-        self.check_published()
+        for (row, column), cell in self.cells.items():
+            number = self.published(row, column)
+            self.check_number(number, cell, f"paper.{row} has {number} for {column}")
         marked = self.best == "none" or all(self.better(group) for group in self.groups)
         require(marked, "best should be none: its metrics share no better end")
-
-    def check_published(self) -> None:
-        """ValueError for a number of the paper that its cell cannot have, such as one in another unit."""
-        for (row, column), cell in self.cells.items():
-            low, high = (end * self.scale for end in cell.bounds)
-            number = self.published(row, column)
-            fits = number is None or low <= number <= high
-            require(fits, f"paper.{row} has {number} for {column}, in {self.unit} it should be in [{low:g}, {high:g}]")
 
     @cached_property
     def row_fields(self) -> dict[str, dict[str, str]]:
