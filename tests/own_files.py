@@ -53,7 +53,12 @@ def write_own_files(folder: Path) -> None:
     x, y = np.arange(60 * 144).reshape(60, 12, 12).astype(np.uint8), np.arange(60) % 3
     arrays = {
         **{"npz": (x, y), "one_class": (x, y * 0), "gaps": (x, np.where(y == 1, 10**6, 0)), "negative": (x, y - 1)},
-        **{"floats": (x / 255, y), "short": (x, y[:5]), "rgba": (np.zeros((60, 12, 12, 4), np.uint8), y)},
+        **{
+            "none": (x[:0], y[:0]),
+            "floats": (x / 255, y),
+            "short": (x, y[:5]),
+            "rgba": (np.zeros((60, 12, 12, 4), np.uint8), y),
+        },
     }
     for name, (images, labels) in arrays.items():
         (folder / name).mkdir()

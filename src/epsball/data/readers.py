@@ -86,7 +86,8 @@ def read_npz(path: Path) -> Arrays:
         raise ConfigError(f"dataset.root: {path} cannot be read: {reason_of(error)}; {NPZ_LAYOUT}") from error
     x = x[..., None] if x.ndim == 3 else x
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] not in (1, 3) or 0 in x.shape:
-        raise ConfigError(f"dataset.root: {path}: x is {x.dtype} {x.shape}, should be uint8 NHWC or NHW, C 1 or 3")
+        should = "should be uint8 NHWC or NHW, C 1 or 3, not empty"
+        raise ConfigError(f"dataset.root: {path}: x is {x.dtype} {x.shape}, {should}")
     if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
         raise ConfigError(f"dataset.root: {path}: y is {y.dtype} {y.shape}, should be one integer label per image")
     if y.min() < 0:
