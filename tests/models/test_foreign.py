@@ -68,6 +68,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], None], str]] = {
         written({**WEIGHTS, "bias": torch.ones(3)}),
         "bias is of shape (3,), should be of (2,)",
     ),
+    "no numbers": (written({**WEIGHTS, "bias": torch.tensor([1.0, torch.nan])}), "{} has nan in bias"),
     "less": (written({"weight": WEIGHTS["weight"]}), "does not: it lacks bias"),
     "more": (written({**WEIGHTS, "scale": torch.ones(1)}), "does not: it has scale, which the network has not"),
     "other names": (

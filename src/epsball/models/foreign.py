@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epsball.build import ShapeError, one_line, require
+from epsball.build import ShapeError, listed, one_line, require
 from epsball.models.layers import MeanStd, Shape
 from epsball.models.wrappers import heads, own_heads
 
@@ -58,6 +58,8 @@ def read_weights(file: str) -> dict[str, Any]:
         holds = f"the keys {', '.join(map(str, list(found)[:5]))}" if found else f"a {type(content).__name__}"
         nested = f"alone or under {', '.join(NESTED[2:])}"
         raise ValueError(f"checkpoint should be a file of weights, {SAVED}, {nested}; {file} holds {holds}")
+    unknown = [name for name, value in found.items() if isinstance(value, Tensor) and bool(value.isnan().any())]
+    require(not unknown, f"checkpoint should be a file of weights, but {file} has nan in {listed(unknown[:3])}")
     return {WRAPPERS.sub("", str(name)): value for name, value in found.items()}
 
 
