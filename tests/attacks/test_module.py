@@ -247,6 +247,12 @@ def test_what_is_wrong_is_told_before_anything_is_trained(line: str, tiny: Calla
         assert told.startswith(("attack own: ", "suite.own.", "models.target.trainer.", "trainer.")), told
 
 
+def test_an_attack_that_would_end_the_run_is_told(file: Path, model: nn.Module) -> None:
+    file.write_text("import sys\n\ndef one(model, x, y, eps):\n    sys.exit()\n")
+    with pytest.raises(RuntimeError, match=r"^one of .*attack\.py fails in line 4: SystemExit: "):
+        made(file, call="one")(model, *images(1))
+
+
 def test_a_file_that_cannot_be_imported_is_told(file: Path) -> None:
     file.write_text("import torch\nimport absent_library\n")
     with pytest.raises(ConfigError, match=r"^attack\.file: .* cannot be imported in line 2: ModuleNotFoundError: No "):

@@ -349,6 +349,7 @@ def test_what_is_wrong_is_told_in_one_line(wrong: str, file: Path) -> None:
             "cannot be imported in line 1: ModuleNotFoundError: No module named",
         ),
         ("\ndef Net(:", "cannot be imported: SyntaxError: "),
+        ("\nraise SystemExit(2)", "cannot be imported in line 2: SystemExit: 2"),
         ("\n\n1 / 0", "cannot be imported in line 3: ZeroDivisionError: "),
     ],
 )

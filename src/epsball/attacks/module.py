@@ -67,7 +67,7 @@ class ModuleAttack:
         with left_as_it_was(model), contiguous_gradients(model), drawing, torch.enable_grad():
             try:
                 x_adv = called(model, x.detach().clone(), y.clone(), eps, **self.arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise RuntimeError(f"{self.call} of {self.file} fails{cause(error, str(self.file))}") from error
         return self.checked(x_adv, x, eps)
 

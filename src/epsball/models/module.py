@@ -48,7 +48,7 @@ def make(maker: Callable[..., object], arguments: dict[str, Any], called: str, f
     check_arguments(maker, called, arguments)
     try:
         network = maker(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"call: {called} fails{cause(error, file)}") from error
     kind = type(network).__name__
     require(isinstance(network, nn.Module), f"call should give a torch.nn.Module, but {called} gives a {kind}")

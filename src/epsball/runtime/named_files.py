@@ -83,7 +83,7 @@ def imported(file: str, digest: str) -> ModuleType:
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # what it draws changes no initial weights
             torch.manual_seed(0)
             exec(compile(text, file, "exec"), vars(content))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[content.__name__]
         raise ValueError(f"file: {file} cannot be imported{cause(error, file)}") from error
     return content
@@ -100,7 +100,7 @@ def check_arguments(called: Callable[..., Any], name: str, given: Mapping[str, A
         raise ValueError(f"arguments should be those of {taken}{rest}: {error}") from None
 
 
-def cause(error: Exception, file: str) -> str:
+def cause(error: BaseException, file: str) -> str:
     """Return ` in line 3: TypeError: ...`, the last line of the user's file that an error came through."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     where = f" in line {lines[-1]}" if lines else ""
