@@ -50,6 +50,9 @@ def write_own_files(folder: Path) -> None:
         (folder / "conf" / "paper" / f"{name}.yaml").write_text(text)
     (folder / "conf" / "arch").mkdir()
     (folder / "conf" / "arch" / "listed.yaml").write_text("defaults: [mnist_a, _self_]\nactivation: [relu]\n")
+    (folder / "conf" / "arch" / "itself.yaml").write_text("defaults: [itself, _self_]\n")
+    (folder / "conf_of_known_names" / "attack").mkdir(parents=True)
+    (folder / "conf_of_known_names" / "attack" / "fgsm.yaml").write_text("defaults: [fgsm, _self_]\neps: 0.05\n")
     x, y = np.arange(60 * 144).reshape(60, 12, 12).astype(np.uint8), np.arange(60) % 3
     arrays = {
         **{"npz": (x, y), "one_class": (x, y * 0), "gaps": (x, np.where(y == 1, 10**6, 0)), "negative": (x, y - 1)},

@@ -37,6 +37,9 @@ def explanation(error: Exception, part: str | None) -> str:
     text = one_line(error)
     if isinstance(error, yaml.YAMLError):
         return broken_file(error)
+    if isinstance(error, RecursionError):
+        typed = listed(f"{key}/{value}" for key, value in typed_keys().items() if value in options_of(key))
+        return f"a config file has itself in its defaults, directly or by another: look at {typed}"
     if not text and isinstance(error.__cause__, OmegaConfBaseException):
         return unreadable_value(error.__cause__)
     packed = re.search(r"In '([^'/]+)/([^']+)': Could not override '[^'@]+@(\w+)\.", text)
@@ -142,6 +145,15 @@ def refuse_several_options() -> None:
     for key, value in typed_keys().items():
         if value.startswith("[") and options_of(key):
             raise ConfigError(several_values(f"{key}={value}"))
+
+
+def refuse_shadowed_files() -> None:
+    """ConfigError where one of the user's own configs has the name of one of ours, which Hydra would take."""
+    for folder in own_folders():
+        for ours in sorted(CONF.rglob("*.yaml")):
+            own = folder / ours.relative_to(CONF)
+            if own.is_file() and own.read_bytes() != ours.read_bytes():
+                raise ConfigError(f"{own} would not be read: {ours} has its name, so it needs another")
 
 
 def options_of(group: str) -> list[str]:

@@ -28,7 +28,7 @@ from epsball.cli.compose import (
     register_with_hydra,
     write_hydra,
 )
-from epsball.cli.explain import as_typed, explain, refuse_several_options
+from epsball.cli.explain import as_typed, explain, refuse_several_options, refuse_shadowed_files
 from epsball.cli.help import asks_for_help, print_help
 from epsball.cli.idle import Composed, compose, idle_words
 from epsball.cli.local import check_local
@@ -85,7 +85,8 @@ class Session:
             return 130
         except JobFailed:
             return self.code_of_failures()
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # before any job
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
+            # before any job
             if is_first() or not self.first_ends():
                 of = "" if is_first() else f"process {rank()}: "
                 print(f"error: {of}{explain(error)}", file=sys.stderr)
@@ -129,6 +130,7 @@ def main() -> int:
         sys.argv[1:] = words = in_order(words)
         refuse_several_options()
         refuse_absent_folders()
+        refuse_shadowed_files()
         for key in ("hydra.run.dir", "hydra.sweep.dir"):  # Hydra makes them before any job
             if (folder := typed_keys().get(key, "").strip("'\"")) and "${" not in folder:
                 make_folder(Path(folder), f"{key}={folder}")

@@ -75,7 +75,7 @@ def composing(part: str) -> Iterator[None]:
     with naming(part):
         try:
             yield
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
             raise ConfigError(explain(error, part)) from None
 
 
