@@ -665,16 +665,21 @@ def test_a_worker_tells_its_launcher_that_a_job_failed(tmp_path: Path) -> None:
     assert {said["status"] for said in found.values()} == {"failed"}
 
 
-def test_jobs_in_a_launchers_workers_save_when_they_are_stopped(tmp_path: Path) -> None:
-    """Ctrl-C reaches all of them. The first to end may have joblib kill the others before these have saved."""
+@pytest.mark.parametrize("signum, to", [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)])
+def test_jobs_in_a_launchers_workers_save_when_they_are_stopped(
+    tmp_path: Path, signum: signal.Signals, to: Callable[[int, int], None]
+) -> None:
+    """Ctrl-C reaches the command and its workers, a scheduler's SIGTERM the command alone; also in a worker's second
+    job."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    launched = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep", "seed=0,1")
-    lasting = ("trainer.epochs=100000", "checkpoint_seconds=3600")
+    launched = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep")
+    lasting = ("trainer.epochs=1,100000,100001", "seed=0,1", "checkpoint_seconds=3600")
     process = start(tmp_path, *launched, *lasting, own_group=True)
-    logs = [tmp_path / "sweep" / job / "run.log" for job in ("0", "1")]
-    wait_until(lambda: all(log.exists() and "training target" in log.read_text() for log in logs), process)
-    os.killpg(process.pid, signal.SIGINT)
+    jobs = [tmp_path / "sweep" / job / "run.log" for job in ("2", "3")]
+    wait_until(lambda: all(log.exists() and "training target" in log.read_text() for log in jobs), process)
+    to(process.pid, signum)
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 130 and "Traceback" not in errors, errors
-    reasons = {said["exit_reason"] for said in run_jsons(tmp_path / "sweep").values()}
-    assert "stopped by signal 2" in reasons <= {"stopped by signal 2", None} and list(tmp_path.rglob("last.pt"))
+    assert process.returncode == 128 + signum and "Traceback" not in errors, errors
+    assert errors.count("stopping after saving") == 1, errors
+    reasons = [said["exit_reason"] for said in run_jsons(tmp_path / "sweep").values()]
+    assert reasons == [None, None, *2 * [f"stopped by signal {signum}"]] and len(list(tmp_path.rglob("last.pt"))) == 2

@@ -47,8 +47,6 @@ class Session:
     """Jobs of one command. A failure is told at once, in one line, and neither stops nor hides the others."""
 
     stop: Stop = field(default_factory=Stop)
-    process: int = field(default_factory=os.getpid)
-    """the command's own; a launcher hands jobs to others, with a copy of the session"""
     failures: list[Exception] = field(default_factory=list)
     """of the jobs of this process"""
     again: EarlierRun | None = None
@@ -56,8 +54,10 @@ class Session:
 
     def run_job(self, config: DictConfig) -> float | None:
         """Run one job and return the value of its objective, if it has one. Raises JobFailed in a launcher's worker and
-        where a sweeper searches: only an exception tells either that the job failed."""
+        where a sweeper searches: only an exception tells either that the job failed. A worker that is stopped does so,
+        too: where one raises Interrupted, joblib kills the others before they have saved."""
         register_with_hydra()  # a launcher's worker has not been through main()
+        self.stop.waits = False
         self.stop.listen()
         runtime = HydraConfig.get()
         overrides, folder = as_typed_words(runtime.overrides.task), None
@@ -67,10 +67,14 @@ class Session:
         with joined():  # a failure is told before the others are left: leaving may take its time
             try:
                 return run(config, overrides, folder, self.stop, self.again)
+            except Interrupted as error:
+                if self.stop.is_copy:
+                    raise JobFailed(str(error)) from None
+                raise
             except Exception as error:
                 tell_failure(error, overrides, folder)
                 self.failures.append(error)
-                if os.getpid() != self.process or (sweeping and config.get("objective") is not None):
+                if self.stop.is_copy or (sweeping and config.get("objective") is not None):
                     raise JobFailed(one_line(error)) from None
                 return None
 
@@ -136,9 +140,14 @@ def main() -> int:
                 make_folder(Path(folder), f"{key}={folder}")
         if asks_for_help(words):
             print_help(words)
-        else:
-            sys.argv[1:] = adding(words)
+            return
+        sys.argv[1:] = adding(words)
+        session.stop.waits = True
+        try:
             job()
+        except Exception:
+            session.stop.check()  # of a launcher whose workers were stopped
+            raise
 
     return session.exit_code(jobs)
 

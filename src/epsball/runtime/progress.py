@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock, Thread
 from types import TracebackType
@@ -27,9 +27,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by signal {signum}")
         self.signum = signum
-
-    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int]]:
-        return Interrupted, (self.signum,)
 
 
 class Unfailing:
@@ -82,17 +79,34 @@ class JobFailed(RuntimeError):
 
 
 class Stop:
-    """A stop flag that signal handlers set and every long loop polls between two pieces of work."""
+    """A stop flag that signal handlers set and every long loop polls between two pieces of work.
+
+    A launcher hands each job to a worker process with a copy of the command's. A worker is stopped by the command, and
+    its terminal may send it the same signal: only the command itself takes a second one for another.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self.nothing_to_save = False
+        self.waits = False
+        """whether this process computes nothing, and waits for the workers of a launcher"""
+        self.process = os.getpid()
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this process is a launcher's worker."""
+        return os.getpid() != self.process
 
     def listen(self) -> None:
-        """Let SIGINT and SIGTERM set the flag; a second one stops at once. A launcher's own handlers stay."""
+        """Let SIGINT and SIGTERM set the flag; a second one stops at once. A launcher's own handlers stay. One that has
+        stopped an earlier job of this worker stops this one, too."""
         for signum in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(signum) in (signal.default_int_handler, signal.SIG_DFL):
+            handler = signal.getsignal(signum)
+            earlier = getattr(handler, "__self__", None)
+            if isinstance(earlier, Stop) or handler in (signal.default_int_handler, signal.SIG_DFL):
                 signal.signal(signum, self.on_signal)
+            if isinstance(earlier, Stop) and self.is_copy:
+                self.signum = self.signum or earlier.signum
 
     def obey_parent(self) -> None:
         """Let a worker process end with its first SIGTERM, or with its parent, however that ends: at once between two
@@ -153,9 +167,12 @@ class Stop:
 
     def on_signal(self, signum: int, _frame: object) -> None:
         first, self.signum = self.signum is None, signum
-        if self.nothing_to_save or not first:
+        if self.nothing_to_save or not (first or self.is_copy):
             raise Interrupted(signum)
-        if is_first():
+        for worker in multiprocessing.active_children() if self.waits else ():
+            with suppress(OSError):
+                os.kill(worker.pid or 0, signum)
+        if is_first() and not self.is_copy:
             print("stopping after saving; once more to stop at once", file=sys.stderr)
 
     def check(self) -> None:
