@@ -27,6 +27,7 @@ PAPERS = {
     "numbered": GLOBAL + "suite: {3: {name: noise, eps: 0.1}}\n",
     "dashed": GLOBAL + "suite: {a-b: {name: noise, eps: 0.1, distribution: sign}}\n",
     "adds_fgsm": GLOBAL + "defaults:\n  - /attack@suite.fgsm: fgsm\n  - override /suite: none\n",
+    "adds_to_default": GLOBAL + "defaults:\n  - /attack@suite.fgsm: fgsm\n",
     "claims_listed": GLOBAL + "claims:\n  - error(target) < 0.5\n",
     "optimizer_listed": GLOBAL + "trainer: {optimizer: [adam]}\n",
     "model_listed": GLOBAL + "defaults:\n  - /model@models.B: mnist_b\nmodels: {B: [mnist_b]}\n",

@@ -125,6 +125,10 @@ def added_twice(place: str) -> str:
     """Say which words add an option at a place, attack@suite.fgsm, that a chosen file adds, too."""
     group = place.partition("@")[2].split(".")[0]
     words = [f"{key}={value}" for key, value in typed_keys().items() if key in (place, group)]
+    if not words and (option := hydra_config(search_path()).hydra.runtime.choices.get(group)):
+        return (
+            f"{place} is added twice, by {group}={option} perhaps: override /{group}: none in the file leaves that out"
+        )
     who = f"{listed(words)} and by a file beside it" if words else "two files"
     return f"{place} is added twice, by {who}: leave one of them out"
 
