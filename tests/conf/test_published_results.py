@@ -42,8 +42,10 @@ PUBLISHED = {  # by folder
     "kurakin/images_50000/seed_1": Published({1}, claims=2, tables=1, identities=10),
     "kurakin/resnet20": Published({0}, claims=8, tables=9, identities=95),
     "kurakin/resnet20/paper/hidden_gradients": Published({0}, claims=2, tables=1, identities=52),
+    "kurakin/resnet20/paper/label_leaking": Published({0}, claims=3, tables=2, identities=35),
     "kurakin/three_seeds": Published({0, 1, 2}, claims=15, tables=13, identities=1092),
     "madry": Published({0}, claims=22, tables=10, identities=274),
+    "madry/resnet20": Published({0}, claims=7, tables=4, identities=79),
     "tramer": Published({0, 1, 2, 3}, claims=17, tables=10, identities=204),
     "tramer/quick": Published({0}, claims=17, tables=10, identities=58),
 }
