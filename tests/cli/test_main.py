@@ -427,6 +427,7 @@ def test_the_command_line_reaches_every_part(main: Callable[..., Ended], tmp_pat
     assert ended.code == 0 and "trainer.epochs=2 changes nothing" in ended.err and "eps=0.1 changes" not in ended.err
     assert set(rows_of(tmp_path / "all" / "table2")["eps"]) == {0.0, 0.1}
     assert {seed for name in ("table2", "table7") for seed in rows_of(tmp_path / "all" / name)["seed"]} == {5}
+    assert words[-1] in json.loads((tmp_path / "all" / "run.json").read_text())["overrides"]  # as typed
     said = json.loads((tmp_path / "all" / "table2" / "run.json").read_text())["models"]
     (trained,) = (tmp_path / "outputs" / "models").glob(f"*-{said['B']['fingerprint']}")
     assert trained.name.startswith("mnist_d-")

@@ -33,7 +33,7 @@ from epsball.cli.help import asks_for_help, print_help
 from epsball.cli.idle import Composed, compose, idle_words
 from epsball.cli.local import check_local
 from epsball.cli.parts import adding, parts_of
-from epsball.cli.words import in_order, refuse_absent_folders, typed_keys
+from epsball.cli.words import choosing, in_order, refuse_absent_folders, typed_keys
 from epsball.experiment.settings import settings_of
 from epsball.runtime.distributed import PeerLost, agreed, gather, is_first, joined, processes, rank
 from epsball.runtime.files import make_folder
@@ -165,6 +165,8 @@ def run(
             refuse_sweep(runtime.mode)
             check_local(runtime.runtime)
             plain = as_plain(config, dict(runtime.runtime.choices))
+            if plain.get("parts"):
+                overrides = [choosing(word) for word in overrides]  # as typed, and as each part takes them
             composed = parts_of(plain, overrides)
             settings_of(plain)  # what was typed for the run is no part's mistake
             for part, seeds in zip(plain["parts"] or [None], composed.configs, strict=True):

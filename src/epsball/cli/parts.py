@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from epsball.build import ConfigError, convert, mapping, naming
 from epsball.cli.compose import composed, composed_seeds, hydra_config, searched, with_model_fields
 from epsball.cli.explain import explain
-from epsball.cli.words import choosing, key_of, place_of, search_path
+from epsball.cli.words import key_of, place_of, search_path
 from epsball.experiment.grid import expand_grids
 from epsball.experiment.settings import COMPUTED, FILES, STATED, STATED_ONCE
 
@@ -97,7 +97,7 @@ def where_they_fit(parts: list[str], words: list[list[str]]) -> tuple[list[list[
         there.append(entries_of(config))
     known = set(fields.values()) & set().union(*there)
     fitting = [
-        [choosing(word) for word in own if fields.get(word) not in known - entries]
+        [word for word in own if fields.get(word) not in known - entries]
         for own, entries in zip(words, there, strict=True)
     ]
     return fitting, known

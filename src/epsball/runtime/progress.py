@@ -170,8 +170,9 @@ class Stop:
         if self.nothing_to_save or not (first or self.is_copy):
             raise Interrupted(signum)
         for worker in multiprocessing.active_children() if self.waits else ():
-            with suppress(OSError):
-                os.kill(worker.pid or 0, signum)
+            with suppress(OSError):  # it may have ended by now
+                if worker.pid:  # 0 would be all processes of the group
+                    os.kill(worker.pid, signum)
         if is_first() and not self.is_copy:
             print("stopping after saving; once more to stop at once", file=sys.stderr)
 
