@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite, isnan
-from operator import ge, gt, le, lt
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from epsball.build import naming_field, require
@@ -101,8 +100,10 @@ class Claim(Repeated):
 
 
 def compared(check: str, loops: Loops) -> list[Comparison]:
-    """Read the comparisons of a check, once for each combination of values of its placeholders."""
-    return [comparison for text in looped(check, loops) for comparison in parse_comparisons(text)]
+    """Read the comparisons of a check, once for each combination of values of its placeholders, without those that
+    compare a quantity with itself, as source and target of all pairs do on the diagonal; with them where all do."""
+    found = [comparison for text in looped(check, loops) for comparison in parse_comparisons(text)]
+    return [one for one in found if one.says_something] or found
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,7 @@ class Check:
 
     def compared(self, gap: Estimate) -> bool | None:
         """Whether values this far apart compare as claimed; None when one is missing."""
-        if isnan(gap.value):
-            return None
-        compare = {"<": lt, "<=": le, ">": gt, ">=": ge}[self.comparison.operator]
-        return bool(compare(gap.value, 0))
+        return None if isnan(gap.value) else self.comparison.holds(gap.value)
 
 
 def without_noise(gap: Estimate, left: Estimate, right: Estimate) -> Estimate:
@@ -180,7 +178,7 @@ def judge_claim(claim: Claim, seeds: Sequence[SeedRows]) -> list[Check]:
     comparisons = claim.comparisons
     if claim.at:
         comparisons = claim.compared({**claim.loops, **{n: [v] for n, v in claim.chosen(seeds).items()}})
-        comparisons = [one for one in comparisons if one.left != one.right] or comparisons
+        comparisons = [one for one in comparisons if one.says_something] or comparisons
     return [judge_comparison(comparison, seeds, interval) for comparison in comparisons]
 
 

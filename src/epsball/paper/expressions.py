@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from math import inf, isclose
+from operator import ge, gt, le, lt
 
 from epsball.build import listed, require
 from epsball.results.metrics import METRICS, Better, Unit, find_metric
@@ -28,6 +29,7 @@ from epsball.results.rows import Row
 KEYED = ("source", "target", "attack", "seed", "paper_metric")  # columns that a quantity does not name by `column=`
 ANY = "*"  # a condition that every row meets: a figure's x, whatever our rows have there; nobody can write it
 OPERATORS: Mapping[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
+COMPARES: Mapping[str, Callable[[float, float], bool]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,14 @@ class Sum:
         return Sum(self.constant, tuple(changed))
 
     @property
+    def merged(self) -> "Sum":
+        """Return the same with each term once: what cancels is gone."""
+        weights: dict[Quantity | Ratio, float] = {}
+        for weight, term in self.terms:
+            weights[term] = weights.get(term, 0.0) + weight
+        return Sum(self.constant, tuple((weight, term) for term, weight in weights.items() if abs(weight) > 1e-12))
+
+    @property
     def quantities(self) -> list[Quantity]:
         found: list[Quantity] = []
         for _, term in self.terms:
@@ -167,11 +177,13 @@ def check_unit(unit: Unit, sums: Collection[Sum]) -> None:
 
 
 def check_constants(comparison: "Comparison") -> None:
-    """ValueError for a comparison of rates that no rate in [0, 1] could change, as error(A) < 5 is."""
-    low, high = comparison.gap.bounds
-    always = "true" if (high < 0) == (comparison.operator[0] == "<") else "false"
-    fractions = "rates are in [0, 1], and 5 points are 0.05"
-    require(low <= 0 <= high, f"{comparison.text!r} is {always} whatever is measured: {fractions}")
+    """ValueError for a comparison that nothing measured could change: of rates in [0, 1] as in error(A) < 5, or of a
+    quantity with itself."""
+    gap = comparison.gap.merged
+    low, high = gap.bounds
+    always = "true" if comparison.holds(low) else "false"
+    why = "rates are in [0, 1], and 5 points are 0.05" if gap.terms else "its two sides differ by a constant"
+    require(low < high and low <= 0 <= high, f"{comparison.text!r} is {always} whatever is measured: {why}")
 
 
 @dataclass(frozen=True)
@@ -208,6 +220,15 @@ class Comparison:
     def gap(self) -> Sum:
         """Return left minus right."""
         return self.left.minus(self.right)
+
+    @property
+    def says_something(self) -> bool:
+        """Whether its sides differ by more than a constant: no quantity is compared with itself."""
+        return bool(self.gap.merged.terms)
+
+    def holds(self, gap: float) -> bool:
+        """Whether two sides this far apart, left minus right, compare as it says."""
+        return COMPARES[self.operator](gap, 0.0)
 
     def mapped(self, change: Change) -> "Comparison":
         """Return the same of other quantities."""
