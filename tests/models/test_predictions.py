@@ -37,6 +37,14 @@ def test_first_guess_and_first_five(label: int, top1: bool, top5: bool) -> None:
     assert not found[0].requires_grad
 
 
+@pytest.mark.parametrize("unknown", [[0], [6], list(range(7))])
+def test_no_guess_is_right_where_a_logit_is_nan(unknown: list[int]) -> None:
+    logits = torch.arange(7.0).repeat(7, 1)
+    logits[:, unknown] = math.nan
+    found = mistakes(nn.Identity(), logits, torch.arange(7))
+    assert found.top1.all() and found.top5 is not None and found.top5.all()
+
+
 @pytest.mark.parametrize(("classes", "there"), [(5, False), (6, True)])
 def test_top_five_needs_more_than_five_classes(classes: int, there: bool) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(5, classes))

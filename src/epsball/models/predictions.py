@@ -38,13 +38,15 @@ class Mistakes(NamedTuple):
 
 @torch.no_grad()
 def mistakes(model: nn.Module, x: Tensor, y: Tensor) -> Mistakes:
-    """Return which images of a batch the model gets wrong, and each one's loss."""
+    """Return which images of a batch the model gets wrong, and each one's loss. An image of which a logit is NaN is
+    wrong: torch sorts NaN first, and the class that it stands at would be a guess."""
     logits = model(x)
     losses = F.cross_entropy(logits.float(), y, reduction="none")
-    top1 = logits.argmax(1) != y
+    unknown = logits.isnan().any(1)
+    top1 = (logits.argmax(1) != y) | unknown
     if logits.shape[1] <= 5:
         return Mistakes(top1, None, losses)
-    return Mistakes(top1, ~(logits.topk(5, dim=1).indices == y[:, None]).any(1), losses)
+    return Mistakes(top1, ~(logits.topk(5, dim=1).indices == y[:, None]).any(1) | unknown, losses)
 
 
 def find_mistakes(model: nn.Module, test: Images, batch_size: int, stop: Stop) -> Mistakes:
