@@ -31,8 +31,8 @@ class GradientAttack:
     eps: float
     """radius of the L-infinity ball, in [0, 1]"""
     steps: int | Literal["kurakin", "kurakin_up"]
-    """kurakin: min(e + 4, 1.25 e) rounded down, e = 255 eps; kurakin_up: rounded up (Kurakin et al. 2017, section 2.2,
-    does not say)"""
+    """kurakin: min(e + 4, 1.25 e) rounded down, e = 255 eps to the nearest whole one; kurakin_up: rounded up (Kurakin
+    et al. 2017, section 2.2, does not say, and has whole e alone)"""
     step_size: float | None
     """in pixel units; null for a share of eps"""
     step_share: float | None
