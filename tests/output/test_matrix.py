@@ -177,11 +177,13 @@ def test_a_matrix_says_of_how_many_seeds_it_is(tmp_path: Path) -> None:
 def test_a_matrix_says_which_attacks_are_of_fewer_images(tmp_path: Path) -> None:
     rows, white_box = attacked(0.5), "Source = target is white-box."
     assert matrix_sections(rows, tmp_path)[0].text == white_box
+    plain = console_matrix(rows).splitlines()[-1]
     few = rows.assign(n=[n if attack == "clean" else 200 for n, attack in zip(rows["n"], rows["attack"], strict=True)])
     assert matrix_sections(few, tmp_path)[0].text == f"{white_box} Of fewer images: fgsm of 200."
     other = rows.assign(dataset="mnist", n=10_000)  # every data set has its own number
     more = pd.concat([few, few[1:].assign(attack="pgd", n=50), other], ignore_index=True)
     assert matrix_sections(more, tmp_path)[0].text == f"{white_box} Of fewer images: fgsm of 200, pgd of 50."
+    assert console_matrix(few).splitlines()[-1] == f"{plain}; of fewer images: fgsm of 200"
 
 
 def test_rows_without_an_error_are_left_out_of_the_matrix(tmp_path: Path) -> None:

@@ -4,7 +4,15 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from epsball.output.tables import four_characters
-from epsball.results.rows import eps_label, error_rows, paper_matrix, seeds_of_cells, seeds_text, wide_matrix
+from epsball.results.rows import (
+    attacks_of_fewer,
+    eps_label,
+    error_rows,
+    paper_matrix,
+    seeds_of_cells,
+    seeds_text,
+    wide_matrix,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,11 +37,12 @@ def console_matrix(rows: "pd.DataFrame") -> str:
     width = max(width, min(longest, (LINE - left) // min(fits, len(columns)) - 1))
     names = list(columns)
     blocks = [names[i : i + fits] for i in range(0, len(names), fits)]
-    seeds = seeds_of_cells(rows)
+    seeds, fewer = seeds_of_cells(rows), attacks_of_fewer(rows)
     head = (
         "error in per cent; * white-box"
         + (f"; mean ± sd of {seeds_text(seeds)}" if seeds.max() > 1 else "")
         + ("; (paper's value)" if paper.notna().any(axis=None) else "")
+        + (f"; of fewer images: {fewer}" if fewer else "")
     )
     body = [console_block(labels, list(ours.index), {t: columns[t] for t in block}, left, width) for block in blocks]
     return "\n".join([*body, head]) + "\n"

@@ -10,7 +10,7 @@ from epsball.output.pages import Section
 from epsball.output.tables import per_cent, write_csv
 from epsball.results.intervals import OVER_SEEDS, error_estimates, ties_for_best
 from epsball.results.metrics import ERROR
-from epsball.results.rows import error_rows, paper_matrix, seeds_of_cells, seeds_text, wide_matrix
+from epsball.results.rows import attacks_of_fewer, error_rows, paper_matrix, seeds_of_cells, seeds_text, wide_matrix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,8 @@ def matrix_sections(rows: "pd.DataFrame", folder: Path) -> list[Section]:
     matrix = matrix_table(rows)
     write_csv(matrix.reset_index(), folder / "transfer_matrix.csv")
     draw_heatmap(rows, heat)
-    text, seeds = f"Source = target is white-box.{fewer_text(rows)}", seeds_of_cells(rows)
+    fewer = f" Of fewer images: {named}." if (named := attacks_of_fewer(rows)) else ""
+    text, seeds = f"Source = target is white-box.{fewer}", seeds_of_cells(rows)
     rule = "95 % intervals; bold: the lowest error of a line, and those whose interval overlaps its interval."
     if seeds.max() > 1:
         text, rule = f"{text} Mean ± sd over {seeds_text(seeds)}.", f"{rule} {OVER_SEEDS}"
@@ -36,13 +37,6 @@ def matrix_sections(rows: "pd.DataFrame", folder: Path) -> list[Section]:
         Section("Transfer matrix", image=heat),
     ]
     return [*sections, Section("Error by eps", image=curves)] if draw_error_by_eps(rows, curves) else sections
-
-
-def fewer_text(rows: "pd.DataFrame") -> str:
-    """Say which attacks have errors of fewer images than others of the data set have; nothing where none has."""
-    fewer = rows[rows["n"] < rows.groupby("dataset")["n"].transform("max")]
-    counts = fewer.groupby("attack", sort=False)["n"].min().astype(int).items()
-    return f" Of fewer images: {', '.join(f'{attack} of {n:,}' for attack, n in counts)}." if len(fewer) else ""
 
 
 def matrix_table(rows: "pd.DataFrame") -> "pd.DataFrame":

@@ -55,6 +55,15 @@ def seeds_of_cells(rows: "pd.DataFrame") -> "pd.Series[int]":
     return error_rows(rows).groupby([*MATRIX_LINE, "target"])["seed"].nunique()
 
 
+def attacks_of_fewer(rows: "pd.DataFrame") -> str:
+    """Say which attacks have errors of fewer images than others of the data set have, `pgd of 50`; empty where none
+    has."""
+    rows = error_rows(rows)
+    fewer = rows[rows["n"] < rows.groupby("dataset")["n"].transform("max")]
+    counts = fewer.groupby("attack", sort=False)["n"].min().astype(int).items()
+    return ", ".join(f"{attack} of {n:,}" for attack, n in counts)
+
+
 def in_order(rows: "pd.DataFrame") -> "pd.DataFrame":
     """Give `results.csv` its columns: COLUMNS in order, absent ones empty, then any others but the images mistaken
     and seconds.
