@@ -164,6 +164,15 @@ def test_a_misspelt_option_is_told_once(tmp_path: Path) -> None:
     assert done.returncode != 0 and len(told) == 1 and "nope" in told[0]
 
 
+def test_a_sweep_is_refused_once_and_makes_no_folders(tmp_path: Path) -> None:
+    """Before its first job: the next would wait for processes that the one before has left."""
+    done = run(torchrun("-m", *TINY, "seed=0,1", f"outputs={tmp_path / 'outputs'}"))
+    told = [line for line in done.stderr.splitlines() if line.startswith("error:") or "failed" in line]
+    assert done.returncode != 0 and told[0].startswith("error: --multirun is for a single process")
+    assert not any(line.startswith("error:") or "jobs failed" in line for line in told[1:])
+    assert not (tmp_path / "outputs").exists()
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_what_is_wrong_in_another_process_alone_is_told_by_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ends: bool

@@ -33,7 +33,7 @@ from epsball.cli.help import asks_for_help, print_help
 from epsball.cli.idle import Composed, compose, idle_words
 from epsball.cli.local import check_local
 from epsball.cli.parts import adding, parts_of
-from epsball.cli.words import choosing, in_order, refuse_absent_folders, typed_keys
+from epsball.cli.words import choosing, in_order, options, refuse_absent_folders, typed_keys
 from epsball.experiment.settings import settings_of
 from epsball.runtime.distributed import PeerLost, agreed, gather, is_first, joined, processes, rank
 from epsball.runtime.files import make_folder
@@ -132,6 +132,7 @@ def main() -> int:
     def jobs() -> None:
         words, session.again = with_earlier_words(sys.argv[1:])
         sys.argv[1:] = words = in_order(words)
+        refuse_sweep(options().multirun)  # before Hydra begins its jobs, each of which would connect the processes anew
         refuse_several_options()
         refuse_absent_folders()
         refuse_shadowed_files()
@@ -162,7 +163,7 @@ def run(
     runtime = HydraConfig.get()
     with stop.at_once():
         with agreed(), naming_typed_keys(config), held_back():
-            refuse_sweep(runtime.mode)
+            refuse_sweep(runtime.mode is RunMode.MULTIRUN)  # of hydra.mode in a file
             check_local(runtime.runtime)
             plain = as_plain(config, dict(runtime.runtime.choices))
             if plain.get("parts"):
@@ -221,9 +222,9 @@ def naming_typed_keys(config: DictConfig) -> Iterator[None]:
         raise ConfigError(as_typed(str(error), config)) from None
 
 
-def refuse_sweep(mode: RunMode | None) -> None:
+def refuse_sweep(sweeping: bool) -> None:
     """ConfigError for a sweep of several processes: each would make folders of its own."""
-    if mode is RunMode.MULTIRUN and processes() > 1:
+    if sweeping and processes() > 1:
         raise ConfigError("--multirun is for a single process: give torchrun one command after the other")
 
 
