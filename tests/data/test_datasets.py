@@ -410,6 +410,18 @@ def test_hidden_files_and_folders_are_no_images(tmp_path):
     assert loaded.classes == ("ant", "bee") and len(loaded.train) == 6
 
 
+def test_what_an_image_folder_holds_beside_images_is_told(tmp_path, caplog):
+    """Half of somebody's images, in a format or a folder that is not read, would be missed by nobody."""
+    write_images(tmp_path / "train")
+    write_images(tmp_path / "train/bee/more", classes=("old",))
+    write_images(tmp_path / "test")
+    (tmp_path / "train/bee/0.webp").write_bytes(b"")
+    (tmp_path / "train/.DS_Store").write_bytes(b"")
+    assert len(image_folder(tmp_path).train) == 6
+    (told,) = caplog.messages
+    assert told.startswith(f"dataset.root: not read is {tmp_path}/train/bee/0.webp and 1 more; an image folder is")
+
+
 def test_image_folder_resizes_crops_and_converts(tmp_path):
     write_images(tmp_path / "train", size=(12, 8))
     write_images(tmp_path / "test", size=(9, 20), mode="L")

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import importlib.util
 import io
+import logging
 import math
 import os
 import struct
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Arrays = tuple[Array, Array]  # images uint8 NCHW, integer labels
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 FOLDER_LAYOUT = (
     "an image folder is dataset.root/train/<class>/*.png (or jpg, jpeg, bmp) and .../test/<class>/* (or val)"
 )
 NPZ_LAYOUT = "dataset.root/train.npz and test.npz should each hold x (uint8, NHWC or NHW) and y (labels from 0)"
+
+log = logging.getLogger(__name__)
 
 
 def idx_file(raw: Path, stem: str) -> Path:
@@ -106,24 +110,29 @@ class ImageFile(NamedTuple):
 
 def list_folder(folder: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     """Return the classes sorted by name, and the files `folder/<class>/<image>` in a stratified order, without hidden
-    ones (macOS leaves a `._x.png` beside each `x.png` on a foreign disk)."""
+    ones (macOS leaves a `._x.png` beside each `x.png` on a foreign disk). A warning tells of what else lies there."""
     if not folder.is_dir():
         raise ConfigError(f"dataset.root: no {folder}; {FOLDER_LAYOUT}")
-    classes = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name)))
-    files = []
+    shown = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
+    classes = tuple(path.name for path in shown if path.is_dir())
+    files, unread = [], [str(path) for path in shown if not path.is_dir()]
     for label, name in enumerate(classes):
         try:
             with os.scandir(folder / name) as entries:
-                shown = (e for e in entries if not is_hidden(e.name))
-                images = (e for e in shown if e.name.lower().endswith((".png", ".jpg", ".jpeg", ".bmp")))
+                inside = [e for e in entries if not is_hidden(e.name)]
+                images = [e for e in inside if e.name.lower().endswith(IMAGES)]
                 found = [ImageFile(e.path, label, e.stat().st_size, e.stat().st_mtime_ns) for e in images]
         except OSError as error:  # a link to a file that is gone
             raise ConfigError(f"dataset.root: {error.filename} cannot be read: {error.strerror}") from error
         if not found:
             raise ConfigError(f"dataset.root: {folder / name} has no images; {FOLDER_LAYOUT}")
         files += sorted(found)
+        unread += sorted({e.path for e in inside} - {e.path for e in images})
     if not files:
         raise ConfigError(f"dataset.root: {folder} has no classes; {FOLDER_LAYOUT}")
+    if unread:
+        others = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        log.warning("dataset.root: not read is %s%s; %s", unread[0], others, FOLDER_LAYOUT)
     return classes, [files[i] for i in stratified(np.array([f.label for f in files]))]
 
 
