@@ -422,6 +422,18 @@ def test_what_an_image_folder_holds_beside_images_is_told(tmp_path, caplog):
     assert told.startswith(f"dataset.root: not read is {tmp_path}/train/bee/0.webp and 1 more; an image folder is")
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_palette_is_read_as_its_colours(tmp_path, channels):
+    write_images(tmp_path / "train")
+    write_images(tmp_path / "test")
+    colours = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    palette = colours.quantize(16)
+    palette.save(tmp_path / "train/ant/0.png", transparency=bytes(range(16)))
+    loaded = image_folder(tmp_path, channels=channels)
+    expected = torch.from_numpy(np.array(palette.convert("L" if channels == 1 else "RGB"))).reshape(8, 8, channels)
+    assert (loaded.train.x == expected.permute(2, 0, 1)).flatten(1).all(1).sum() == 1
+
+
 def test_image_folder_resizes_crops_and_converts(tmp_path):
     write_images(tmp_path / "train", size=(12, 8))
     write_images(tmp_path / "test", size=(9, 20), mode="L")

@@ -200,6 +200,8 @@ def open_image(path: str, channels: int) -> "Image":
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):  # Pillow would clip these to 255
                 raise ValueError(f"mode {image.mode} is not 8 bits per channel")
+            if "transparency" in image.info:  # of a palette: Pillow warns where it is dropped on the way to RGB
+                return image.convert("RGBA").convert("L" if channels == 1 else "RGB")
             return image.convert("L" if channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ConfigError(f"dataset.root: {path} is not a readable image: {reason_of(error)}") from error
