@@ -18,6 +18,8 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, TINY
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -174,21 +176,29 @@ def test_a_sweep_is_refused_once_and_makes_no_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("in_a_job", [True, False])
 def test_what_is_wrong_in_another_process_alone_is_told_by_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ends: bool
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_a_job: bool, ends: bool
 ) -> None:
-    """As of a machine that lacks a file; where the first process ends, torchrun ends this one, too."""
+    """As of a machine that lacks a file, or of a damaged image that it alone reads in training; where the first process
+    ends, torchrun ends this one, too."""
     session = main.Session()
 
-    def wrong() -> None:
+    def wrong(*_: object) -> None:
         raise ConfigError("arch=mine does not exist")
 
     def sleep(seconds: float) -> None:
         session.stop.signum = signal.SIGTERM if ends else None
 
+    hydra = SimpleNamespace(mode=RunMode.RUN, overrides=SimpleNamespace(task=OmegaConf.create([])))
     monkeypatch.setattr(main, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(main, "run", wrong)
+    monkeypatch.setattr(main, "joined", nullcontext)
+    monkeypatch.setattr(main, "HydraConfig", SimpleNamespace(get=lambda: hydra))
+    monkeypatch.setattr(session.stop, "listen", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
     become(monkeypatch, 1, 2)
-    assert session.exit_code(wrong) == 2
+    assert session.exit_code((lambda: session.run_job(OmegaConf.create())) if in_a_job else wrong) == 2
     assert capsys.readouterr().err == ("" if ends else "error: process 1: arch=mine does not exist\n")
 
 

@@ -72,7 +72,8 @@ class Session:
                     raise JobFailed(str(error)) from None
                 raise
             except Exception as error:
-                tell_failure(error, overrides, folder)
+                if not isinstance(error, ConfigError) or self.tells():
+                    tell_failure(error, overrides, folder)
                 self.failures.append(error)
                 if self.stop.is_copy or (sweeping and config.get("objective") is not None):
                     raise JobFailed(one_line(error)) from None
@@ -91,7 +92,7 @@ class Session:
             return self.code_of_failures()
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
             # before any job
-            if is_first() or not self.first_ends():
+            if self.tells():
                 of = "" if is_first() else f"process {rank()}: "
                 print(f"error: {of}{explain(error)}", file=sys.stderr)
             return 2
@@ -108,13 +109,16 @@ class Session:
             print(f"{len(self.failures)} jobs failed", file=sys.stderr)
         return 2 if self.failures and all(isinstance(failure, ConfigError) for failure in self.failures) else 1
 
-    def first_ends(self) -> bool:
-        """Whether the first process ends within half a minute, and tells what is wrong: torchrun ends all with it."""
+    def tells(self) -> bool:
+        """Whether this process is to tell what is wrong: the first one, and another whose files alone are wrong. Where
+        the first ends within half a minute, it has told, and torchrun ends all with it."""
+        if is_first():
+            return True
         for _ in range(300):
             if self.stop.signum is not None:
-                return True
+                return False
             time.sleep(0.1)
-        return False
+        return True
 
 
 @unfailing_output()
@@ -241,10 +245,7 @@ def agree_on(hashes: list[str], devices: list[str]) -> None:
 
 
 def tell_failure(error: Exception, overrides: list[str], folder: Path | None) -> None:
-    """Print a job's failure in one line; of several processes the first tells what is wrong with the config. A sweep's
-    wrong config leaves a record, too."""
-    if isinstance(error, ConfigError) and not is_first():
-        return
+    """Print a job's failure in one line. A sweep's wrong config leaves a record, too."""
     of_job = f"job {' '.join(overrides)}: " if folder else "" if is_first() else f"process {rank()}: "
     kind = "" if isinstance(error, ConfigError | PeerLost) else f"{type(error).__name__}: "
     print(f"error: {of_job}{kind}{one_line(error)}", file=sys.stderr)
