@@ -1,6 +1,7 @@
 """Files of weights, right and damaged; the layout that a network takes."""
 
 import argparse
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,12 @@ def halved(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def scripted(file: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # deprecated, and still what many files are
+        torch.jit.script(nn.Linear(3, 2)).save(str(file))
+
+
 def renamed(**names: str) -> dict[str, Tensor]:
     return {names.get(name, name): value for name, value in WEIGHTS.items()}
 
@@ -62,6 +69,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], None], str]] = {
         written(nn.Linear(3, 2)),
         "w.pt holds torch.nn.modules.linear.Linear, which is no tensor",
     ),
+    "a compiled network": (scripted, "w.pt is a TorchScript archive, a network with its code"),
     "a list": (written([1, 2]), "model, model_state_dict, net; {} holds a list"),
     "another nest": (written({"weights": WEIGHTS, "epoch": 3}), "holds the keys weights, epoch"),
     "another shape": (

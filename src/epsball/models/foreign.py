@@ -68,12 +68,15 @@ def load_tensors(file: str) -> object:
         from safetensors.torch import load_file
 
         return load_file(file)
-    with torch.serialization.safe_globals([argparse.Namespace]):  # settings, which timm's scripts save beside weights
+    with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # timm's scripts' settings
+        warnings.filterwarnings("ignore", ".*TorchScript")  # whose error follows
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def why_unreadable(error: Exception) -> str:
     """Say what is wrong with a file of weights; torch's own words advise to unpickle whatever is in it."""
+    if "TorchScript" in str(error):
+        return "is a TorchScript archive, a network with its code: torch.jit.load reads it"
     if isinstance(error, pickle.UnpicklingError):
         unsafe = re.search(r"GLOBAL (\S+)", str(error))
         return f"holds {unsafe[1]}, which is no tensor, and is not unpickled" if unsafe else "is no such file"
