@@ -33,9 +33,10 @@ YOUNGER: tuple[tuple[str, Any], ...] = (
     *(("step_share", None), ("crafting_statistics", "kept"), ("eps_rise", None), ("export", False)),
     *(("crafted_on", "augmented"), ("crafted_once", False), ("images", {})),
     *(("crafting_auxiliary", True), ("batch_norm_momentum", 0.1), ("batch_norm", "local")),
-    *(("gradients_of", "cross_entropy"), ("padding", "same")),
+    *(("gradients_of", "cross_entropy"), ("padding", "same"), ("mean", None), ("std", None)),
 )
-"""fields that came after FORMAT 3, each at the value that means what was before: in no identity, so that those stay"""
+"""fields added since FORMAT 3, each with the value at which a component is what it was before the field was there: such
+a field is left out of the fingerprint, so that fingerprints of earlier versions stay the same"""
 MODEL, SPEC, CURVE, MANIFEST, LAST = "model.safetensors", "spec.json", "training.csv", "manifest.json", "last.pt"
 DIGEST = hashlib.sha256().digest_size  # bytes of last.pt before the state: its sha256
 ABSENT = FileNotFoundError, NotADirectoryError, IsADirectoryError
@@ -52,7 +53,7 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 
 
 def younger(key: object, value: object) -> bool:
-    """Whether a field of a component is of YOUNGER, at the value that needs no mention."""
+    """Whether a field of a component is one of YOUNGER, at the value that is left out."""
     return any(key == name and value == before and type(value) is type(before) for name, before in YOUNGER)
 
 

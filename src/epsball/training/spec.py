@@ -31,7 +31,7 @@ from epsball.results.given import GivenRows
 from epsball.runtime.device import borrowed_seed, derived_seed
 from epsball.runtime.distributed import processes
 from epsball.runtime.named_files import ARGUMENTS, with_contents
-from epsball.runtime.store import fingerprint
+from epsball.runtime.store import canonical, fingerprint
 from epsball.training.diversity import members
 from epsball.training.synchronised import check_synchronised, has_batch_norm
 from epsball.training.trainer import Trainer, crafting
@@ -40,8 +40,6 @@ FIELDS = ("dataset", "arch", "trainer", "seed")
 """of a model's spec"""
 NO_PART = ("name", "watch")
 """fields of a trainer that change no weight"""
-LATER = ("mean", "std")
-"""fields of an arch that are no part of its identity while they are null: it had none without them"""
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +106,7 @@ class ModelSpec:
 
     def make_network(self) -> nn.Module:
         """Return a new network with its initial weights, on the CPU. ConfigError where a file of it is another now."""
-        if identity_of_arch(self.config["arch"]) != self.identity["arch"]:
+        if canonical(identity_of_arch(self.config["arch"])) != canonical(self.identity["arch"]):
             raise ConfigError(f"arch: a file of {self.label} has changed since the run began: start it again")
         with borrowed_seed(derived_seed(self.model_seed, "init"), torch.device("cpu")):
             network: nn.Module = build(
@@ -290,17 +288,7 @@ def without_labels(spec: Any) -> Any:
 
 def identity_of_arch(spec: Any) -> Any:
     """Return an arch's spec with the contents of its files in place of their names, and without labels."""
-    return with_contents(without_later(without_labels(spec)))
-
-
-def without_later(spec: Any) -> Any:
-    """Return an arch's spec without those fields of LATER that are null."""
-    if isinstance(spec, list):
-        return [without_later(part) for part in spec]
-    if not isinstance(spec, Mapping):
-        return spec
-    kept = {key: value for key, value in spec.items() if value is not None or key not in LATER}
-    return {key: value if key == ARGUMENTS else without_later(value) for key, value in kept.items()}
+    return with_contents(without_labels(spec))
 
 
 def fingerprint_without(identity: Mapping[str, Any], *fields: str) -> str:
