@@ -63,12 +63,23 @@ class PartResult:
 
 
 def present_part(part: Part, rows: Rows, record: Record) -> PartResult:
-    """Judge the rows of one part and write its files."""
-    frames = as_frames(rows)
-    frames["results"] = with_paper_values(with_intervals(frames["results"]), part[0].statements.tables)
-    kept = write_results(frames["results"], record.directory / "results.csv")  # first: whatever else fails
-    judged = judge(part[0].statements, frames["results"])
-    return write(part[0], frames, judged, record, kept)
+    """Judge the rows of one part, write all files of its directory but run.json, and print what they show."""
+    experiment, folder, frames = part[0], record.directory, as_frames(rows)
+    frames["results"] = results = with_paper_values(with_intervals(frames["results"]), experiment.statements.tables)
+    kept = write_results(results, folder / "results.csv")  # first: whatever else fails
+    judged = judge(experiment.statements, results)
+    sections = judged_sections(experiment.statements, judged, folder)
+    for label, measurement in experiment.measurements.items():
+        own = {file: of_measurement(frame, label) for file, frame in frames.items()}
+        with folder_of(label, experiment, folder) as own_folder:
+            sections += measurement.present(own, own_folder)
+        print(measurement.say(own), end="")
+    print(console_claims(claims_summary(judged.claims)))
+    for section in conclusion_sections(experiment.statements.conclusion, judged.claims):
+        print(section.text)
+    written = write_judged(judged, folder)
+    files = [*write_pages(record, sections), *images_of(sections), *written, *kept]
+    return PartResult(files, sections, results, judged, experiment.data.test_checksum)
 
 
 def judge(statements: Statements, results: "pd.DataFrame") -> Judged:
@@ -107,24 +118,6 @@ def answered(
                 log.error("%s.%s stays open: %s", key, name, error)
                 single.append(answer({name: each}, []))
         return pd.concat([frame for frame in single if len(frame)] or single[:1], ignore_index=True)
-
-
-def write(
-    experiment: Experiment, frames: Mapping[str, "pd.DataFrame"], judged: Judged, record: Record, kept: list[Path]
-) -> PartResult:
-    """Write all files of a part's directory but results.csv and run.json, and say on the terminal what they show."""
-    sections = judged_sections(experiment.statements, judged, record.directory)
-    for label, measurement in experiment.measurements.items():
-        own = {file: of_measurement(frame, label) for file, frame in frames.items()}
-        with folder_of(label, experiment, record.directory) as folder:
-            sections += measurement.present(own, folder)
-        print(measurement.say(own), end="")
-    print(console_claims(claims_summary(judged.claims)))
-    for section in conclusion_sections(experiment.statements.conclusion, judged.claims):
-        print(section.text)
-    files = [*write_judged(judged, record.directory), *kept]
-    files = [*write_pages(record, sections), *images_of(sections), *files]
-    return PartResult(files, sections, frames["results"], judged, experiment.data.test_checksum)
 
 
 def images_of(sections: Iterable[Section]) -> list[Path]:
@@ -213,9 +206,9 @@ def together(frames: Mapping[str, "pd.DataFrame"]) -> "pd.DataFrame":
 
 
 def write_pages(record: Record, sections: list[Section]) -> list[Path]:
-    html, markdown = record.directory / "report.html", record.directory / "report.md"
-    write_whole(html, html_page(record.name, record.facts(), sections))
-    write_whole(markdown, markdown_page(record.name, record.facts(), sections, record.directory))
+    html, markdown, facts = record.directory / "report.html", record.directory / "report.md", record.facts()
+    write_whole(html, html_page(record.name, facts, sections))
+    write_whole(markdown, markdown_page(record.name, facts, sections, record.directory))
     return [html, markdown]
 
 
