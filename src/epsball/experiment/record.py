@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from epsball.build import ConfigError
 from epsball.experiment.prepare import Experiment
 from epsball.experiment.settings import COMPUTED, FILES, STATED, STATED_ONCE, folder_of_part
 from epsball.results.rows import KEY
-from epsball.runtime.device import Execution, environment
+from epsball.runtime.device import environment
 from epsball.runtime.distributed import is_first
 from epsball.runtime.files import make_folder, remove_abandoned, write_whole
 from epsball.runtime.processes import running_process, state_of, this_process
@@ -177,16 +177,6 @@ class Record:
         several = len({each.settings.seed for part in self.parts for each in part}) > 1
         of_seed = f" of seed {experiment.settings.seed}" if several else ""
         return {name + of_seed: spec for name, spec in models.items()}
-
-    def wanted(self, needed: Callable[[Experiment], Mapping[str, ModelSpec]]) -> dict[str, tuple[str, Execution]]:
-        """Return name and execution of the models that the run's experiments need and the store lacks, sources for
-        their training included, by fingerprint."""
-        found: dict[str, tuple[str, Execution]] = {}
-        has = cache(self.models.store.has)  # several experiments may need one model
-        for experiment in (each for part in self.parts for each in part):
-            for name, spec in self.models.untrained(self.titled(experiment, needed(experiment)), has):
-                found.setdefault(spec.key, (name, experiment.execution))
-        return found
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +17,7 @@ from epsball.experiment.statements import Statements
 from epsball.measurements.measurement import Row, Rows, Setup, clean_rows
 from epsball.paper.objective import Objective
 from epsball.results.rows import as_dicts
-from epsball.runtime.device import executing
+from epsball.runtime.device import Execution, executing
 from epsball.runtime.distributed import is_first
 from epsball.runtime.progress import Stop
 from epsball.runtime.shared_store import open_store
@@ -64,8 +65,7 @@ def run_experiments(
         if settings.missing != "skip":
             models.forecast = tell_workload(parts, models)
         if settings.workers > 1:
-            wanted = record.wanted(lambda one: unfinished_models(one, workload(one, set_up(one, models))))
-            train_in_parallel(wanted, models, settings.workers, settings.threads)
+            train_in_parallel(untrained_models(record, models), models, settings.workers, settings.threads)
         if len(parts) == 1:
             rows = measure_part(parts[0], record, models)
             if not is_first():
@@ -86,6 +86,18 @@ def run_experiments(
         joined = joined_rows(results.values())
         files = join_parts(results, joined, record, joint)
         return Finished([*files, directory / "run.json"], *tell_objective(joint.objective, joined, record))
+
+
+def untrained_models(record: Record, models: TrainedModels) -> dict[str, tuple[str, Execution]]:
+    """Return name and execution of the models that the run needs and the store lacks, sources for their training
+    included, by fingerprint."""
+    found: dict[str, tuple[str, Execution]] = {}
+    has = cache(models.store.has)  # several experiments may need one model
+    for experiment in (each for part in record.parts for each in part):
+        needed = unfinished_models(experiment, workload(experiment, set_up(experiment, models)))
+        for name, spec in models.untrained(record.titled(experiment, needed), has):
+            found.setdefault(spec.key, (name, experiment.execution))
+    return found
 
 
 def measure_part(part: Part, record: Record, models: TrainedModels) -> Rows:
