@@ -197,8 +197,8 @@ def begin(bench: Bench, case: Case, precision: Precision, launch: Launch) -> tup
     if case.channels_last:
         model = model.to(memory_format=torch.channels_last)
     frozen = [source.eval().requires_grad_(False) for source in sources]
-    state = TrainingState.begin(model, trainer, frozen, random_data(case.shape).to(bench.device), seed=0)
-    state.graph_cache.active = launch == "graph"
+    data, captured = random_data(case.shape).to(bench.device), launch == "graph"
+    state = TrainingState.begin(model, trainer, frozen, data, seed=0, cuda_graphs=captured)
     return state, torch.arange(trainer.batch_size, device=bench.device)
 
 

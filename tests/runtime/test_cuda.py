@@ -136,9 +136,8 @@ class Training:
 
     def begin(self, captured: bool) -> TrainingState:
         """Begin anew, with the same weights."""
-        state = TrainingState.begin(copy.deepcopy(self.model), self.trainer, self.sources, self.data, seed=0)
-        state.graph_cache.active &= captured
-        return state
+        model = copy.deepcopy(self.model)
+        return TrainingState.begin(model, self.trainer, self.sources, self.data, seed=0, cuda_graphs=captured)
 
     def batches(self, steps: int, start: int = 0) -> list[Tensor]:
         """Return the places of the images of each step from `start` on, all batches of one size."""

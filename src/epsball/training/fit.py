@@ -72,10 +72,10 @@ def fit(
     borrowed = borrowed_seed(derived_seed(seed, "fit"), data.train.device)
     with borrowed, allow_tf32(trainer.precision), synchronised(model, trainer.batch_norm == "synchronised"):
         take_from_first(model)
-        state = TrainingState.begin(model, trainer, sources, data, seed)  # examples crafted once are everybody's
+        # examples that are crafted once are the same in all processes, whose seeds differ from here on
+        state = TrainingState.begin(model, trainer, sources, data, seed, control.cuda_graphs)
         if not is_first():
             torch.manual_seed(replica_seed(seed, "fit"))
-        state.graph_cache.active &= control.cuda_graphs and processes() == 1  # a graph cannot talk to others
         if control.state is not None:
             state.load(control.state)
         saved = time.monotonic()
@@ -173,9 +173,16 @@ class TrainingState:
 
     @classmethod
     def begin(
-        cls, model: nn.Module, trainer: Trainer, sources: Sequence[nn.Module], data: Data, seed: int
+        cls,
+        model: nn.Module,
+        trainer: Trainer,
+        sources: Sequence[nn.Module],
+        data: Data,
+        seed: int,
+        cuda_graphs: bool = True,
     ) -> "TrainingState":
-        """Return the state before the first step."""
+        """Return the state before the first step. `cuda_graphs`: whether CUDA may capture the steps of one process;
+        those of several exchange gradients, which no graph can."""
         model.train()
         device = data.train.device
         crafted = max(trainer.batch_size, CRAFTED_ON_CUDA) if device.type == "cuda" else trainer.batch_size
@@ -187,7 +194,8 @@ class TrainingState:
         if device.type == "cuda":
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(lr, device=device)
-        return cls(model, trainer, objective, optimizer, data, loss_sum, 0, 0, [], GraphCache(device), lr, seed)
+        graph_cache = GraphCache(device, cuda_graphs and processes() == 1)
+        return cls(model, trainer, objective, optimizer, data, loss_sum, 0, 0, [], graph_cache, lr, seed)
 
     def advance(self, index: Tensor, epoch: float, *pixels: Tensor) -> None:
         """Take one step on the training images at `index`, with what was read of them; `epoch` is how far training has
