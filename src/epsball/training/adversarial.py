@@ -201,13 +201,13 @@ class Adversarial:
         shrink = self.draw_shrink(y)
         if self.eps_rise is not None:
             shrink = (x.new_ones(y.shape) if shrink is None else shrink) * self.share(step)
-        frozen, updated = i < len(self.sources), self.crafting_statistics == "updated"
-        with self.crafting(candidates[i], frozen, updated):
+        with self.crafting(candidates[i], frozen=i < len(self.sources)):
             return craft(self.attack, candidates[i], x, y, shrink=shrink)
 
-    def crafting(self, model: nn.Module, frozen: bool, updated: bool) -> AbstractContextManager[None]:
-        """Set a model to what it is in while examples are crafted on it."""
-        return mode(model, self.crafting_mode == "train", frozen, updated, auxiliary=self.crafting_auxiliary)
+    def crafting(self, model: nn.Module, frozen: bool) -> AbstractContextManager[None]:
+        """Set a model, one of the `frozen` sources or the trained one, to the mode that examples are crafted in."""
+        training, updated = self.crafting_mode == "train", self.crafting_statistics == "updated"
+        return mode(model, training, frozen, updated, auxiliary=self.crafting_auxiliary)
 
     def draw_shrink(self, y: Tensor) -> Tensor | None:
         """Return (N,) each example's share of eps, None where all have the whole of it."""
@@ -235,7 +235,7 @@ class Adversarial:
 
     def craft_all(self, source: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         """Return a source's examples of all training images, in order."""
-        with self.crafting(source, frozen=True, updated=False):
+        with self.crafting(source, frozen=True):
             return torch.cat([craft(self.attack, source, x, y, shrink=self.draw_shrink(y)) for x, y in batches])
 
 
@@ -261,8 +261,8 @@ def no_sources(number: int) -> None:
 def mode(model: nn.Module, training: bool, frozen: bool, updated: bool, auxiliary: bool) -> Iterator[None]:
     """Set train or eval mode inside the block; afterwards every module has its own mode again.
 
-    A frozen model's batch norm never enters train mode. Another's normalises by the batch there, and its running
-    statistics change only if they are to be `updated`. Auxiliary heads are among a model's heads only if `auxiliary`.
+    The batch norm of a `frozen` model stays in eval mode. That of any other model normalises by the batch in train
+    mode, and its running statistics change only if they are to be `updated`. Auxiliary heads count only if `auxiliary`.
     """
     with ExitStack() as restore:
         for module in model.modules():
