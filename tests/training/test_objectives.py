@@ -142,7 +142,7 @@ def test_kurakins_loss_by_hand_in_one_pass() -> None:
 def test_kurakins_batch_norm_sees_one_mixed_batch() -> None:
     norm = nn.BatchNorm1d(4, momentum=1.0, dtype=torch.float64)
     model = nn.Sequential(nn.Flatten(), norm, *linear(WEIGHT)).train()
-    parts = kurakin().examples(copy.deepcopy(model), X, Y, 0, None)
+    parts = kurakin().parts(copy.deepcopy(model), X, Y, 0, None)
     kurakin()(model, X, Y, 0)
     assert norm.num_batches_tracked == 1
     mixed = torch.cat([X[2:], parts[1].x]).flatten(1)
@@ -210,7 +210,7 @@ def test_an_auxiliary_head_counts_in_crafting_only_if_asked_and_in_training_alwa
     objective = adversarial(
         placement="only", passes="one", crafting_mode="train", crafting_auxiliary=auxiliary, **truth
     )
-    (part,) = objective.examples(model, X, Y, 0, None)
+    (part,) = objective.parts(model, X, Y, 0, None)
     x = X.clone().requires_grad_()
     main, other = (F.cross_entropy(head(x), Y, reduction="sum") for head in (model.main, model.other))
     (gradient,) = torch.autograd.grad(main + other if auxiliary else main, x)
@@ -225,7 +225,7 @@ def test_an_auxiliary_head_counts_in_crafting_only_if_asked_and_in_training_alwa
 def test_a_short_last_batch_is_all_adversarial(count: int, passes: str) -> None:
     objective, x, y = kurakin(count=count, passes=passes), X[:2], Y[:2]
     close(objective(linear(WEIGHT), x, y, 0), loss_of(fgsm(x, y), y).mean())
-    assert len(objective.examples(linear(WEIGHT), x, y, 0, None)) == 1  # no empty clean part, which batch norm refuses
+    assert len(objective.parts(linear(WEIGHT), x, y, 0, None)) == 1  # no empty clean part, which batch norm refuses
 
 
 def test_label_smoothing_is_the_training_losss_not_the_attacks() -> None:
@@ -239,7 +239,7 @@ def test_truncated_normal_eps_per_example() -> None:
     objective = adversarial(attack=recorded(shrinks), eps_distribution="truncated_normal")
     x, y = torch.zeros(40_000, 1, 2, 2, dtype=torch.float64), torch.zeros(40_000, dtype=torch.long)
     torch.manual_seed(0)
-    objective.examples(linear(WEIGHT), x, y, 0, None)
+    objective.parts(linear(WEIGHT), x, y, 0, None)
     (shrink,) = shrinks
     assert shrink is not None and shrink.shape == y.shape
     assert shrink.min() >= 0 and 0.99 < shrink.max() <= 1
@@ -249,7 +249,7 @@ def test_truncated_normal_eps_per_example() -> None:
 
 def test_fixed_eps_gives_no_shrink() -> None:
     shrinks: list[Tensor | None] = []
-    adversarial(attack=recorded(shrinks)).examples(linear(WEIGHT), X, Y, 0, None)
+    adversarial(attack=recorded(shrinks)).parts(linear(WEIGHT), X, Y, 0, None)
     assert shrinks == [None]
 
 
@@ -264,7 +264,7 @@ def crafted_on(objective: Adversarial, model: nn.Module, steps: int) -> list[int
         for i, source in enumerate((*objective.sources, model))
     ]
     for step in range(steps):
-        objective.examples(model, X, Y, step, None)
+        objective.parts(model, X, Y, step, None)
     for hook in hooks:
         hook.remove()
     return log
@@ -291,7 +291,7 @@ def test_sources_at_random(include_self: bool, candidates: set[int]) -> None:
 
 def perturbed_by(objective: Adversarial, step: int) -> float:
     """The largest change of a pixel in the examples of a step."""
-    examples = objective.examples(linear(WEIGHT), X, Y, step, None)[-1]
+    examples = objective.parts(linear(WEIGHT), X, Y, step, None)[-1]
     return float((examples.x - X[: len(examples.x)]).abs().max())
 
 
@@ -313,7 +313,7 @@ def test_a_rising_eps_scales_the_start_and_each_drawn_eps() -> None:
     for objective in (drawn, whole):
         torch.manual_seed(0)
         x = torch.full_like(X, 0.5)  # far from the box
-        perturbations.append(objective.examples(linear(WEIGHT), x, Y, 0, None)[0].x - 0.5)
+        perturbations.append(objective.parts(linear(WEIGHT), x, Y, 0, None)[0].x - 0.5)
     close(perturbations[0], perturbations[1] / 4)
 
 
@@ -351,7 +351,7 @@ def test_modes_while_crafting(crafting_mode: str, frozen: bool) -> None:
     seen: dict[str, bool] = {}
     for name, layer in (("norm", crafting[2]), ("dropout", crafting[4])):
         layer.register_forward_hook(lambda m, _x, _out, name=name: seen.update({name: m.training}))
-    objective.examples(model, X.float(), Y, 0, None)
+    objective.parts(model, X.float(), Y, 0, None)
     assert seen == {"norm": crafting_mode == "train" and not frozen, "dropout": crafting_mode == "train"}
     assert [m.training for m in (*source.modules(), *model.modules())] == modes
     assert all(torch.equal(value, statistics[key]) for key, value in source[2].state_dict().items())
@@ -377,7 +377,7 @@ def test_how_often_a_step_updates_the_running_statistics(
     examples = []
     for one in (objective, other):
         torch.manual_seed(0)  # dropout draws the same
-        examples.append(one.examples(copy.deepcopy(model), X.float(), Y, 0, None)[-1].x)
+        examples.append(one.parts(copy.deepcopy(model), X.float(), Y, 0, None)[-1].x)
     assert torch.equal(*examples)
     objective(model, X.float(), Y, 0)
     assert int(model[2].num_batches_tracked) == updates
@@ -396,7 +396,7 @@ def test_a_training_step_gives_sources_no_gradient_and_leaves_them_as_they_are()
 
 def test_crafting_gives_the_model_no_gradient() -> None:
     model = flat_net()
-    adversarial(crafting_mode="train").examples(model, X.float(), Y, 0, None)
+    adversarial(crafting_mode="train").parts(model, X.float(), Y, 0, None)
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -438,9 +438,9 @@ def test_cached_examples_are_the_freshly_crafted_ones_by_index() -> None:
     assert len(cached.cached) == 2 and fresh.cached == ()
     index = torch.tensor([4, 1, 3])
     for step in range(4):
-        expected = fresh.examples(linear(WEIGHT), X[index], Y[index], step, Origin(index, X[index]))[0].x
+        expected = fresh.parts(linear(WEIGHT), X[index], Y[index], step, Origin(index, X[index]))[0].x
         passes = [batch_sizes(source) for source in sources]
-        found = cached.examples(linear(WEIGHT), X[index], Y[index], step, Origin(index, X[index]))[0].x
+        found = cached.parts(linear(WEIGHT), X[index], Y[index], step, Origin(index, X[index]))[0].x
         assert passes == [[], []]
         assert torch.equal(found, expected)
 
@@ -458,7 +458,7 @@ def test_cached_examples_of_a_partly_replaced_batch() -> None:
 def test_the_trained_model_is_never_cached() -> None:
     settings = adversarial(source_choice="rotate").prepare([linear(WEIGHT)], train_batches, epochs=5)
     model = linear(WEIGHT.flip(0))
-    x_adv = settings.examples(model, X, Y, 1, Origin(torch.arange(5), X))[1].x
+    x_adv = settings.parts(model, X, Y, 1, Origin(torch.arange(5), X))[1].x
     assert torch.equal(x_adv, FGSM(model, X, Y))
 
 
@@ -522,7 +522,7 @@ def test_images_that_examples_are_crafted_on(placement: str, field: str, given: 
     noise = NoiseAttack(EPS, "sign")
     for attack in (FGSM, noise):
         objective = adversarial(crafted_on=field, attack=attack, **fields)
-        *rest, part = objective.examples(
+        *rest, part = objective.parts(
             linear(WEIGHT), MIRRORED, Y, 0, None if given is None else Origin(torch.arange(5), given)
         )
         assert sum(len(each.x) for each in rest) == clean.stop - clean.start
@@ -589,7 +589,7 @@ def test_the_same_examples_in_every_step_by_index() -> None:
     passes = batch_sizes(source), batch_sizes(model)
     for step, places in enumerate(([4, 1, 3], [3, 4], [0, 1, 2, 3, 4], [1, 4])):
         index = torch.tensor(places)
-        (part,) = objective.examples(model, MIRRORED[index], Y[index], step, Origin(index, X[index]))
+        (part,) = objective.parts(model, MIRRORED[index], Y[index], step, Origin(index, X[index]))
         assert torch.equal(part.x, objective.cached[0][index]) and torch.equal(part.y, Y[index])
     assert passes == ([], [])  # nothing is crafted any more
     eps = (objective.cached[0] - X).abs().flatten(1)
@@ -601,7 +601,7 @@ def test_the_same_examples_in_every_step_by_index() -> None:
 def test_examples_made_once_beside_augmented_images(placement: str) -> None:
     fields, clean, crafted = PLACED[placement]
     objective, index = prepared(once(**fields), [linear(WEIGHT)]), torch.tensor([4, 1, 3, 0, 2])
-    parts = objective.examples(linear(WEIGHT), MIRRORED[index], Y[index], 0, Origin(index, X[index]))
+    parts = objective.parts(linear(WEIGHT), MIRRORED[index], Y[index], 0, Origin(index, X[index]))
     assert torch.equal(parts[-1].x, objective.cached[0][index[crafted]])
     assert torch.equal(torch.cat([each.x for each in parts[:-1]] or [X[:0]]), MIRRORED[index[clean]])
 
@@ -621,14 +621,14 @@ def test_each_image_is_attacked_once_on_each_source_however_long_training_is(epo
     assert len(objective.cached) == 3
     for step in range(3):  # a fourth would craft on the model, where that is a source
         index = torch.arange(5)
-        (part,) = objective.examples(linear(WEIGHT), MIRRORED, Y, step, Origin(index, X))
+        (part,) = objective.parts(linear(WEIGHT), MIRRORED, Y, step, Origin(index, X))
         assert torch.equal(part.x, objective.cached[step])
     assert seen == [[2, 2, 1]] * 3
 
 
 def test_the_trained_models_own_examples_are_of_the_originals_and_new_each_time() -> None:
     objective = prepared(once(source_choice="rotate", include_self=True), [linear(WEIGHT.flip(0))])
-    crafted = [objective.examples(linear(WEIGHT), MIRRORED, Y, 1, Origin(torch.arange(5), X))[0].x for _ in range(2)]
+    crafted = [objective.parts(linear(WEIGHT), MIRRORED, Y, 1, Origin(torch.arange(5), X))[0].x for _ in range(2)]
     sign = softmax_gradient(WEIGHT, X, Y).sign()
     assert all(torch.equal((x - X).sign(), sign) for x in crafted) and not torch.equal(*crafted)
 
@@ -856,7 +856,7 @@ def test_noisy_data_joins_the_clean_images() -> None:
     noisy = Diversity(0.5, data, 0.0)(model, X, Y, 0)
     assert passes == [[10]] * 3  # clean and noisy in one pass; noise needs none
     torch.manual_seed(0)
-    clean_part, noisy_part = data.examples(model, X, Y, 0, None)
+    clean_part, noisy_part = data.parts(model, X, Y, 0, None)
     both = Diversity(0.5, None, 0.0)(model, torch.cat([clean_part.x, noisy_part.x]), torch.cat([Y, Y]), 0)
     close(noisy, both.detach())
     assert not torch.equal(clean_part.x, noisy_part.x)

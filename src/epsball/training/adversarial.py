@@ -32,8 +32,8 @@ class Origin(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Examples:
-    """A part of a batch."""
+class BatchPart:
+    """The clean or the adversarial part of a batch."""
 
     x: Tensor
     """images"""
@@ -138,22 +138,22 @@ class Adversarial:
         require(not (self.crafted_once and self.eps_rise), "eps_rise should be null where crafted_once is true")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None = None) -> Tensor:
-        parts = self.examples(model, x, y, step, origin)
+        parts = self.parts(model, x, y, step, origin)
         groups = [parts] if self.passes == "one" else [[part] for part in parts]
         losses = [cross_entropy(heads(model, g_x), g_y, self.label_smoothing) for g_x, g_y, _ in map(joined, groups)]
         return weighted_mean(torch.cat(losses), joined(parts)[2])
 
-    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None) -> list[Examples]:
+    def parts(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None) -> list[BatchPart]:
         """Return what the step trains on: the clean part, the adversarial part, or both in this order."""
         if self.source(step) is None:
-            return [Examples(x, y, 1.0)]
+            return [BatchPart(x, y, 1.0)]
         k = len(x) if self.count is None else min(self.count // self.replicas, len(x))
         images = x if origin is None or self.crafted_on == "augmented" else origin.images
         x_adv = self.craft(model, images[:k], y[:k], step, None if origin is None else origin.places[:k])
-        adversarial = Examples(x_adv, y[:k], self.weight)
+        adversarial = BatchPart(x_adv, y[:k], self.weight)
         if self.placement == "append":
-            return [Examples(x, y, 1.0), adversarial]
-        return [adversarial] if k == len(x) else [Examples(x[k:], y[k:], 1.0), adversarial]
+            return [BatchPart(x, y, 1.0), adversarial]
+        return [adversarial] if k == len(x) else [BatchPart(x[k:], y[k:], 1.0), adversarial]
 
     @property
     def depends_on_epochs(self) -> bool:
@@ -239,7 +239,7 @@ class Adversarial:
             return torch.cat([craft(self.attack, source, x, y, shrink=self.draw_shrink(y)) for x, y in batches])
 
 
-def joined(parts: Sequence[Examples]) -> tuple[Tensor, Tensor, Tensor]:
+def joined(parts: Sequence[BatchPart]) -> tuple[Tensor, Tensor, Tensor]:
     """Return the parts as one batch: images, labels, weights."""
     weight = torch.cat([p.x.new_full((len(p.x),), p.weight) for p in parts])
     return torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]), weight

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from epsball.attacks.losses import at_least_fp32, cross_entropy, log_odds
 from epsball.build import require
 from epsball.models import Ensemble, heads
-from epsball.training.adversarial import Adversarial, Batches, Examples, Origin, joined, no_sources, weighted_mean
+from epsball.training.adversarial import Adversarial, Batches, BatchPart, Origin, joined, no_sources, weighted_mean
 from epsball.training.double_backward import DoubleBackward
 
 GradientsOf = Literal["cross_entropy", "log_odds"]
@@ -53,7 +53,7 @@ class Diversity:
             require(passes == "one", f"data.passes should be one, since one pass of a member serves all, is {passes}")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None = None) -> Tensor:
-        parts = self.data.examples(model, x, y, step, origin) if self.data else [Examples(x, y, 1.0)]
+        parts = self.data.parts(model, x, y, step, origin) if self.data else [BatchPart(x, y, 1.0)]
         x, y, weight = joined(parts)
         losses, gradients = losses_and_gradients(
             model, x, y, self.gradients_of, self.label_smoothing, create_graph=True
