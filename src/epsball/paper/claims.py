@@ -52,8 +52,8 @@ class Claim(Repeated):
     share: float = 1.0
     """of the checks, how many must be confirmed"""
     at: dict[str, str] | None = None
-    """by a placeholder of `for` a rate: of its values that one is taken at which our rate is nearest to one half, where
-    models differ most: a rate that is 0 or 1 compares nothing"""
+    """an expression of a rate by a placeholder of `for`: the claim is judged only at that value of the placeholder at
+    which our rate is nearest to one half, for where all models have an error of 0 or 1 they cannot differ"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,17 +66,17 @@ class Claim(Repeated):
                 require(all(side.is_rate for side in self.rates(name).values()), f"{text!r} should be a rate")
         for i, check in enumerate(self.checks):
             with naming_field(f"checks[{i}]"):
-                for comparison in compared(check, self.loops):
+                for comparison in comparisons_of(check, self.loops):
                     check_constants(comparison)
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """Return all that it may compare, at every value of its placeholders."""
-        return self.compared(self.loops)
+        return self.comparisons_at(self.loops)
 
-    def compared(self, loops: Loops) -> list[Comparison]:
+    def comparisons_at(self, loops: Loops) -> list[Comparison]:
         """Return what it compares at these values of its placeholders."""
-        return [self.changed(comparison) for check in self.checks for comparison in compared(check, loops)]
+        return [self.changed(comparison) for check in self.checks for comparison in comparisons_of(check, loops)]
 
     def rates(self, name: str) -> dict[str, Sum]:
         """Return the rate that chooses a placeholder's value, at each of its values, by what expressions call them."""
@@ -99,7 +99,7 @@ class Claim(Repeated):
         return [*asked, *(quantity for side in chooses for quantity in side.quantities)]
 
 
-def compared(check: str, loops: Loops) -> list[Comparison]:
+def comparisons_of(check: str, loops: Loops) -> list[Comparison]:
     """Read the comparisons of a check, once for each combination of values of its placeholders, without those that
     compare a quantity with itself, as source and target of all pairs do on the diagonal; with them where all do."""
     found = [comparison for text in looped(check, loops) for comparison in parse_comparisons(text)]
@@ -150,17 +150,13 @@ class Check:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the measured values themselves compare so; None when one is missing."""
-        return self.compared(self.gap)
+        """Whether the measured values themselves compare as claimed; None when one is missing."""
+        return None if isnan(self.gap.value) else self.comparison.holds(self.gap.value)
 
     @property
     def in_seeds(self) -> list[bool]:
         """Return the same of each seed that has both sides."""
-        return [holds for holds in map(self.compared, self.gaps) if holds is not None]
-
-    def compared(self, gap: Estimate) -> bool | None:
-        """Whether values this far apart compare as claimed; None when one is missing."""
-        return None if isnan(gap.value) else self.comparison.holds(gap.value)
+        return [self.comparison.holds(gap.value) for gap in self.gaps if not isnan(gap.value)]
 
 
 def without_noise(gap: Estimate, left: Estimate, right: Estimate) -> Estimate:
@@ -177,7 +173,7 @@ def judge_claim(claim: Claim, seeds: Sequence[SeedRows]) -> list[Check]:
     interval = wilson if claim.images == "sample" else None
     comparisons = claim.comparisons
     if claim.at:
-        comparisons = claim.compared({**claim.loops, **{n: [v] for n, v in claim.chosen(seeds).items()}})
+        comparisons = claim.comparisons_at({**claim.loops, **{n: [v] for n, v in claim.chosen(seeds).items()}})
         comparisons = [one for one in comparisons if one.says_something] or comparisons
     return [judge_comparison(comparison, seeds, interval) for comparison in comparisons]
 
