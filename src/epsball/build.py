@@ -35,9 +35,9 @@ class ShapeError(ValueError):
 
 
 @contextmanager
-def naming(part: str | None) -> Iterator[None]:
-    """Name the part of a run that a ConfigError inside the block is about, by its paper; None where a run lists no
-    parts."""
+def naming_part(part: str | None) -> Iterator[None]:
+    """Put the part of a run, called by its paper, before what a ConfigError inside the block says; nothing for None, of
+    a run that lists no parts."""
     try:
         yield
     except ConfigError as error:

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from epsball.build import ConfigError, naming, one_line
+from epsball.build import ConfigError, naming_part, one_line
 from epsball.cli.again import EarlierRun, directory_again, with_earlier_words
 from epsball.cli.compose import (
     CONF,
@@ -175,7 +175,7 @@ def run(
             composed = parts_of(plain, overrides)
             settings_of(plain)  # what was typed for the run is no part's mistake
             for part, seeds in zip(plain["parts"] or [None], composed.configs, strict=True):
-                with naming(part):
+                with naming_part(part):
                     for each in seeds:
                         settings_of(each)
 

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from epsball.build import ConfigError, convert, mapping, naming
+from epsball.build import ConfigError, convert, mapping, naming_part
 from epsball.cli.compose import composed, composed_seeds, hydra_config, searched, with_model_fields
 from epsball.cli.explain import explain
 from epsball.cli.words import key_of, place_of, search_path
@@ -72,7 +72,7 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> Parts:
 @contextmanager
 def composing(part: str) -> Iterator[None]:
     """Name the part that does not compose inside the block. ConfigError for whatever is wrong with it."""
-    with naming(part):
+    with naming_part(part):
         try:
             yield
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:

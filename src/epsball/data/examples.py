@@ -61,7 +61,7 @@ def read_examples(file: str, pixel_max: int, eps: float, data: Data) -> Examples
     """
     array = open_array(file)
     count = len(data.test)
-    pixels = in_order(array, data.shape, file)
+    pixels = as_nchw(array, data.shape, file)
     if len(pixels) < count:
         raise ValueError(
             f"{file} has {len(pixels)} images, the run {count} test images: give one for each, or set "
@@ -111,8 +111,8 @@ def check_numbers(array: Array, file: str) -> Array:
     return array
 
 
-def in_order(array: Array, shape: Shape, file: str) -> Array:
-    """Return images as (N, C, H, W) whose layout is one of those that a file may have."""
+def as_nchw(array: Array, shape: Shape, file: str) -> Array:
+    """Return images as (N, C, H, W). ValueError unless their layout is one of those that a file may have."""
     channels, height, width = shape
     last, first = (height, width, channels), (channels, height, width)
     known = [last, first] if channels > 1 else [(height * width,), (height, width), last, first]

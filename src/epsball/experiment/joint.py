@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from epsball.build import ConfigError, naming
+from epsball.build import ConfigError, naming_part
 from epsball.experiment.expected import check_measured
 from epsball.experiment.prepare import ExpectedCell, Experiment, prepare_experiment
 from epsball.experiment.settings import folder_of_part
@@ -25,7 +25,7 @@ def prepare_parts(
     """
     cache, parts = BuildCache(), list[list[Experiment]]()
     for name, seeds in zip(whole.get("parts") or [None] * len(configs), configs, strict=True):
-        with naming(name):
+        with naming_part(name):
             parts.append(prepare_seeds(seeds, cache))
     if len(parts) == 1:
         return parts, Statements()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from epsball.measurements.measurement import Further, Measurement, Row, Rows, Scope, Setup, Workload
 from epsball.output.pages import Section
 from epsball.results.metrics import METRICS
-from epsball.training.fit import SCORED_IMAGES, columns_of_others
+from epsball.training.fit import SCORED_IMAGES, mismatched_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,14 +104,15 @@ def measured(watch: object, missing: Sequence[str] = ()) -> object:
 
 
 def read_rows(setup: Setup, model: str) -> list[Row]:
-    """Read and keep the rows of one model, without the columns that are of another watch or other test images."""
+    """Read and keep the rows of one model, without the columns that were measured by another watch or on other test
+    images."""
     setup.stop.check()
     key, asked = setup.keys[model], setup.curves[model]
     text, record = setup.store.curve(key) or ("", {})
-    others = columns_of_others(record.get("curve", asked), asked)  # a model of before does not say
+    mismatched = mismatched_columns(record.get("curve", asked), asked)  # older models have no record of it
     lines = csv.DictReader(io.StringIO(text))
     scored = min(SCORED_IMAGES, len(setup.test))
-    rows = [epoch_row({name: line[name] for name in line if name not in others}, scored) for line in lines]
+    rows = [epoch_row({name: line[name] for name in line if name not in mismatched}, scored) for line in lines]
     wanted = ["training_clean_error", *(["training_adversarial_error"] if asked["watch"] is not None else [])]
     missing = [name for name in wanted if any(name not in row for row in rows)]
     if missing:

@@ -180,17 +180,17 @@ def interleaved(parts: Sequence["Tensor"]) -> "Tensor":
     return whole
 
 
-def agree(*values: int) -> list[int]:
+def largest(*values: int) -> list[int]:
     """Return the largest that any process has of each value."""
     if processes() == 1:
         return list(values)
     import torch
     import torch.distributed as dist
 
-    largest = torch.tensor(values)
+    found = torch.tensor(values)
     with missing_peers():
-        dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return [int(value) for value in largest.tolist()]
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+    return [int(value) for value in found.tolist()]
 
 
 def add_up(own: "Tensor") -> "Tensor":

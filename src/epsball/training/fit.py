@@ -15,7 +15,7 @@ from epsball.build import listed
 from epsball.data.images import Data, Images
 from epsball.data.streamed import WorkersLost
 from epsball.runtime.device import allow_tf32, autocast, borrowed_seed, derived_seed, random_state, set_random_state
-from epsball.runtime.distributed import agree, average, by_first, gather, is_first, processes, rank
+from epsball.runtime.distributed import average, by_first, gather, is_first, largest, processes, rank
 from epsball.runtime.graphs import GraphCache
 from epsball.runtime.progress import Progress, Stop
 from epsball.runtime.store import canonical
@@ -89,7 +89,7 @@ def fit(
                 if state.step % per_epoch == 0:
                     progress.say(describe(state.close_epoch(state.step / per_epoch)))
                 due = time.monotonic() - saved > control.seconds_between
-                if state.step == total or any(agree(due, control.stop.signum or 0)):
+                if state.step == total or any(largest(due, control.stop.signum or 0)):
                     control.save(state.state())
                     saved = time.monotonic()
                     stop_together(control.stop)
@@ -119,7 +119,7 @@ def saved_if_lost(
 
 def stop_together(stop: Stop) -> None:
     """Raise Interrupted when any process was asked to stop, in all of them."""
-    (signum,) = agree(stop.signum or 0)
+    (signum,) = largest(stop.signum or 0)
     if signum:
         stop.signum = signum
         stop.check()
@@ -312,13 +312,13 @@ class TrainingState:
             torch.manual_seed(replica_seed(self.seed, "fit", self.step))
 
 
-def columns_of_others(said: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
-    """Return the columns of a learning curve that are of other test images, or of another watch, than are asked about:
-    `ModelSpec.curve` says which those of a training are."""
+def mismatched_columns(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
+    """Return the columns of a learning curve that were measured on other test images, or by another watch, than are
+    asked about. Both arguments are a `ModelSpec.curve`."""
     scored, watched = ("clean_error", "clean_n"), ("adversarial_error", "adversarial_n")
     return {
-        *(scored if said["test_checksum"] != asked["test_checksum"] else ()),
-        *(watched if canonical(said["watch"]) != canonical(asked["watch"]) else ()),
+        *(scored if recorded["test_checksum"] != asked["test_checksum"] else ()),
+        *(watched if canonical(recorded["watch"]) != canonical(asked["watch"]) else ()),
     }
 
 

@@ -18,7 +18,7 @@ from epsball.models.predictions import Mistakes, find_mistakes, rate
 from epsball.runtime.device import Execution, allow_tf32, environment
 from epsball.runtime.progress import Stop
 from epsball.runtime.store import CheckpointFolder, Store
-from epsball.training.fit import TrainingControl, columns_of_others, fit
+from epsball.training.fit import TrainingControl, fit, mismatched_columns
 from epsball.training.forecast import TrainingForecast
 from epsball.training.spec import ModelSpec, with_sources
 
@@ -190,15 +190,15 @@ class Checkpoints:
 
     @classmethod
     def open(cls, name: str, folder: CheckpointFolder, curve_of: Row, device: torch.device) -> "Checkpoints":
-        """Read the last state, and say what it goes on from. Of its learning curve what is of another watch, or of
-        other test images, is left out."""
+        """Read the last state, and log from which step the training goes on. Columns of its learning curve that were
+        measured by another watch, or on other test images, are left out."""
         state, here = folder.last_state(), environment(device)
         if state is not None:
             log.info("%s goes on from step %d", name, state["step"])
             if changed := [key for key in here if here[key] != state["environment"].get(key)]:
                 log.warning("%s: %s changed since: the result may differ in the last bits", name, ", ".join(changed))
-            others = columns_of_others(state.get("curve_of", curve_of), curve_of)
-            state["curve"] = [{k: v for k, v in row.items() if k not in others} for row in state["curve"]]
+            mismatched = mismatched_columns(state.get("curve_of", curve_of), curve_of)
+            state["curve"] = [{k: v for k, v in row.items() if k not in mismatched} for row in state["curve"]]
         return cls(folder, state, curve_of, here, time.perf_counter())
 
     def save(self, state: Row) -> None:
