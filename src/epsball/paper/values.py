@@ -105,7 +105,7 @@ def estimate_of_images(side: Sum, rows: SeedRows, interval: Interval | None, fir
     weights added."""
     constant, weights = plain_terms(side)
     terms = [
-        Term(weight, *measured(what, rows, interval, first))
+        quantity_term(weight, what, rows, interval, first)
         if isinstance(what, Quantity)
         else Term(weight, estimate_ratio(what, rows, interval, first))
         for what, weight in weights.items()
@@ -126,7 +126,7 @@ def plain_terms(side: Sum) -> tuple[float, dict[Quantity | Ratio, float]]:
 
 def images_of(side: Sum, rows: SeedRows) -> int | None:
     """Return how many images all rates of a sum are of, the first ones; None where they share none."""
-    return shared_images([measured(what, rows, None)[1] for what in rates_in(side)])
+    return shared_images([mistaken(what, rows) for what in rates_in(side)])
 
 
 def shared_images(parts: Sequence[Mistaken | None]) -> int | None:
@@ -148,28 +148,40 @@ def rates_in(side: Sum) -> list[Quantity]:
     return found
 
 
-def measured(
-    quantity: Quantity, rows: SeedRows, interval: Interval | None, first: int | None = None
-) -> tuple[Estimate, Mistaken | None]:
-    """Return a quantity's value in one seed, of the `first` images where that is a number, and the images that it
-    counts where it is a rate and they are known."""
-    if len(quantity.single) > 1:
-        return worst(quantity, rows, interval, first)
-    found, metric = rows.find(quantity), METRICS[quantity.metric]
+def mistaken(quantity: Quantity, rows: SeedRows) -> Mistaken | None:
+    """Return the images that a quantity counts in one seed: of the worst of several attacks, or sources, those that any
+    of them fools. None where it is no rate, was not measured, or they are not known."""
+    if len(quantity.single) == 1:
+        row = only_row(quantity, rows)
+        return None if row is None else rows.mistakes(row, METRICS[quantity.metric])
+    parts = [mistaken(one, rows) for one in quantity.single]
+    shared = shared_images(parts)
+    if shared is None:
+        return None
+    known = [part.first(shared) for part in parts if part is not None]
+    return Mistaken(known[0].dataset, np.logical_or.reduce([part.bits for part in known]))
+
+
+def only_row(quantity: Quantity, rows: SeedRows) -> Row | None:
+    """Return the row of a quantity of one source and one attack in one seed, None where it was not measured. ValueError
+    where there are several."""
+    found = rows.find(quantity)
     if len(found) > 1:
         raise ValueError(f"{quantity.text} names several rows of a seed{how_to_choose(found)}")
-    if not found:
-        return UNKNOWN, None
-    wrong = rows.mistakes(found[0], metric)
-    if wrong is None or first is None:
-        return estimate_row(found[0], metric, interval), wrong
-    return counted(wrong.first(first), metric, interval)
+    return found[0] if found else None
 
 
-def counted(wrong: Mistaken, metric: Metric, interval: Interval | None) -> tuple[Estimate, Mistaken]:
-    """Return the rate of images that are known, with them."""
-    rate = {metric.name: float(wrong.bits.mean()), metric.trials: len(wrong.bits)}
-    return estimate_row(rate, metric, interval), wrong
+def quantity_term(
+    weight: float, quantity: Quantity, rows: SeedRows, interval: Interval | None, first: int | None
+) -> Term:
+    """Return a multiple of a quantity's value in one seed, of the `first` images where that is a number."""
+    metric, wrong, single = METRICS[quantity.metric], mistaken(quantity, rows), len(quantity.single) == 1
+    if wrong is not None and (first is not None or not single):
+        wrong = wrong.first(first)
+        rate = {metric.name: float(wrong.bits.mean()), metric.trials: len(wrong.bits)}
+        return Term(weight, estimate_row(rate, metric, interval), wrong)
+    row = only_row(quantity, rows) if single else None
+    return Term(weight, UNKNOWN if row is None else estimate_row(row, metric, interval), wrong)
 
 
 def is_paired(side: Sum, shared: int | None) -> bool:
@@ -194,19 +206,6 @@ def how_to_choose(rows: Sequence[Row]) -> str:
 def is_missing(value: object) -> bool:
     """Whether a row has nothing in a column."""
     return value is None or (isinstance(value, float) and isnan(value))
-
-
-def worst(
-    quantity: Quantity, rows: SeedRows, interval: Interval | None, first: int | None
-) -> tuple[Estimate, Mistaken | None]:
-    """Return the share of images that any of several attacks fools, or examples of any of several sources."""
-    parts = [measured(one, rows, interval)[1] for one in quantity.single]
-    shared = shared_images(parts)
-    if shared is None:
-        return UNKNOWN, None
-    known = [part.first(shared) for part in parts if part is not None]
-    either = Mistaken(known[0].dataset, np.logical_or.reduce([part.bits for part in known]))
-    return counted(either.first(first), METRICS[quantity.metric], interval)
 
 
 def why_unknown(quantity: Quantity, seeds: Sequence[SeedRows]) -> str:
