@@ -9,7 +9,7 @@ from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
 from epsball.cli.compose import hydra_config, register_resolver
 from epsball.cli.words import key_of
 
-REFERRED = {"trainer": "models.NAME.{}", "arch": "models.NAME.{}", "eps": "suite.NAME.eps"}
+PLACES_OF_ONE = {"trainer": "models.NAME.{}", "arch": "models.NAME.{}", "eps": "suite.NAME.eps"}
 """keys that act only where others refer to them, and what sets the same of one model or attack"""
 OPTIONS = ("trainer", "arch")
 """those of them that choose an option, a file of their group"""
@@ -43,12 +43,12 @@ def idle_words(configs: Iterable[Composed], words: Sequence[str]) -> list[str]:
 
 def acts_by_reference(key: str) -> bool:
     """Whether a key is of a group that acts by references alone: a field of it, or the choice of its option."""
-    return key.split(".")[0] in REFERRED and "@" not in key
+    return key.split(".")[0] in PLACES_OF_ONE and "@" not in key
 
 
 def place_of_one(key: str) -> str:
     """Return the key that sets of one model or attack what a key acts on by references."""
-    place = REFERRED[key.split(".")[0]].format(key)
+    place = PLACES_OF_ONE[key.split(".")[0]].format(key)
     return f"{key}@{place}" if key in OPTIONS else place
 
 
@@ -59,7 +59,7 @@ def is_chosen_again(key: str, choices: Mapping[str, Any]) -> bool:
 
 
 def acts(config: DictConfig, key: str) -> bool:
-    """Whether something refers to a key from outside of REFERRED's groups, directly or not."""
+    """Whether something refers to a key from outside of PLACES_OF_ONE's groups, directly or not."""
     met, watched = False, deepcopy(config)
 
     def meet() -> Any:
@@ -71,7 +71,7 @@ def acts(config: DictConfig, key: str) -> bool:
     with read_write(watched), open_dict(watched):
         OmegaConf.update(watched, key, "${meet:}", merge=False)
         for name in watched:
-            node = None if name in (*REFERRED, "hydra") else watched[name]
+            node = None if name in (*PLACES_OF_ONE, "hydra") else watched[name]
             if isinstance(node, Container):
                 OmegaConf.to_container(node, resolve=True)
     return met
