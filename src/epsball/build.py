@@ -27,7 +27,7 @@ class ConfigError(ValueError):
 
 
 class UnfitError(ConfigError):
-    """Right in itself, but not for the data or the network that it should work with."""
+    """A component whose settings are valid, but which does not fit the data or the network of the same config."""
 
 
 class ShapeError(ValueError):

@@ -36,7 +36,7 @@ class GradientAttack:
     step_size: float | None
     """in pixel units; null for a share of eps"""
     step_share: float | None
-    """of this attack's own eps; null beside a null step_size spends evenly what a sign start leaves of eps"""
+    """of this attack's own eps; where both are null, the steps share out evenly what a sign start leaves of eps"""
     step: Literal["sign", "l2", "linf"]
     """the gradient g becomes sign(g), g / |g|_2 or g / |g|_inf, per example"""
     loss: Literal["cross_entropy", "log_cross_entropy", "margin", "entropy"]

@@ -24,7 +24,7 @@ log = logging.getLogger("epsball")
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """A run that was there before, as its directory tells of it."""
+    """An earlier run, as read from its directory."""
 
     directory: Path
     record: Mapping[str, Any]
@@ -34,7 +34,7 @@ class EarlierRun:
     overrides: list[str]
     """of its command line"""
     searched: list[str]
-    """folders of configs beside ours"""
+    """folders of configs that the user added to ours"""
 
     @property
     def words(self) -> list[str]:

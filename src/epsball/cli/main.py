@@ -44,7 +44,7 @@ log = logging.getLogger("epsball")
 
 @dataclass
 class Session:
-    """Jobs of one command. A failure is told at once, in one line, and neither stops nor hides the others."""
+    """Jobs of one command. A job's failure is printed at once, in one line, and does not stop the other jobs."""
 
     stop: Stop = field(default_factory=Stop)
     failures: list[Exception] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Session:
         sweeping = runtime.mode is RunMode.MULTIRUN and processes() == 1
         if sweeping:  # Hydra makes the subdir before the job starts: our folder lies in it
             folder = Path(runtime.sweep.dir) / runtime.sweep.subdir / str(runtime.job.num)
-        with joined():  # a failure is told before the others are left: leaving may take its time
+        with joined():  # a failure is printed before this process leaves the others, which may take time
             try:
                 return run(config, overrides, folder, self.stop, self.again)
             except Interrupted as error:
@@ -72,7 +72,7 @@ class Session:
                     raise JobFailed(str(error)) from None
                 raise
             except Exception as error:
-                if not isinstance(error, ConfigError) or self.tells():
+                if not isinstance(error, ConfigError) or self.prints_failure():
                     tell_failure(error, overrides, folder)
                 self.failures.append(error)
                 if self.stop.is_copy or (sweeping and config.get("objective") is not None):
@@ -92,7 +92,7 @@ class Session:
             return self.code_of_failures()
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
             # before any job
-            if self.tells():
+            if self.prints_failure():
                 of = "" if is_first() else f"process {rank()}: "
                 print(f"error: {of}{explain(error)}", file=sys.stderr)
             return 2
@@ -109,9 +109,9 @@ class Session:
             print(f"{len(self.failures)} jobs failed", file=sys.stderr)
         return 2 if self.failures and all(isinstance(failure, ConfigError) for failure in self.failures) else 1
 
-    def tells(self) -> bool:
-        """Whether this process is to tell what is wrong: the first one, and another whose files alone are wrong. Where
-        the first ends within half a minute, it has told, and torchrun ends all with it."""
+    def prints_failure(self) -> bool:
+        """Whether this process is the one to print what is wrong: the first one, or another of whose files alone it is.
+        Such a one waits up to half a minute: where the first has the same to say and ends, torchrun stops this one."""
         if is_first():
             return True
         for _ in range(300):
@@ -124,7 +124,7 @@ class Session:
 @unfailing_output()
 def main() -> int:
     """Run what the command line says and return the exit code."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us; we tell them in one line
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra lets exceptions through; they are printed here, in one line
     register_with_hydra()
     session = Session()
     session.stop.listen()

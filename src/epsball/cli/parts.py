@@ -114,7 +114,7 @@ def adding(words: list[str]) -> list[str]:
         given = hydra_config(
             [*(word for word in words if key_of(word) in ("paper", "parts", "models")), *search_path()]
         )
-    except HydraException:  # which tells itself what is wrong
+    except HydraException:  # Hydra's own composition, which follows, raises it again
         return words
     lacking = [word for word, name in inside.items() if given.parts and name not in (given.models or {})]
     return [f"+{word}" if word in lacking else word for word in words]

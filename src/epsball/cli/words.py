@@ -90,7 +90,7 @@ def choosing(word: str) -> str:
 
 
 def own_folders() -> list[Path]:
-    """Return the folders of configs that the user named beside ours: `--config-dir`, `hydra.searchpath=[...]`."""
+    """Return the folders of configs that the user added to ours: `--config-dir`, `hydra.searchpath=[...]`."""
     said = typed_keys().get("hydra.searchpath", "").strip("[]").split(",")
     places = [options().config_dir or "", *(place.strip(" '\"") for place in said)]
     return [Path(place.removeprefix("file://")).absolute() for place in places if place and "pkg:" not in place]

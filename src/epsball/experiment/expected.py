@@ -1,4 +1,4 @@
-"""Whether the rows that an experiment will have answer what its config states: told before anything is trained."""
+"""Check before anything is trained that an experiment will have the rows that its config's statements ask about."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Expected:
                 self.check_quantity(quantity, drawn, where)
 
     def holes(self, statements: Statements) -> Iterator[str]:
-        """Say of which errors that are stated no row will tell, though their models are there."""
+        """Yield a line for each statement that asks for errors that no row will have, though their models exist."""
         for where, statement in statements.named():
             stated = [one for one in statement.single if one.metric in ERROR_METRICS]
             known = [one for one in stated if {one.target, one.source} <= {*self.scope.sources, *self.scope.targets}]

@@ -34,7 +34,7 @@ from epsball.runtime.store import fingerprint
 from epsball.training.spec import BuildCache, ModelSpec, build_spec, load_data
 
 COLUMNS_BESIDE = ("experiment", "job", "dataset", "measurement", *MATRIX_LINE)
-"""columns that tables have beside one per model"""
+"""columns of tables that are of no model: names that no model may have"""
 ExpectedCell = tuple[str, str, str, str, str, float]  # as results.rows.KEY
 
 log = logging.getLogger(__name__)

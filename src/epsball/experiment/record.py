@@ -36,15 +36,15 @@ NO_SETTINGS = (
 )
 """config keys in which jobs of one experiment do not differ: seeds, paths, and how it is computed"""
 NO_FIELDS = ("seed", "root", "download")
-"""the same, of components"""
+"""fields of components in which jobs of one experiment do not differ either"""
 BEGINNING = (".hydra", "run.log", ".run.json.*.part")
-"""what a run leaves that ends before it has a run.json, killed or on a full disk: no result"""
+"""files of a run that ended before it had a run.json, killed or on a full disk: none of them is a result"""
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Record:
-    """A run, or one of its parts, as run.json tells of it: what ran, on what, how it ended."""
+    """What run.json says of a run, or of one of its parts: what ran, on what, how it ended."""
 
     name: str
     parts: Sequence[Part]
@@ -86,7 +86,8 @@ class Record:
         self.write("done", None)
 
     def announce_parts(self) -> None:
-        """Leave a record of each part whose turn has not come: a run that is killed before it is asked for its rows."""
+        """Write a record of each part before its turn comes, so that a collector misses its rows if the run is killed
+        before that."""
         for part in self.of_parts() if len(self.parts) > 1 else ():
             if not (part.directory / "run.json").exists():
                 part.directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is right in a config, and may not be what its author expects: said before anything is trained."""
+"""Remarks on a valid config that may not do what its author expects, made before anything is trained."""
 
 from collections.abc import Iterator, Sequence
 

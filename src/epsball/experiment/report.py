@@ -103,8 +103,8 @@ def answered(
     stated: Mapping[str, Stated],
     rows: Sequence[Row],
 ) -> "pd.DataFrame":
-    """Answer statements from rows. One that names several rows where it means one stays open and is told: what has been
-    measured is not lost for it."""
+    """Answer statements from rows. A statement that names several rows where it means one is logged as an error and
+    stays open, so that what has been measured is still reported."""
     import pandas as pd
 
     try:

@@ -1,4 +1,4 @@
-"""A config's own values, beside the components it names."""
+"""The values at the top of a config; the components that it names are built elsewhere."""
 
 import re
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from epsball.runtime.device import Execution
 
 STATED = ("tables", "claims", "figures")
-"""config keys of what is stated, by names"""
+"""config keys of statements that have names"""
 STATED_ONCE = ("objective", "conclusion")
-"""the same, of which a run has one each"""
+"""config keys of statements of which a run has one each"""
 COMPUTED = ("device", "threads", "workers", "batch_size", "cuda_graphs", "deterministic", "channels_last")
 """config keys that say how a run is computed: in no identity, for they change last bits at most"""
 FILES = ("outputs", "data", "checkpoint_seconds")
@@ -23,7 +23,7 @@ COMPONENTS = (
     *("dataset", "attack", "suite", "models", "grid", "measurement", "measurements"),
     *(*STATED, *STATED_ONCE),
 )
-"""config keys of what Settings lacks"""
+"""config keys of components, which Settings does not hold"""
 REFERRED = ("scale", "arch", "trainer", "eps", "data")
 """config keys that other keys refer to; they act through those"""
 ABOVE = ("seeds", "parts")

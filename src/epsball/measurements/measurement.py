@@ -199,14 +199,14 @@ def grid_columns(scope: Scope, source: str, target: str) -> Mapping[str, float |
 
 
 class Measurement(Protocol):
-    """Settings first, a Setup at call time; rows out, then pages for people. What has a body here is what most do."""
+    """Settings first, a Setup at call time; rows out, then pages for people. Methods with a body here are defaults."""
 
     metrics: ClassVar[Collection[str]] = ()
-    """that its rows may have (results/metrics.py), beside those of every row with an error"""
+    """names of metrics (results/metrics.py) that its rows may have, in addition to those of every row with an error"""
 
     @property
     def makes(self) -> tuple[str, ...]:
-        """Names in its rows' attack column beside those of the attacks."""
+        """Names in its rows' attack column that are of no attack of the config."""
         return ("clean",)
 
     @property

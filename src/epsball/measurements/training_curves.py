@@ -86,7 +86,8 @@ def curve_rows(setup: Setup, model: str) -> list[Row]:
 
 
 def find_rows(setup: Setup, model: str) -> list[Row] | None:
-    """Return the finished rows of one model; those of before the watch was in their identity count if they have one."""
+    """Return the finished rows of one model. Rows that earlier versions kept, without the watch in their identity,
+    count if they have an error under attack."""
     watch = setup.curves[model]["watch"]
     found = setup.find(measured(watch), model, model)
     if found is None and watch is not None:
@@ -96,8 +97,8 @@ def find_rows(setup: Setup, model: str) -> list[Row] | None:
 
 
 def measured(watch: object, missing: Sequence[str] = ()) -> object:
-    """Return what names the rows of a training with this watch, beside its model: rows in which asked columns are
-    missing are others."""
+    """Return what is measured, for the rows' identity: the curve of a training with this watch. Rows in which columns
+    are `missing` that were asked for have another identity."""
     if watch is None and not missing:
         return "training"
     return {"training": {"watch": watch, "missing": missing}}

@@ -138,7 +138,7 @@ class Task:
     """whether they are written"""
 
     def identity(self, setup: Setup) -> dict[str, Any]:
-        """Return all that the examples depend on beside source, test set and seed."""
+        """Return all that the examples depend on but for source, test set and seed."""
         part = {} if len(self.test) == len(setup.test) else {"images": len(self.test)}
         return self.named.identity | part
 

@@ -1,4 +1,4 @@
-"""What networks may be beside a function of images: made of networks, of several heads, fitted by themselves."""
+"""Networks that are more than a function of images: ensembles, those of several heads, those that fit themselves."""
 
 import math
 from collections.abc import Callable

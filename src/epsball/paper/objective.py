@@ -30,7 +30,7 @@ class Objective(Statement):
         return self.side.quantities
 
     def value(self, rows: Sequence[Row]) -> float:
-        """Return its mean over the seeds. RuntimeError where the rows have none: no search can go by it. ValueError
+        """Return its mean over the seeds. RuntimeError where no row has it, for a search needs a number. ValueError
         where a seed has several."""
         with naming_field("objective"):
             value = estimate(self.side, by_seed(rows), None).value

@@ -198,7 +198,7 @@ def mean_estimate(single: Sequence[Estimate]) -> Estimate:
         return Estimate(sum(values) / len(values), -inf, inf, nan, len(known))
     centre, sd = fmean(values), stdev(values)
     spread = student_t(len(known) - 1) * sd / sqrt(len(known))
-    with_ends = [estimate for estimate in known if not isnan(estimate.low)]  # none: what varies is known of seeds alone
+    with_ends = [estimate for estimate in known if not isnan(estimate.low)]  # where there is none, seeds alone vary
     below = fmean(estimate.value - estimate.low for estimate in with_ends) if with_ends else 0.0
     above = fmean(estimate.high - estimate.value for estimate in with_ends) if with_ends else 0.0
     return Estimate(centre, centre - hypot(below, spread), centre + hypot(above, spread), sd, len(known))

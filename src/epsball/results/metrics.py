@@ -25,7 +25,7 @@ class Metric:
     spread: str | None = None
     """of a mean: the column with the standard deviation over its trials"""
     fewer: str | None = None
-    """of a mean: the column with the number of trials that have such a number, in rows where some have none"""
+    """of a mean: the column that says over how many trials it was taken, in rows where some trials have no value"""
     short: str | None = None
     """what tables and claims may call it"""
     label: str | None = None
@@ -78,8 +78,8 @@ def mean(quantity: str, better: Better | None = None, short: str | None = None) 
 
 
 def averaged(name: str) -> Metric:
-    """Return the metric of a mean over images of something that is no rate, with its standard deviation beside it; not
-    every image need have it."""
+    """Return the metric of a mean over images of a quantity that is no rate and that some images may lack, with columns
+    for its standard deviation and the number of images that have it."""
     return Metric(name, "value", None, "n", spread=f"{name}_sd", fewer=f"{name}_n")
 
 

@@ -32,7 +32,7 @@ COLUMNS = (
     "loss_mean", "loss_sd", "max_perturbation", *PAPER, *FINGERPRINTS,
 )  # fmt: skip
 IMAGES = "test_images"
-"""column, in no file, that tells the images of data sets of one name apart: npz files below two roots"""
+"""column, in no file, of the checksum of the test images: npz files below two roots are data sets of one name"""
 SECONDS = "seconds"
 """column of what a row took, in a file of its own: equal results are equal files"""
 MEASURED = {

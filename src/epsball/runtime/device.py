@@ -84,9 +84,9 @@ def allow_tf32(precision: Precision) -> Iterator[None]:
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Return a block of one training step: in bf16 its convolutions and matrix products are, while images,
-    perturbations, parameters and losses stay fp32. Not longer than a step: it keeps its copies of the parameters to
-    the end."""
+    """Return a context in which, with precision bf16, convolutions and matrix products are computed in bf16; images,
+    perturbations, parameters and losses stay fp32. Enter it anew for each training step: inside it torch caches bf16
+    copies of the parameters, which an update would leave outdated."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
@@ -137,7 +137,7 @@ def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None
 
 
 def environment(device: torch.device, threads: int | None = None) -> dict[str, Any]:
-    """Return what the last bits of a result depend on beside its config."""
+    """Return what, apart from its config, the last bits of a result depend on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     versions = {"epsball": epsball.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
     here = {"device": f"{device.type} ({name})", "threads": threads or torch.get_num_threads(), "versions": versions}

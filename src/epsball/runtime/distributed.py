@@ -21,9 +21,10 @@ T = TypeVar("T")
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """variables of the environment that torchrun sets"""
 STEP_TIMEOUT = timedelta(minutes=2)
-"""of what all processes do at the same time, step by step: after that, a machine gone without a word is missed"""
+"""of exchanges in every training step, which all processes reach at about the same time: so long does it take to notice
+that a machine has gone"""
 WAIT_TIMEOUT = timedelta(hours=1)
-"""of what the others may have to wait for while the first process reads, writes and draws"""
+"""of exchanges before which the first process may read, write and draw while the others wait"""
 
 LOST = "another process of this torchrun job ended; the same command goes on from the last checkpoint"
 
@@ -53,7 +54,7 @@ def local_rank() -> int:
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use: of a batch job, those that it was given."""
+    """Return the number of cores that this process may use, in a job of a batch system those it was given."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -113,7 +114,8 @@ def missing_peers(message: str = LOST) -> Iterator[None]:
 
 @contextmanager
 def agreed() -> Iterator[None]:
-    """Make a ConfigError of one process one of all, at the end of the block: its machine may lack a file.
+    """Raise a ConfigError at the end of the block in all processes where one of them raised one inside it, as one whose
+    machine lacks a file.
 
     The processes may exchange nothing inside the block.
     """
@@ -143,7 +145,7 @@ def broadcast(value: T) -> T:
 
 
 def by_first(act: Callable[[], T]) -> T:
-    """Return what the first process gets of an act that it alone does, in all processes."""
+    """Let the first process alone call `act`, and return its result in all processes."""
     return broadcast(act() if is_first() else None)  # type: ignore[return-value]
 
 

@@ -1,4 +1,5 @@
-"""Files are whole or absent: written aside, then renamed. What a killed process left aside is told and removed."""
+"""Files are whole or absent: each is written under a temporary name, then renamed. Temporary files of processes that
+were killed are recognised by their lock, and removed."""
 
 import os
 import shutil
@@ -16,7 +17,9 @@ from epsball.build import ConfigError
 if sys.platform != "win32":
     import fcntl
 
-YOUNG = 1.0  # seconds in which a process that writes a file aside has locked it, and has renamed it once unlocked
+YOUNG = 1.0
+"""seconds: a temporary file changed more recently is not taken for abandoned, though nobody has locked it: its process
+may not have locked it yet, or may be about to rename it"""
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -28,7 +31,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-            os.utime(aside)  # a slow disk has made it old, and its lock ends before it has its name
+            os.utime(aside)  # to be YOUNG, however slow the disk was: its lock ends before it is renamed
         aside.replace(path)
     except OSError as error:
         free = f" ({shutil.disk_usage(path.parent).free >> 20} MiB free)" if path.parent.exists() else ""
@@ -59,7 +62,7 @@ def try_lock(file: IO[bytes]) -> bool:
 
 
 def is_abandoned(aside: Path) -> bool:
-    """Whether the process that wrote a file aside is gone: it has let go of its lock."""
+    """Whether the process that wrote a temporary file is gone, so that the file can be locked."""
     with suppress(OSError), aside.open("rb") as file:
         return time.time() - aside.stat().st_mtime > YOUNG and try_lock(file)
     return False

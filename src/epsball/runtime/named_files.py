@@ -17,8 +17,8 @@ from epsball.build import did_you_mean, listed, one_line, require, written
 FILES = ("checkpoint", "file")
 """fields of a component that name a file, whose content is part of what the component is"""
 ARGUMENTS = "arguments"
-"""field of a component that a user's own call is given: the names in it are that call's, whatever fields of ours are
-called"""
+"""field of a component with the keyword arguments of a user's own call: its keys are not field names of ours, though
+they may look like them"""
 
 
 def with_contents(spec: Any) -> Any:
@@ -48,9 +48,8 @@ def sha256_at(file: str, _size: int, _modified: int) -> str:
 
 
 def found_in(file: str | None, call: str | None, example: str, makes: str) -> Callable[..., Any]:
-    """Return what a Python file calls so. ValueError, which begins with the field, where there is no such thing.
-
-    `example` of the field that names the file, and what the call `makes`, are for whoever reads of the mistake.
+    """Return the class or function `call` of a Python file. ValueError, which begins with the field, where there is no
+    such thing; its message has an `example` of how the file is named and says what the call `makes`.
     """
     require(bool(file), f"file should be a Python file, as in {example}, is null")
     require(Path(str(file)).is_file(), f"file should be a Python file, but there is no {file}")
@@ -65,14 +64,14 @@ def found_in(file: str | None, call: str | None, example: str, makes: str) -> Ca
 
 
 def is_own_call(value: object) -> bool:
-    """Whether it can be called; a network that is there already would be all models of the run."""
+    """Whether it is a class or function, not a network: one made at import would be shared by all models of a run."""
     return callable(value) and not isinstance(value, torch.nn.Module)
 
 
 @cache
 def imported(file: str, digest: str) -> ModuleType:
-    """Import a Python file of this sha256, once. It stands alone: its folder is not searched for what it imports, for
-    that would be in no identity."""
+    """Import a Python file of this sha256, once. Its folder is not searched for other modules: the file's sha256, which
+    alone is part of identities, would not cover them."""
     text = Path(file).read_bytes()
     unchanged = hashlib.sha256(text).hexdigest() == digest
     require(unchanged, f"file should stay as it is while a run uses it, but {file} was changed")
@@ -90,8 +89,7 @@ def imported(file: str, digest: str) -> ModuleType:
 
 
 def check_arguments(called: Callable[..., Any], name: str, given: Mapping[str, Any], *before: str) -> None:
-    """ValueError, which begins with the field, unless a call takes the arguments `given` beside those that stand
-    `before` them."""
+    """ValueError, which begins with the field, unless a call takes the arguments `given` after those named `before`."""
     try:
         inspect.signature(called).bind(*before, **given)
     except TypeError as error:

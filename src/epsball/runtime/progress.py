@@ -61,8 +61,8 @@ class Unfailing:
 
 @contextmanager
 def unfailing_output() -> Iterator[None]:
-    """Let what is said in the block be unable to fail: a run goes on, and its results are written, though its output is
-    read by `head`, its log's disk is full, or it was begun without any."""
+    """Let no write to stdout or stderr fail inside the block: a run goes on, and its results are written, though its
+    output is piped to `head`, the disk of its log is full, or it was started with both closed."""
     streams = sys.stdout, sys.stderr
     with Path(os.devnull).open("w") as nowhere:
         sys.stdout, sys.stderr = (cast(TextIO, Unfailing(stream or nowhere, nowhere)) for stream in streams)
@@ -81,8 +81,8 @@ class JobFailed(RuntimeError):
 class Stop:
     """A stop flag that signal handlers set and every long loop polls between two pieces of work.
 
-    A launcher hands each job to a worker process with a copy of the command's. A worker is stopped by the command, and
-    its terminal may send it the same signal: only the command itself takes a second one for another.
+    A launcher hands each job to a worker process, with a copy of the command's flag. A worker may get one signal twice,
+    from the command and from the terminal: so a second signal stops at once in the command's own process alone.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Stop:
         return os.getpid() != self.process
 
     def listen(self) -> None:
-        """Let SIGINT and SIGTERM set the flag; a second one stops at once. A launcher's own handlers stay. One that has
+        """Let SIGINT and SIGTERM set the flag; a second one stops at once. A launcher's own handlers stay. What has
         stopped an earlier job of this worker stops this one, too."""
         for signum in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(signum)
@@ -113,7 +113,7 @@ class Stop:
         jobs, else when its `job` has saved. Ctrl-C, which a terminal sends to workers too, is left to the parent, which
         then ends them."""
         self.nothing_to_save = True
-        tqdm.set_lock(RLock())  # tqdm's own is told as leaked where a process ends without Python's clean-up
+        tqdm.set_lock(RLock())  # Python warns of tqdm's own as leaked where a process ends without clean-up
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda signum, _frame: self.end_worker(signum))
         Thread(target=self.end_with_parent, daemon=True).start()

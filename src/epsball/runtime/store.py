@@ -58,9 +58,9 @@ def younger(key: object, value: object) -> bool:
 
 
 def canonical(value: Any, own: bool = False) -> Any:
-    """Return `value` with one spelling for equal numbers, and without fields that say nothing new; all are kept of a
-    user's `own` arguments. A whole number that no float equals, such as 2**53 + 1, stays as it is: rounded, it would be
-    another's."""
+    """Return `value` with one spelling for equal numbers, and without the fields of YOUNGER that are left out; of a
+    user's `own` arguments all are kept. A whole number that no float equals, such as 2**53 + 1, stays an int: rounded,
+    it would have the fingerprint of another number."""
     if isinstance(value, Mapping):
         return {str(k): canonical(v, own or k == ARGUMENTS) for k, v in value.items() if own or not younger(k, v)}
     if isinstance(value, list | tuple):

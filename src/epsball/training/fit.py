@@ -53,9 +53,9 @@ class TrainingControl:
     cuda_graphs: bool = True
     """whether CUDA may capture the steps"""
     pass_checkpoint: Callable[[State], None] | None = None
-    """is given the last state, from which a longer training can go on"""
+    """called with the last state, from which a longer training can go on"""
     follow: Callable[[int, int], None] | None = None
-    """is told after each step how many were taken, of how many"""
+    """called after each step with the number of steps taken and that of all"""
 
 
 def fit(

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-SECONDS_TIMED = 10.0  # of a model's steps, before anything is said of the others'
+SECONDS_TIMED = 10.0  # for which a model's steps are timed before the time that is left is estimated
 log = logging.getLogger(__name__)
 
 

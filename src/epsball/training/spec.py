@@ -99,8 +99,8 @@ class ModelSpec:
 
     @property
     def curve(self) -> dict[str, Any]:
-        """What its training.csv is of, beside its training: the watch as the config has it, None for nothing, and the
-        test images."""
+        """What its training.csv depends on and its weights do not: the watch as the config has it, None for nothing,
+        and the test images."""
         watch = self.config["trainer"]["watch"] if self.trainer else None
         return {"watch": with_contents(watch), "test_checksum": self.data.test_checksum}
 

@@ -183,7 +183,7 @@ class Checkpoints:
     state: Row | None
     """where an earlier process left off"""
     curve_of: Row
-    """what the learning curve is of, beside the training"""
+    """which test images and which watch the learning curve is measured on: `ModelSpec.curve`"""
     environment: Row
     """device, threads and versions: with others the last bits may differ"""
     began: float
@@ -205,7 +205,7 @@ class Checkpoints:
         self.folder.save_state(self.complete(state))
 
     def complete(self, state: Row) -> Row:
-        """Return a state with what the next process wants to know beside it."""
+        """Return a state with all that is saved with it: `curve_of`, environment and seconds of training so far."""
         own = {"curve_of": self.curve_of, "environment": self.environment, "seconds": self.seconds()}
         return {**state, **own}
 
@@ -223,8 +223,8 @@ def place_network(spec: ModelSpec, execution: Execution) -> nn.Module:
 
 
 def model_record(spec: ModelSpec, stored: Row, path: Path, reused: bool) -> Row:
-    """Return what run.json says of a model, from its spec.json; of errors on other test images than the spec's nothing
-    (a model of before `curve` does not say which, but how many)."""
+    """Return what run.json says of a model, from its spec.json, without errors that are of other test images than the
+    spec's. (A spec.json written before it had `curve` says how many test images there were, not which.)"""
     scored_on = stored.get("curve", spec.curve)["test_checksum"], stored["clean_n"]
     asked = spec.data.test_checksum, len(spec.data.test)
     other = {} if scored_on == asked else {"clean_error": None, "clean_n": None}

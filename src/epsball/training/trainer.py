@@ -174,7 +174,7 @@ class Trainer:
     precision: Precision
     """of convolutions and matrix products in training, its crafting included; all else is fp32"""
     watch: Annotated[Watch, Watch] | None
-    """measured beside the training, null for nothing: not part of what the model is"""
+    """measured after each epoch, null for nothing; it changes no weight, so that it is not part of the identity"""
     sources: dict[str, Any]
     """specs of the trained models that the objective crafts on"""
     batch_norm: Literal["local", "synchronised"]
