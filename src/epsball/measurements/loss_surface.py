@@ -206,10 +206,10 @@ def find_transferring(
     reach = Reach(title, attack.eps)
     for number, (x, y) in enumerate(test.batches(batch_size)):
         stop.check()
-        right = ~mistakes(target, x, y)[0]
+        right = ~mistakes(target, x, y).top1
         x_adv = craft(attack, source, x, y, generator)
         reach.add(x_adv, x)
-        fooled = mistakes(target, x_adv, y)[0]
+        fooled = mistakes(target, x_adv, y).top1
         found.append((right & fooled).nonzero().flatten() + number * batch_size)
         if sum(map(len, found)) >= most:
             break

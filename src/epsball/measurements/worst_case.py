@@ -126,7 +126,7 @@ def find_fooled(
     looks at is outside the pixel range or further than the attack's eps from its image.
     """
     began = seconds_at(test.device)
-    fooled = torch.cat([mistakes(model, x, y)[0] for x, y in test.batches(batch_size)])
+    fooled = torch.cat([mistakes(model, x, y).top1 for x, y in test.batches(batch_size)])
     passes = sum(attack.restarts if isinstance(attack, GradientAttack) else 1 for attack in attacks.values())
     with Progress(title, len(test) * passes, "examples") as progress:
         for name, attack in attacks.items():
@@ -158,7 +158,7 @@ class Search:
         for index, x, y in self.batches():
             x_adv = craft(attack, self.model, x, y, generator)
             self.reach.add(x_adv, x)
-            self.fooled[index] |= mistakes(self.model, x_adv, y)[0]
+            self.fooled[index] |= mistakes(self.model, x_adv, y).top1
 
     def ascend(self, attack: GradientAttack, generator: Generator) -> None:
         """Mark the images of which any restart has an iterate that fools the model."""
@@ -191,7 +191,7 @@ class Search:
                 state = state.only(rows)
             attack.advance_captured(self.model, state, steps)
             self.reach.add(state.x_adv[: len(index)], x)
-            wrong = mistakes(self.model, state.x_adv, self.test.y[index[rows]])[0][: len(index)]
+            wrong = mistakes(self.model, state.x_adv, self.test.y[index[rows]]).top1[: len(index)]
             self.fooled[index] |= wrong
             left = (~wrong).nonzero().squeeze(1)
             yield index[left], x[left], state.only(left)
