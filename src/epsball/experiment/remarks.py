@@ -1,6 +1,7 @@
 """Remarks on a valid config that may not do what its author expects, made before anything is trained."""
 
 from collections.abc import Iterator, Sequence
+from math import isclose
 
 from epsball.attacks.gradient import GradientAttack
 from epsball.build import listed
@@ -10,7 +11,7 @@ from epsball.measurements.transfer_matrix import TransferMatrix
 from epsball.paper.figures import Figure
 from epsball.paper.tables import Table
 from epsball.training.spec import with_sources
-from epsball.training.trainer import ROUNDING, crafting
+from epsball.training.trainer import crafting
 
 
 def remarks(parts: Sequence[Sequence[Experiment]], joint: Statements, run: str) -> Iterator[str]:
@@ -57,7 +58,7 @@ def short_steps(experiment: Experiment) -> Iterator[str]:
         for part in crafting(spec.trainer.objective).values() if spec.trainer else ():
             every[f"the attack that {name} is trained on"] = part.attack
     for who, attack in every.items():
-        if isinstance(attack, GradientAttack) and attack.reach < 1 - ROUNDING:
+        if isinstance(attack, GradientAttack) and attack.reach < 1 and not isclose(attack.reach, 1):
             steps, reach = attack.number_of_steps, attack.reach
             each = f"{steps} steps of {reach / steps:.3g} eps each go {reach:.3g} eps at most"
             yield f"{who}: {each}: its edge takes step_share={1 / steps:.2g}"

@@ -18,7 +18,7 @@ from epsball.training.diversity import Diversity
 from epsball.training.objectives import OBJECTIVES, Objective
 
 DecayOn = Literal["all", "weights"]
-ROUNDING = 1e-9  # of an epoch: what step / steps per epoch may be off by
+ROUNDING = 1e-9  # in epochs: how far step / steps_per_epoch may be off
 
 
 @dataclass(frozen=True)
