@@ -142,8 +142,8 @@ def prepare_experiment(
     members = {name: specs[name].members for name in shown_to if specs[name].differentiable}
     check_measurements(measurements, config, crafted_on, shown_to, attacks, members)
     measurements = with_files(measurements, config, data)
-    asked = KnownNames(known_to_statements(config, specs), aliases, attacks, measurements, {data.name}, places)
-    statements = asked.statements_of(config)
+    names = KnownNames(known_to_statements(config, specs), aliases, attacks, measurements, {data.name}, places)
+    statements = names.statements_of(config)
     if cache.given is None:
         cache.given = read_given(settings.rows)
     experiment = Experiment(

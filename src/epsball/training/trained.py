@@ -150,14 +150,14 @@ class TrainedModels:
             self.store.pass_checkpoint(to.label, to.key, checkpoints.complete(state))
 
         return TrainingControl(
-            name,
-            self.stop,
-            checkpoints.state,
-            checkpoints.save,
-            execution.checkpoint_seconds,
-            execution.cuda_graphs,
-            partial(pass_checkpoint, longer) if longer else None,
-            partial(self.forecast.follow, spec.key) if self.forecast else None,
+            title=name,
+            stop=self.stop,
+            state=checkpoints.state,
+            save=checkpoints.save,
+            seconds_between=execution.checkpoint_seconds,
+            cuda_graphs=execution.cuda_graphs,
+            pass_checkpoint=partial(pass_checkpoint, longer) if longer else None,
+            follow=partial(self.forecast.follow, spec.key) if self.forecast else None,
         )
 
     def continuation(self, spec: ModelSpec) -> ModelSpec | None:
