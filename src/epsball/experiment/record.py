@@ -17,7 +17,7 @@ from typing import Any, Literal
 from epsball.build import ConfigError
 from epsball.experiment.prepare import Experiment
 from epsball.experiment.settings import COMPUTED, FILES, STATED, STATED_ONCE, folder_of_part
-from epsball.results.rows import KEY
+from epsball.results.rows import KEY, Row
 from epsball.runtime.device import environment
 from epsball.runtime.distributed import is_first
 from epsball.runtime.files import make_folder, remove_abandoned, write_whole
@@ -27,7 +27,7 @@ from epsball.runtime.store import fingerprint, free_name
 from epsball.training.spec import ModelSpec
 from epsball.training.trained import TrainedModels
 
-Row = dict[str, Any]
+Json = dict[str, Any]
 Part = list[Experiment]  # one per seed
 TRACEBACK = "traceback.txt"
 NO_SETTINGS = (
@@ -53,7 +53,7 @@ class Record:
     """of the command line"""
     models: TrainedModels
     began: float = field(default_factory=time.time)
-    objective: Row | None = None
+    objective: Json | None = None
     """expression and value of what is given back, when it is known"""
     left_out: list[str] = field(default_factory=list)
     """of each seed with rows that missing=skip leaves out, which they are"""
@@ -97,7 +97,7 @@ class Record:
         content = json.dumps(self.content(status, reason), indent=2) + "\n"
         write_whole(self.directory / "run.json", content)
 
-    def content(self, status: str, reason: str | None) -> Row:
+    def content(self, status: str, reason: str | None) -> Json:
         """Return what run.json says."""
         first = self.parts[0][0]
         seeds = [experiment.settings.seed for experiment in self.parts[0]]
@@ -128,7 +128,7 @@ class Record:
             **({} if len(self.parts) > 1 else for_collectors(self.parts[0])),
         }
 
-    def facts(self) -> Row:
+    def facts(self) -> Json:
         """Return what stands at the head of a report."""
         content = self.content("done", None)
         seeds = [str(seed) for seed in content["seeds"] if seed not in self.without_rows]
@@ -189,7 +189,7 @@ def logged_if_unwritten() -> Iterator[None]:
         log.error("%s", error)
 
 
-def for_collectors(part: Part) -> Row:
+def for_collectors(part: Part) -> Json:
     """Return what a collector of many runs asks: the settings in which jobs can differ, the cells that each seed should
     have, and of each seed the names that stand for equal models, which are listed once."""
     names = [{name: listed for name, listed in each.aliases.items() if name != listed} for each in part]
@@ -290,7 +290,7 @@ def git_commit() -> str | None:
         return None
 
 
-def read_json(path: Path) -> Row:
+def read_json(path: Path) -> Json:
     """Return the JSON object in a file; empty when there is none or it cannot be read."""
     try:
         content = json.loads(path.read_text())

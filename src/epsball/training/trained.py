@@ -18,11 +18,11 @@ from epsball.models.predictions import Mistakes, find_mistakes, rate
 from epsball.runtime.device import Execution, allow_tf32, environment
 from epsball.runtime.progress import Stop
 from epsball.runtime.store import CheckpointFolder, Store
-from epsball.training.fit import TrainingControl, fit, mismatched_columns
+from epsball.training.fit import State, TrainingControl, fit, mismatched_columns
 from epsball.training.forecast import TrainingForecast
 from epsball.training.spec import ModelSpec, with_sources
 
-Row = dict[str, Any]
+Json = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class TrainedModels:
         for _, spec in (named for specs in used for named in with_sources(specs)):
             self.specs.setdefault(spec.key, spec)
         self.uses_left = Counter(spec.key for specs in used for spec in specs.values())
-        self.records: dict[str, tuple[Row, Path, bool]] = {}  # spec.json, folder and whether reused, by fingerprint
+        self.records: dict[str, tuple[Json, Path, bool]] = {}  # spec.json, folder and whether reused, by fingerprint
         self.networks: dict[tuple[str, torch.device, bool], nn.Module] = {}
         self.on_device: dict[tuple[str, str, torch.device], Data] = {}
         self.mistakes: dict[tuple[str, Execution], dict[str, Mistakes]] = {}
@@ -101,7 +101,7 @@ class TrainedModels:
 
     def train_one(
         self, name: str, spec: ModelSpec, execution: Execution, folder: CheckpointFolder
-    ) -> tuple[Mapping[str, Tensor], Row, str]:
+    ) -> tuple[Mapping[str, Tensor], Json, str]:
         """Train one model in its folder of the store; its weights, spec.json and learning curve as CSV."""
         import pandas as pd
 
@@ -146,7 +146,7 @@ class TrainedModels:
         """Return how one training is stopped, saved and continued by a longer one."""
         longer = self.continuation(spec)
 
-        def pass_checkpoint(to: ModelSpec, state: Row) -> None:
+        def pass_checkpoint(to: ModelSpec, state: State) -> None:
             self.store.pass_checkpoint(to.label, to.key, checkpoints.complete(state))
 
         return TrainingControl(
@@ -165,7 +165,7 @@ class TrainedModels:
         longer = [s for s in self.specs.values() if s.trajectory == spec.trajectory and s.epochs > spec.epochs]
         return min(longer, key=lambda s: s.epochs) if spec.trajectory and longer else None
 
-    def recorded(self, specs: Mapping[str, ModelSpec]) -> Iterator[tuple[str, Row]]:
+    def recorded(self, specs: Mapping[str, ModelSpec]) -> Iterator[tuple[str, Json]]:
         """Yield what run.json says of these models and of their sources; of one that is not in the store, not yet or
         because its rows were given, the fingerprint alone."""
         for name, spec in with_sources(specs):
@@ -180,16 +180,16 @@ class Checkpoints:
     """Where the states of one training are kept, and how long it has taken in all."""
 
     folder: CheckpointFolder
-    state: Row | None
+    state: State | None
     """where an earlier process left off"""
-    curve_of: Row
+    curve_of: Json
     """which test images and which watch the learning curve is measured on: `ModelSpec.curve`"""
-    environment: Row
+    environment: Json
     """device, threads and versions: with others the last bits may differ"""
     began: float
 
     @classmethod
-    def open(cls, name: str, folder: CheckpointFolder, curve_of: Row, device: torch.device) -> "Checkpoints":
+    def open(cls, name: str, folder: CheckpointFolder, curve_of: Json, device: torch.device) -> "Checkpoints":
         """Read the last state, and log from which step the training goes on. Columns of its learning curve that were
         measured by another watch, or on other test images, are left out."""
         state, here = folder.last_state(), environment(device)
@@ -201,10 +201,10 @@ class Checkpoints:
             state["curve"] = [{k: v for k, v in row.items() if k not in mismatched} for row in state["curve"]]
         return cls(folder, state, curve_of, here, time.perf_counter())
 
-    def save(self, state: Row) -> None:
+    def save(self, state: State) -> None:
         self.folder.save_state(self.complete(state))
 
-    def complete(self, state: Row) -> Row:
+    def complete(self, state: State) -> State:
         """Return a state with all that is saved with it: `curve_of`, environment and seconds of training so far."""
         own = {"curve_of": self.curve_of, "environment": self.environment, "seconds": self.seconds()}
         return {**state, **own}
@@ -222,7 +222,7 @@ def place_network(spec: ModelSpec, execution: Execution) -> nn.Module:
     return network.to(memory_format=torch.channels_last) if laid_out else network
 
 
-def model_record(spec: ModelSpec, stored: Row, path: Path, reused: bool) -> Row:
+def model_record(spec: ModelSpec, stored: Json, path: Path, reused: bool) -> Json:
     """Return what run.json says of a model, from its spec.json, without errors that are of other test images than the
     spec's. (A spec.json written before it had `curve` says how many test images there were, not which.)"""
     scored_on = stored.get("curve", spec.curve)["test_checksum"], stored["clean_n"]
@@ -232,7 +232,7 @@ def model_record(spec: ModelSpec, stored: Row, path: Path, reused: bool) -> Row:
     return {**{key: stored[key] for key in kept}, **other, "path": str(path), "reused": reused}
 
 
-def describe_model(record: Row, as_it_is: bool) -> str:
+def describe_model(record: Json, as_it_is: bool) -> str:
     """Say in a line what run.json says of a model, which came trained if it is measured `as_it_is`."""
     error, n = record["clean_error"], record["clean_n"]
     scored = "scored on other test images" if error is None else f"clean error {error:.2%} of {n} images"
