@@ -15,7 +15,8 @@ Shape = tuple[int, int, int]  # C, H, W
 
 
 class Images(Protocol):
-    """Images with labels: all of them in memory (`Split`), or streamed from files (`StreamedSplit`)."""
+    """Images with labels: all of them in memory (`Split`), or streamed from files (`StreamedSplit`). Methods of these two
+    without a docstring do what is said here."""
 
     @property
     def y(self) -> Tensor:
@@ -79,12 +80,10 @@ class Split:
 
     @property
     def device(self) -> torch.device:
-        """Return the device that batches lie on."""
         return self.x.device
 
     @property
     def index_device(self) -> torch.device:
-        """Return where the places that `read` is given should lie."""
         return self.x.device
 
     def take(self, index: Tensor, *pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,20 +92,16 @@ class Split:
         return to_unit(self.x[index]), self.y[index]
 
     def first(self, number: int | None) -> Self:
-        """Return the first `number` examples; all, where there are no more, or where it is None."""
         return replace(self, x=self.x[:number], y=self.y[:number])
 
     def only(self, index: Tensor) -> Self:
-        """Return the examples at `index` alone."""
         return replace(self, x=self.x[index], y=self.y[index])
 
     def share(self) -> Self:
-        """Return the examples that are this process's, of a job of several."""
         part = share(len(self))
         return replace(self, x=self.x[part], y=self.y[part])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all examples in order, as `take` gives them, `size` at a time; the last batch may be short."""
         for start in range(0, len(self), size):
             yield to_unit(self.x[start : start + size]), self.y[start : start + size]
 

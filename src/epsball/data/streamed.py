@@ -261,7 +261,6 @@ class StreamedSplit:
 
     @property
     def device(self) -> torch.device:
-        """Return the device that batches lie on."""
         return self.y.device
 
     @property
@@ -277,20 +276,16 @@ class StreamedSplit:
         return to_unit(pixels[0]), self.y[index]
 
     def first(self, number: int | None) -> Self:
-        """Return the first `number` examples; all, where there are no more, or where it is None."""
         return replace(self, files=self.files[:number], y=self.y[:number])
 
     def only(self, index: Tensor) -> Self:
-        """Return the examples at `index` alone."""
         return replace(self, files=[self.files[i] for i in index.tolist()], y=self.y[index])
 
     def share(self) -> Self:
-        """Return the examples that are this process's, of a job of several."""
         part = share(len(self))
         return replace(self, files=self.files[part], y=self.y[part])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all examples in order, as `take` gives them, `size` at a time; the last batch may be short."""
         places = (torch.arange(start, min(start + size, len(self))) for start in range(0, len(self), size))
         for index, pixels in self.stream(places, None):
             yield self.take(index, pixels)
