@@ -15,8 +15,8 @@ Shape = tuple[int, int, int]  # C, H, W
 
 
 class Images(Protocol):
-    """Images with labels: all of them in memory (`Split`), or streamed from files (`StreamedSplit`). Methods of these two
-    without a docstring do what is said here."""
+    """Images with labels: all of them in memory (`Split`), or streamed from files (`StreamedSplit`). Where a method of
+    these two has no docstring, it does what is said here."""
 
     @property
     def y(self) -> Tensor:
