@@ -45,7 +45,7 @@ PUBLISHED = {  # by folder
     "kurakin/resnet20/paper/label_leaking": Published({0}, claims=3, tables=2, identities=35),
     "kurakin/three_seeds": Published({0, 1, 2}, claims=15, tables=13, identities=1092),
     "madry": Published({0}, claims=22, tables=10, identities=274),
-    "madry/resnet20": Published({0}, claims=7, tables=4, identities=79),
+    "madry/resnet20": Published({0}, claims=7, tables=4, identities=83),
     "tramer": Published({0, 1, 2, 3}, claims=17, tables=10, identities=204),
     "tramer/quick": Published({0}, claims=17, tables=10, identities=58),
 }
