@@ -223,13 +223,10 @@ def test_a_ratio_over_zero_in_one_seed_leaves_its_claim_open() -> None:
         ("2 < accuracy(A)", "'2 < accuracy(A)' is false whatever is measured"),
         ("0 < error(A) < 3", "'error(A) < 3' is true whatever is measured"),
         ("-2 <= error(A) - error(B)", "'-2 <= error(A) - error(B)' is true whatever is measured"),
-        ("error(A) <= error(A)", "'error(A) <= error(A)' is true whatever is measured: its two sides"),
-        ("error(A) > error(A)", "'error(A) > error(A)' is false whatever is measured"),
-        ("gal(A) + 1 > gal(A)", "'gal(A) + 1 > gal(A)' is true whatever is measured"),
-        ("error(A) - error(B) < 0.5 * (error(A) - 2 * error(B) + error(A))", "'error(A) - error(B) < 0.5 * "),
+        ("error(A) - 2 < 0.5 * error(A)", "'error(A) - 2 < 0.5 * error(A)' is true whatever is measured"),
     ],
 )
-def test_a_check_that_no_measurement_could_change_is_refused(check: str, told: str) -> None:
+def test_a_check_that_no_rate_could_change_is_refused(check: str, told: str) -> None:
     with pytest.raises(ValueError, match=rf"^checks\[1\]: {re.escape(told)}"):
         Claim("says", "paper", ["error(A) < 0.1", check])
 
@@ -239,6 +236,13 @@ def test_a_check_that_no_measurement_could_change_is_refused(check: str, told: s
 )
 def test_a_check_that_could_come_out_otherwise_is_taken(check: str) -> None:
     assert [comparison.text for comparison in Claim("says", "paper", [check]).comparisons] == [check]
+
+
+@pytest.mark.parametrize("check", ["error(A) <= error(A)", "error(A) > error(A)", "error(A) + 0.01 >= error(A)"])
+def test_a_quantity_compared_with_itself_is_open(check: str) -> None:
+    """As training_loss(A, epoch=1) > training_loss(A, epoch=LAST) where one epoch is all."""
+    (found,) = judge_claim(Claim("says", "paper", [check]), by_seed([clean("A", 0.2, 1000)]))
+    assert found.verdict == "open"
 
 
 def test_all_pairs_leave_out_what_would_be_compared_with_itself() -> None:

@@ -140,7 +140,10 @@ class Check:
     @property
     def verdict(self) -> Verdict:
         """Confirm where the gap's interval lies on the comparison's side of 0, refute where it lies on the other. Where
-        nothing varies, a tie is one: it is at most and at least, and not less and not more."""
+        nothing varies, a tie is one: it is at most and at least, and not less and not more. What compares a quantity
+        with itself is open."""
+        if not self.comparison.says_something:
+            return "open"
         if self.gap.low == self.gap.high:
             return "confirmed" if self.holds else "refuted"
         below, above = self.gap.high < 0, self.gap.low > 0

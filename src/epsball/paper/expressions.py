@@ -177,13 +177,12 @@ def check_unit(unit: Unit, sums: Collection[Sum]) -> None:
 
 
 def check_constants(comparison: "Comparison") -> None:
-    """ValueError for a comparison that nothing measured could change: of rates in [0, 1] as in error(A) < 5, or of a
-    quantity with itself."""
-    gap = comparison.gap.merged
-    low, high = gap.bounds
+    """ValueError for a comparison of rates that no rate in [0, 1] could change, as error(A) < 5 is."""
+    low, high = comparison.gap.merged.bounds
     always = "true" if comparison.holds(low) else "false"
-    why = "rates are in [0, 1], and 5 points are 0.05" if gap.terms else "its two sides differ by a constant"
-    require(low < high and low <= 0 <= high, f"{comparison.text!r} is {always} whatever is measured: {why}")
+    fits = low <= 0 <= high or not comparison.says_something
+    fractions = "rates are in [0, 1], and 5 points are 0.05"
+    require(fits, f"{comparison.text!r} is {always} whatever is measured: {fractions}")
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,8 @@ class Comparison:
 
     @property
     def says_something(self) -> bool:
-        """Whether its sides differ by more than a constant: no quantity is compared with itself."""
+        """Whether its sides differ by more than a constant: a quantity that is compared with itself, as first and last
+        epoch of a single one are, says nothing."""
         return bool(self.gap.merged.terms)
 
     def holds(self, gap: float) -> bool:
