@@ -410,7 +410,7 @@ def test_hidden_files_and_folders_are_no_images(tmp_path):
     assert loaded.classes == ("ant", "bee") and len(loaded.train) == 6
 
 
-def test_what_an_image_folder_holds_beside_images_is_told(tmp_path, caplog):
+def test_a_file_of_an_image_folder_that_is_not_read_is_named(tmp_path, caplog):
     """Half of somebody's images, in a format or a folder that is not read, would be missed by nobody."""
     write_images(tmp_path / "train")
     write_images(tmp_path / "train/bee/more", classes=("old",))

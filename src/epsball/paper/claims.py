@@ -100,10 +100,8 @@ class Claim(Repeated):
 
 
 def comparisons_of(check: str, loops: Loops) -> list[Comparison]:
-    """Read the comparisons of a check, once for each combination of values of its placeholders, without those that
-    compare a quantity with itself, as source and target of all pairs do on the diagonal; with them where all do."""
-    found = [comparison for text in looped(check, loops) for comparison in parse_comparisons(text)]
-    return [one for one in found if one.says_something] or found
+    """Read the comparisons of a check, once for each combination of values of its placeholders."""
+    return [comparison for text in looped(check, loops) for comparison in parse_comparisons(text)]
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ class Check:
         """Confirm where the gap's interval lies on the comparison's side of 0, refute where it lies on the other. Where
         nothing varies, a tie is one: it is at most and at least, and not less and not more. What compares a quantity
         with itself is open."""
-        if not self.comparison.says_something:
+        if self.comparison.is_trivial:
             return "open"
         if self.gap.low == self.gap.high:
             return "confirmed" if self.holds else "refuted"
@@ -172,12 +170,13 @@ def without_noise(gap: Estimate, left: Estimate, right: Estimate) -> Estimate:
 
 def judge_claim(claim: Claim, seeds: Sequence[SeedRows]) -> list[Check]:
     """Measure a claim's comparisons in the rows of each seed: all of them, or those at the values that `at` chooses.
-    What is compared with itself there, at one end of the values, says nothing and is left out."""
+    What is compared with itself, at one end of the values or on the diagonal of all pairs, says nothing and is left out
+    where anything else is compared."""
     interval = wilson if claim.images == "sample" else None
     comparisons = claim.comparisons
     if claim.at:
         comparisons = claim.comparisons_at({**claim.loops, **{n: [v] for n, v in claim.chosen(seeds).items()}})
-        comparisons = [one for one in comparisons if one.says_something] or comparisons
+    comparisons = [one for one in comparisons if not one.is_trivial] or comparisons
     return [judge_comparison(comparison, seeds, interval) for comparison in comparisons]
 
 

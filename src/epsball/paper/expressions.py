@@ -124,11 +124,14 @@ class Sum:
 
     @property
     def merged(self) -> "Sum":
-        """Return the same with each term once: what cancels is gone."""
-        weights: dict[Quantity | Ratio, float] = {}
+        """Return the same with each term once, weights added, to 0 where it cancels. Every accuracy is written as one
+        minus an error, so that both meet."""
+        constant, weights = self.constant, dict[Quantity | Ratio, float]()
         for weight, term in self.terms:
+            if isinstance(term, Quantity) and (other := METRICS[term.metric].complement):
+                constant, weight, term = constant + weight, -weight, replace(term, metric=other)
             weights[term] = weights.get(term, 0.0) + weight
-        return Sum(self.constant, tuple((weight, term) for term, weight in weights.items() if abs(weight) > 1e-12))
+        return Sum(constant, tuple((weight, term) for term, weight in weights.items()))
 
     @property
     def quantities(self) -> list[Quantity]:
@@ -180,7 +183,7 @@ def check_constants(comparison: "Comparison") -> None:
     """ValueError for a comparison of rates that no rate in [0, 1] could change, as error(A) < 5 is."""
     low, high = comparison.gap.merged.bounds
     always = "true" if comparison.holds(low) else "false"
-    fits = low <= 0 <= high or not comparison.says_something
+    fits = low <= 0 <= high or comparison.is_trivial
     fractions = "rates are in [0, 1], and 5 points are 0.05"
     require(fits, f"{comparison.text!r} is {always} whatever is measured: {fractions}")
 
@@ -221,10 +224,10 @@ class Comparison:
         return self.left.minus(self.right)
 
     @property
-    def says_something(self) -> bool:
-        """Whether its sides differ by more than a constant: a quantity that is compared with itself, as first and last
-        epoch of a single one are, says nothing."""
-        return bool(self.gap.merged.terms)
+    def is_trivial(self) -> bool:
+        """Whether its sides differ by a constant alone: a quantity is compared with itself, as first and last epoch of
+        a single one are."""
+        return all(weight == 0 for weight, _ in self.gap.merged.terms)
 
     def holds(self, gap: float) -> bool:
         """Whether two sides this far apart, left minus right, compare as it says."""

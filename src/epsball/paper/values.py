@@ -103,25 +103,14 @@ def estimate_in_seed(side: Sum, rows: SeedRows, interval: Interval | None) -> Es
 def estimate_of_images(side: Sum, rows: SeedRows, interval: Interval | None, first: int | None) -> Estimate:
     """Return the value in one seed, of the `first` images where that is a number. What is named twice counts once,
     weights added."""
-    constant, weights = plain_terms(side)
+    whole = side.merged
     terms = [
         quantity_term(weight, what, rows, interval, first)
         if isinstance(what, Quantity)
         else Term(weight, estimate_ratio(what, rows, interval, first))
-        for what, weight in weights.items()
+        for weight, what in whole.terms
     ]
-    return estimate_sum(constant, terms) if terms else Estimate(constant, constant, constant)
-
-
-def plain_terms(side: Sum) -> tuple[float, dict[Quantity | Ratio, float]]:
-    """Return constant and weights in which every accuracy is written as one minus an error, so that both meet."""
-    constant, weights = side.constant, dict[Quantity | Ratio, float]()
-    for weight, term in side.terms:
-        if isinstance(term, Quantity) and (other := METRICS[term.metric].complement):
-            constant, weight = constant + weight, -weight
-            term = Quantity(other, term.target, term.sources, term.attacks, term.conditions)
-        weights[term] = weights.get(term, 0.0) + weight
-    return constant, weights
+    return estimate_sum(whole.constant, terms) if terms else Estimate(whole.constant, whole.constant, whole.constant)
 
 
 def images_of(side: Sum, rows: SeedRows) -> int | None:
@@ -141,7 +130,7 @@ def shared_images(parts: Sequence[Mistaken | None]) -> int | None:
 def rates_in(side: Sum) -> list[Quantity]:
     """Return the quantities of a sum and of its ratios that do not cancel out."""
     found: list[Quantity] = []
-    for term, weight in plain_terms(side)[1].items():
+    for weight, term in side.merged.terms:
         if weight != 0:
             parts = [] if isinstance(term, Quantity) else [term.numerator, term.denominator]
             found += [term] if isinstance(term, Quantity) else [one for part in parts for one in rates_in(part)]
@@ -149,8 +138,8 @@ def rates_in(side: Sum) -> list[Quantity]:
 
 
 def mistaken(quantity: Quantity, rows: SeedRows) -> Mistaken | None:
-    """Return the images that a quantity counts in one seed: of the worst of several attacks, or sources, those that any
-    of them fools. None where it is no rate, was not measured, or they are not known."""
+    """Return the images that a quantity counts in one seed: of the worst of several attacks, or sources, those that
+    are wrong under any of them. None where it is no rate, was not measured, or they are not known."""
     if len(quantity.single) == 1:
         row = only_row(quantity, rows)
         return None if row is None else rows.mistakes(row, METRICS[quantity.metric])
@@ -187,7 +176,7 @@ def quantity_term(
 def is_paired(side: Sum, shared: int | None) -> bool:
     """Whether all rates of a sum, or of a ratio alone, are compared image by image, on the images that `images_of` says
     they share."""
-    terms = [term for term, weight in plain_terms(side)[1].items() if weight != 0]
+    terms = [term for weight, term in side.merged.terms if weight != 0]
     if len(terms) == 1 and isinstance(terms[0], Ratio):
         return is_paired(terms[0].numerator.plus(terms[0].denominator), shared)
     return shared is not None and all(isinstance(term, Quantity) for term in terms)
