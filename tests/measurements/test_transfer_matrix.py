@@ -625,6 +625,10 @@ def test_rows_of_the_first_images_are_those_of_a_test_set_of_them(
     assert_same(of_attack(rows, "fgsm"), of_attack(small, "fgsm"), but=["seconds", "identity"])
     for other in ("weaker", "clean"):
         assert_same(of_attack(rows, other), of_attack(every, other), but=["seconds"])  # all 50, identity and all
+    both = measured(replace(FEW, images=3), make_setup(tmp_path / "number", *named))  # a number: every attack's
+    assert_same(of_attack(both, "fgsm"), of_attack(rows, "fgsm"), but=["seconds"])
+    assert_same(of_attack(both, "weaker"), of_attack(small, "weaker"), but=["seconds", "identity"])
+    assert_same(of_attack(both, "clean"), of_attack(every, "clean"), but=["seconds"])
     assert {row["n"] for row in of_attack(rows, "weaker")} == {50}
     assert [row["n"] for row in of_attack(every, "fgsm")] == [50] * 4
 
@@ -697,8 +701,9 @@ def test_wrong_numbers_of_images_are_refused_before_training(
 
 
 def test_a_config_may_set_the_number_of_images(tiny: Callable[..., dict[str, Any]]) -> None:
-    (measurement,) = prepare_experiment(tiny("+measurement.images={fgsm: 3}")).measurements.values()
-    assert measurement == FEW
+    for word, images in (("+measurement.images={fgsm: 3}", {"fgsm": 3}), ("measurement.images=3", 3)):
+        (measurement,) = prepare_experiment(tiny(word)).measurements.values()
+        assert measurement == replace(FEW, images=images)
 
 
 # ---- the first of the images and of what is known of them

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -27,6 +27,7 @@ from epsball.measurements.measurement import (
     error_rates,
     grid_columns,
 )
+from epsball.measurements.targets import check_images
 from epsball.measurements.violations import Reach
 from epsball.models.predictions import Mistakes, gathered, mistakes, of_all, rate
 from epsball.output.console import console_matrix
@@ -57,16 +58,17 @@ class TransferMatrix(Measurement):
     """all of them, or only those that the config's tables, claims and figures ask about"""
     export: bool = False
     """whether the examples of every attack on every source are written, in the format of Madry's challenges"""
-    images: dict[str, int] = field(default_factory=dict)
-    """how many of the test images, from the first, an attack has examples of, by its name; others have all"""
+    images: int | dict[str, int] | None = None
+    """of how many test images, from the first, every attack has examples, or some by name; null, and others: all"""
 
     def __post_init__(self) -> None:
-        for attack, number in self.images.items():
+        for attack, number in self.images_by_name.items():
             require(number >= 1, f"images.{attack} should be at least 1, is {number}")
+        check_images(self.images_of_others)
 
     def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[NamedAttack]) -> None:
         names = {named.name for named in attacks}
-        for attack in self.images:
+        for attack in self.images_by_name:
             known = f"{did_you_mean(attack, names)}: they are {listed(names)}"
             require(attack in names, f"images.{attack} is none of the attacks{known}")
 
@@ -85,7 +87,15 @@ class TransferMatrix(Measurement):
         return [cell for cell in every if self.cells == "all" or is_asked(asked, scope, cell)]
 
     def images_of(self, attack: str) -> int | None:
-        return self.images.get(attack)
+        return self.images_by_name.get(attack, self.images_of_others)
+
+    @property
+    def images_by_name(self) -> dict[str, int]:
+        return self.images if isinstance(self.images, dict) else {}
+
+    @property
+    def images_of_others(self) -> int | None:
+        return None if isinstance(self.images, dict) else self.images
 
     def workload(self, setup: Setup) -> Workload:
         models, craftings, finished = set[str](), set[str](), set[str]()
