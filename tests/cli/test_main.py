@@ -520,19 +520,29 @@ def test_a_field_of_what_one_part_alone_has_is_that_parts(main: Callable[..., En
     assert ended.code == 2 and "error: part one: models.othr.trainer.epochs is not a config key" in ended.err
 
 
-def test_the_images_of_an_attack_that_one_part_alone_has_are_that_parts(
+def test_fields_and_images_of_an_attack_that_one_part_alone_has_are_that_parts(
     main: Callable[..., Ended], tmp_path: Path
 ) -> None:
     folder = own_papers(
         tmp_path, one="experiment: own/one", two="defaults: [/attack@suite.weak: fgsm]\nexperiment: own/two"
     )
     words = ["parts=[one,two]", "experiment=both", folder, *tiny_line()]
-    assert main(*words, "+measurement.images={weak: 7}").code == 0
+    assert main(*words, "+measurement.images={weak: 7}", "suite.weak.eps=0.05").code == 0
     (rows,) = (tmp_path / "outputs" / "both").rglob("rows.csv")
     shown = pd.read_csv(rows)
     assert set(shown["n"][shown["attack"] == "weak"]) == {7} and set(shown["n"][shown["attack"] == "clean"]) != {7}
+    assert set(shown["eps"][shown["attack"] == "weak"]) == {0.05}
+    (said,) = (tmp_path / "outputs" / "both").glob("*/run.json")
+    assert "suite.weak.eps=0.05" in json.loads(said.read_text())["overrides"]  # as typed
     ended = main(*words, "+measurement.images={week: 7}")
     assert ended.code == 2 and "measurement.images.week is none of the attacks" in ended.err, ended.err
+    for word, answer in {
+        "suite.week.eps=0.05": "part one: suite.week.eps is not a config key",
+        "suite.weak.esp=0.05": "part two: suite.weak.esp is not a config key (did you mean 'eps'?)",
+        "suite.weak.eps=[": "'suite.weak.eps=[' cannot be read",
+    }.items():
+        ended = main(*words, word)
+        assert ended.code == 2 and answer in ended.err, ended.err
 
 
 @pytest.mark.parametrize(

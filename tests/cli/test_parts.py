@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from epsball.cli.compose import composed
-from epsball.cli.parts import as_value, where_they_fit
+from epsball.cli.parts import adding, as_value, where_they_fit
+from epsball.cli.words import choosing
 
 
 @pytest.mark.parametrize("value", ["runs", "my runs/it's", "a\\b", 3, 0.1, 1e-9, True, None, [], ["a,b.csv", "c"]])
@@ -21,3 +22,28 @@ def test_a_word_that_sets_a_model_or_a_field_of_one_is_for_the_part_that_has_it(
     words, theirs = where_they_fit(parts, [["scale=smoke", word, f"paper={part}"] for part in parts])
     assert words == [["scale=smoke", "paper=tramer/table7"], ["scale=smoke", word, "paper=tramer/table2"]]
     assert theirs == {("models", "B")}
+
+
+@pytest.mark.parametrize("word", ["suite.pgd_cw.kappa=40", "suite.pgd_cw=null", "suite.pgd_cw.steps=3"])
+def test_a_word_that_sets_an_attack_or_a_field_of_one_is_for_the_part_that_has_it(word: str) -> None:
+    parts = ["kariyappa/table2_conv3", "kariyappa/figure4_conv3"]
+    words, theirs = where_they_fit(parts, [[word, f"paper={part}"] for part in parts])
+    assert words == [[word, "paper=kariyappa/table2_conv3"], ["paper=kariyappa/figure4_conv3"]]
+    assert theirs == {("suite", "pgd_cw")}
+
+
+@pytest.mark.parametrize(
+    ("word", "added"),
+    [
+        ("suite.pgd_cw.kappa=40", "++suite.pgd_cw.kappa=40"),  # the run's own suite has none
+        ("suite.fgsm.eps=0.1", "suite.fgsm.eps=0.1"),  # it has this one
+        ("arch@models.T_div.arch=conv4", "+arch@models.T_div.arch=conv4"),
+        ("models.T_div.trainer.epochs=3", "models.T_div.trainer.epochs=3"),  # Hydra takes any field of a model
+        ("eps=0.2", "eps=0.2"),
+        ("suite=none", "suite=none"),
+    ],
+)
+def test_a_word_for_what_the_run_itself_lacks_is_added_and_the_parts_take_it_as_typed(word: str, added: str) -> None:
+    assert adding(["paper=kariyappa/all", word]) == ["paper=kariyappa/all", added]
+    assert choosing(added) == word
+    assert adding(["paper=kariyappa/table2_conv3", word]) == ["paper=kariyappa/table2_conv3", word]  # no parts

@@ -66,7 +66,7 @@ def explanation(error: Exception, part: str | None) -> str:
         return f"{match[1]} should be {'a group of fields' if value.startswith('[') else 'a list'}, is {value}"
     if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return several_values(match[1])
-    return unreadable(settings()) or text
+    return unreadable([choosing(word) for word in settings()]) or text
 
 
 def no_such_file(group: str, option: str, text: str) -> str:

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from epsball.build import ConfigError, convert, mapping, naming_part
 from epsball.cli.compose import composed, composed_seeds, hydra_config, searched, with_model_fields
 from epsball.cli.explain import explain
-from epsball.cli.words import key_of, place_of, search_path
+from epsball.cli.words import OF_PARTS, key_of, place_of, search_path
 from epsball.experiment.grid import expand_grids
 from epsball.experiment.settings import COMPUTED, FILES, STATED, STATED_ONCE
 
@@ -23,7 +23,7 @@ OF_RUN = (*COMPUTED, *FILES, "precision", "reuse", "rows", "missing")
 """config keys that say how a run is done: where a file lists parts, it says so for all of them"""
 OF_PART = ("suite", "measurement", "measurements", "grid", "sources", "targets")
 """config keys that say what a part is: a file that lists parts cannot"""
-NAMED = ("models", *STATED)
+NAMED = (*OF_PARTS, *STATED)
 """groups whose entries parts have, under names of their own"""
 
 Entry = tuple[str, str]  # group and name
@@ -80,13 +80,13 @@ def composing(part: str) -> Iterator[None]:
 
 
 def where_they_fit(parts: list[str], words: list[list[str]]) -> tuple[list[list[str]], set[Entry]]:
-    """Leave words for a model, or for a field of a table, claim or figure, to the parts that have it, where any has.
-    Return the words of each part, and those entries."""
+    """Leave words for a model, an attack or a measurement, or for a field of a table, claim or figure, to the parts
+    that have it, where any has. Return the words of each part, and those entries."""
     places = {word: place_of(word) for own in words for word in own}
     fields = {
         word: (group, name)
         for word, (group, name, field) in places.items()
-        if (group in NAMED and field) or (group == "models" and name)  # a whole table may be the run's, no model is
+        if (group in NAMED and field) or (group in OF_PARTS and name)  # a whole table may be the run's, no model is
     }
     if not fields:
         return words, set()
@@ -104,20 +104,24 @@ def where_they_fit(parts: list[str], words: list[list[str]]) -> tuple[list[list[
 
 
 def adding(words: list[str]) -> list[str]:
-    """Return the words of a command line, in a run of parts those that choose an option inside a model, as
-    `arch@models.A.arch=mnist_b`, with a +: Hydra composes the run's own config first, which lacks the model."""
-    chosen = {word: place_of(word) for word in words if "@" in key_of(word) and not word.startswith(("+", "~", "-"))}
-    inside = {word: name for word, (group, name, field) in chosen.items() if group == "models" and field}
+    """Return the words of a command line, in a run of parts those for an attack or a measurement, and those that choose
+    an option inside a model, as `arch@models.A.arch=mnist_b`, with a + or ++: Hydra composes the run's own config
+    first, which lacks them. `choosing` takes it off again."""
+    places = {word: place_of(word) for word in words if not word.startswith(("+", "~", "-"))}
+    inside = {
+        word: (group, name)
+        for word, (group, name, field) in places.items()
+        if group in OF_PARTS and name and (field if "@" in key_of(word) else group != "models")
+    }
     if not inside:
         return words
+    chosen = [word for word in words if key_of(word) in ("paper", "parts", *OF_PARTS)]
     try:
-        given = hydra_config(
-            [*(word for word in words if key_of(word) in ("paper", "parts", "models")), *search_path()]
-        )
+        given = hydra_config([*chosen, *search_path()])
     except HydraException:  # Hydra's own composition, which follows, raises it again
         return words
-    lacking = [word for word, name in inside.items() if given.parts and name not in (given.models or {})]
-    return [f"+{word}" if word in lacking else word for word in words]
+    lacking = [word for word, (group, name) in inside.items() if given.parts and name not in (given[group] or {})]
+    return [f"{'+' if '@' in key_of(word) else '++'}{word}" if word in lacking else word for word in words]
 
 
 def entries_of(config: dict[str, Any]) -> set[Entry]:

@@ -13,6 +13,9 @@ from hydra.errors import HydraException
 
 from epsball.build import ConfigError, listed
 
+OF_PARTS = ("models", "suite", "measurements")
+"""groups whose entries a run of parts does not have itself"""
+
 
 def in_order(words: list[str]) -> list[str]:
     """Return the words with flags and their values first: Hydra's parser takes settings on one side of a flag alone.
@@ -84,9 +87,12 @@ def place_of(word: str) -> tuple[str, str, str]:
 
 
 def choosing(word: str) -> str:
-    """Return a word that chooses an option inside an entry, as `+arch@models.A.arch=mnist_b`, without its +: of the
-    parts of a run, whose own config lacks the entry, one that has it has a choice there."""
-    return word.lstrip("+") if "@" in key_of(word) and place_of(word)[2] else word
+    """Return a word that chooses an option inside an entry, as `+arch@models.A.arch=mnist_b`, without its +, one that
+    sets an entry or a field of it, as `++suite.pgd.steps=9`, without its ++: of the parts of a run, whose own config
+    lacks the entry, one that has it has them."""
+    group, _, field = place_of(word)
+    chooses = "@" in key_of(word) and field
+    return word.lstrip("+") if chooses else word.removeprefix("++") if group in OF_PARTS else word
 
 
 def own_folders() -> list[Path]:
