@@ -131,7 +131,8 @@ def test_a_job_of_a_sweep(main: Main, tmp_path: Path) -> None:
     assert json.loads((job / "run.json").read_text())["status"] == "done"
     pd.testing.assert_frame_equal(results(job), before, check_exact=True)
     sweep = main(f"again={job.parent}")
-    assert sweep.code == 2 and "is a sweep: name one of its jobs" in sweep.err and f"{job.parent}/0" in sweep.err
+    said = f"again={job.parent}"
+    assert sweep.code == 2 and sweep.err == f"error: {said} is a folder of runs: name one of them, {said}/0\n"
 
 
 def test_configs_that_lie_elsewhere_are_found_again(main: Main, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def read_earlier(directory: Path) -> EarlierRun:
     said, whole = f"again={directory}", directory.parent
     if not (directory / "run.json").is_file():
         if jobs := sorted(path.parent.name for path in directory.glob("*/run.json")):
-            raise ConfigError(f"{said} is a sweep: name one of its jobs, {said}/{jobs[0]}")
+            raise ConfigError(f"{said} is a folder of runs: name one of them, {said}/{jobs[0]}")
         raise ConfigError(
             f"{said} is no run directory, such as outputs/transfer/2026-01-31_12-00-00: it has no run.json"
         )
