@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from commands import Ended, run_jsons, start, tiny_line, wait_until
 
+from epsball.cli.again import changes
 from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.run import run_experiments
 from epsball.runtime.processes import this_process
@@ -143,6 +144,10 @@ def test_configs_that_lie_elsewhere_are_found_again(main: Main, tmp_path: Path) 
     ended = main(f"again={tmp_path / 'first'}")
     assert ended.code == 0, ended.err
     assert [path.parent.name for path in run_jsons(tmp_path / "outputs")] == ["probe"]
+
+
+def test_a_group_that_was_empty_is_told_by_what_it_has_now() -> None:
+    assert list(changes({"tables": {}}, {"tables": {"t": {"title": "T"}}})) == ["tables.t.title is T, was not set"]
 
 
 def spoiled(done: Path, how: str) -> list[str]:

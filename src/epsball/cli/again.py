@@ -139,10 +139,10 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
 
 
 def flat(group: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of a nested dict by dotted key."""
+    """Yield the values of a nested dict by dotted key; of an empty one inside it none."""
     for key, value in group.items():
         at = f"{where}.{key}" if where else str(key)
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from flat(value, at)
         else:
             yield at, value
