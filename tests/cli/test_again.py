@@ -146,6 +146,22 @@ def test_configs_that_lie_elsewhere_are_found_again(main: Main, tmp_path: Path) 
     assert [path.parent.name for path in run_jsons(tmp_path / "outputs")] == ["probe"]
 
 
+def test_what_a_parts_own_file_changed_is_told(main: Main, tmp_path: Path) -> None:
+    """The config of the whole run is the same then, as it is where a file of data is another."""
+    folder = tmp_path / "conf" / "paper" / "probe"
+    folder.mkdir(parents=True)
+    (folder / "all.yaml").write_text("# @package _global_\nexperiment: probe\nparts: [probe/one, probe/two]\n")
+    for part in ("one", "two"):
+        (folder / f"{part}.yaml").write_text(f"# @package _global_\nexperiment: {part}\n")
+    found = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    assert main(*tiny_line("paper=probe/all", found, f"hydra.run.dir={tmp_path / 'first'}")).code == 0
+    (folder / "two.yaml").write_text("# @package _global_\nexperiment: two\neps: 0.2\n")
+    ended = main(f"again={tmp_path / 'first'}")
+    assert ended.code == 0, ended.err
+    told = [line.removeprefix("since then: ") for line in ended.err.splitlines() if line.startswith("since then: ")]
+    assert told == ["two.eps is 0.2, was 0.3", "two.suite.fgsm.eps is 0.2, was 0.3"]
+
+
 def test_a_group_that_was_empty_is_told_by_what_it_has_now() -> None:
     assert list(changes({"tables": {}}, {"tables": {"t": {"title": "T"}}})) == ["tables.t.title is T, was not set"]
 

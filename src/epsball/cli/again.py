@@ -116,10 +116,8 @@ def directory_again(
         before, now = {"folder": folder, **before}, {"folder": str(Path.cwd()), **now}
     composed = OmegaConf.to_container(config)
     assert isinstance(composed, dict)
-    for change in (
-        *changes(earlier.config, {str(key): value for key, value in composed.items()}),
-        *changes(before, now),
-    ):
+    told = [*changes(earlier.config, {str(key): value for key, value in composed.items()})]
+    for change in (*(told or changes(*settings_of_parts(earlier, parts))), *changes(before, now)):
         log.info("since then: %s", change)
     if given is not None or record.get("status") == "done" or config.missing == "skip":
         return given
@@ -127,6 +125,23 @@ def directory_again(
         log.info("another experiment than that one: it gets a directory of its own")
         return None
     return str(earlier.directory)
+
+
+def settings_of_parts(
+    earlier: EarlierRun, parts: Sequence[list["Experiment"]]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the settings and the data's checksums that an earlier run recorded, and those of this one; of several
+    parts below each one's name. They may differ where the whole run's config does not: by a part's file, by data."""
+    from epsball.experiment.record import for_collectors, read_json
+    from epsball.experiment.settings import folder_of_part
+
+    own = [json.loads(json.dumps(for_collectors(part)["settings"])) for part in parts]
+    if len(parts) == 1:
+        return earlier.record.get("settings", own[0]), own[0]
+    names = [part[0].settings.experiment for part in parts]
+    folders = [earlier.directory / folder_of_part(name, str(earlier.record.get("experiment"))) for name in names]
+    then = [read_json(folder / "run.json").get("settings", now) for folder, now in zip(folders, own, strict=True)]
+    return dict(zip(names, then, strict=True)), dict(zip(names, own, strict=True))
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
