@@ -17,7 +17,7 @@ from epsball.attacks import ATTACKS
 from epsball.attacks.gradient import GradientAttack
 from epsball.build import build, construct
 from epsball.data.datasets import DATASETS
-from epsball.data.images import Split
+from epsball.data.images import Batched, Split
 from epsball.measurements.transfer_matrix import transfer
 from epsball.measurements.worst_case import find_fooled
 from epsball.models import MODELS
@@ -66,7 +66,8 @@ def restarts(table: Table, repeats: int) -> None:
     ):
         wrong = full_restarts(attack, model, x, y, 3)
         few = {"pgd": replace(attack, restarts=3)}
-        early, _ = find_fooled(model, few, test, IMAGES, {"pgd": torch.Generator().manual_seed(0)}, Stop(), name)
+        batched = Batched(test, IMAGES, Stop())
+        early, _ = find_fooled(model, few, batched, {"pgd": torch.Generator().manual_seed(0)}, name)
         clean = (model(x).argmax(1) != y).float().mean().item()
         print(
             f"{name}: clean error {100 * clean:.1f} %, 3 restarts in full {100 * wrong.float().mean():.1f} %, "
@@ -76,7 +77,7 @@ def restarts(table: Table, repeats: int) -> None:
         generators = {"pgd": torch.Generator().manual_seed(0)}
         who = {
             "one restart on all": partial(full_restarts, attack, model, x, y, 1),
-            "20 restarts, early": partial(find_fooled, model, many, test, IMAGES, generators, Stop(), name),
+            "20 restarts, early": partial(find_fooled, model, many, batched, generators, name),
         }
         times = rounds(who, repeats)
         times["20 restarts on all"] = [RESTARTS * t for t in times.pop("one restart on all")]
@@ -85,17 +86,16 @@ def restarts(table: Table, repeats: int) -> None:
 
 def targets(table: Table, repeats: int) -> None:
     """FGSM and PGD-7 from one source shown to 1 to 8 targets of one kind."""
-    test = build(DATASETS, composed()["dataset"], where="dataset").load().test
+    batched = Batched(build(DATASETS, composed()["dataset"], where="dataset").load().test, 128, Stop())
     nets = [build(MODELS, composed("arch=madry_mnist")["arch"], (1, 28, 28), 10, where="arch").eval() for _ in range(8)]
     for choice, sizes in (("fgsm", (1, 2, 4, 8)), ("pgd_7", (1, 8))):
         attack = build(ATTACKS, composed(f"attack={choice}")["attack"][choice], where="attack")
         who = {
             f"{n} targets": partial(
-                transfer, nets[0], attack, {str(i): nets[i] for i in range(n)}, test, 128, torch.Generator(),
-                Stop(), choice
+                transfer, nets[0], attack, {str(i): nets[i] for i in range(n)}, batched, torch.Generator(), choice
             )
             for n in sizes
-        }  # fmt: skip
+        }
         table.add(("matrix", choice), rounds(who, repeats), base="1 targets")
 
 

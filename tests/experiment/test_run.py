@@ -20,6 +20,7 @@ from conftest import ROOT
 from own_files import changed, random_images, write_npz
 
 from epsball.build import ConfigError, build
+from epsball.data.images import Batched
 from epsball.experiment import record as experiment_record
 from epsball.experiment import run as experiment_run
 from epsball.experiment.joint import prepare_parts
@@ -824,7 +825,7 @@ def test_several_measurements_of_one_experiment_have_rows_of_their_own(
 
     experiment = prepare([[config]], outputs)[0][0]
     network = models_of(experiment).train(experiment.specs, experiment.execution)["B"]
-    exact = gradient_norms.gradient_norms(network, experiment.data.test, 7, Stop()).double()
+    exact = gradient_norms.gradient_norms(network, Batched(experiment.data.test, 7, Stop())).double()
     row = found[norms & (found["target"] == "B")].iloc[0]
     assert len(exact) == TEST_IMAGES and row[names[0]] == pytest.approx(exact.mean().item(), rel=1e-5)
     assert row[names[1]] == pytest.approx(exact.std().item(), rel=1e-5)

@@ -16,7 +16,7 @@ from squares import CLASSES, PIXELS, frames, make_setup, whole
 from torch import Tensor, nn
 
 from epsball.build import ConfigError
-from epsball.data.images import Split
+from epsball.data.images import Batched, Split
 from epsball.experiment.prepare import prepare_experiment
 from epsball.measurements.coherence import Alignment, Coherence, alignment, alignment_rows
 from epsball.measurements.measurement import Measurement, Rows, Setup
@@ -48,7 +48,7 @@ def squares(count: int, pixels: int = PIXELS, label: int | None = None) -> Split
 
 
 def found(model: nn.Module, test: Split, batch_size: int = 100) -> Alignment:
-    return over_batches(partial(alignment, model), test, batch_size, Stop(), "coherence")
+    return over_batches(partial(alignment, model), Batched(test, batch_size, Stop()), "coherence")
 
 
 def setup_of(folder: Path, **changes: Any) -> Setup:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from epsball.attacks.losses import GradientsOf
 from epsball.build import ConfigError, construct
-from epsball.data.images import Split
+from epsball.data.images import Batched, Split
 from epsball.experiment.prepare import prepare_experiment
 from epsball.measurements.gaas import Gaas, Subspace, aligned, count_adversarial, gaas_row
 from epsball.measurements.hadamard import regular_hadamard
@@ -42,7 +42,7 @@ def counted(
     of: GradientsOf = OF,
 ) -> dict[tuple[float, int], list[int]]:
     subspaces = [Subspace(each, k) for each in eps for k in directions]
-    found = count_adversarial(model, of, test, subspaces, batch_size, Stop(), "gaas")
+    found = count_adversarial(model, of, Batched(test, batch_size, Stop()), subspaces, "gaas")
     return {tuple(subspace): fooling.tolist() for subspace, fooling in found.items()}
 
 
@@ -179,7 +179,7 @@ def test_it_stops_between_two_passes() -> None:
     sizes = batch_sizes(model)
     model.register_forward_hook(lambda *_: setattr(stop, "signum", 15))
     with pytest.raises(Interrupted):
-        count_adversarial(model, OF, grey(8, 4), [Subspace(0.1, 4)], 4, stop, "gaas")
+        count_adversarial(model, OF, Batched(grey(8, 4), 4, stop), [Subspace(0.1, 4)], "gaas")
     assert sizes == [4]
 
 

@@ -12,7 +12,7 @@ from squares import CLASSES, PIXELS, WEIGHTS, frames, make_setup, whole
 from torch import Tensor
 
 from epsball.attacks.losses import input_gradient
-from epsball.data.images import Split
+from epsball.data.images import Batched, Split
 from epsball.measurements.gradient_norms import GradientNorms, gradient_norms, gradient_rows, lengths
 from epsball.measurements.measurement import Measurement, Rows, Setup
 from epsball.models.wrappers import Ensemble
@@ -40,7 +40,7 @@ def test_they_are_those_of_each_images_own_loss(known: tuple[Tensor, Split], bat
     expected = softmax_gradient(weight, x, y)
     model = linear(weight).requires_grad_(False)
     assert torch.allclose(input_gradient(model, x, y), expected, atol=1e-6)
-    norms = gradient_norms(model, test, batch_size, Stop())
+    norms = gradient_norms(model, Batched(test, batch_size, Stop()))
     assert norms.shape == (11,) and torch.allclose(norms, expected.flatten(1).norm(dim=1), rtol=1e-5)
     assert not x.requires_grad and not norms.requires_grad
 
@@ -158,13 +158,13 @@ def test_they_stop_before_the_next_batch(known: tuple[Tensor, Split]) -> None:
     model = linear(weight)
     model.register_forward_hook(lambda *_: setattr(stop, "signum", 15))
     with pytest.raises(Interrupted):
-        gradient_norms(model, test, 4, stop)
+        gradient_norms(model, Batched(test, 4, stop))
 
 
 def test_no_norm_is_computed_in_float64_on_the_device(known: tuple[Tensor, Split]) -> None:
     weight, test = known
     with NoFloat64("cpu"):
-        assert gradient_norms(linear(weight), test, 4, Stop()).shape == (11,)
+        assert gradient_norms(linear(weight), Batched(test, 4, Stop())).shape == (11,)
 
 
 def test_norms_leave_the_device_before_they_become_float64() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from epsball.attacks import NamedAttack
 from epsball.attacks.noise import NoiseAttack
-from epsball.data.images import Split
+from epsball.data.images import Batched, Split
 from epsball.measurements.loss_surface import LossSurface, find_transferring, losses_on_grid
 from epsball.measurements.measurement import Measurement, Rows, Setup
 from epsball.measurements.violations import Violation
@@ -35,7 +35,7 @@ def chosen(test: Split, source: str = "B", target: str = "A") -> list[int]:
 
 
 def transferring(setup: Setup, most: int) -> list[int]:
-    own = (setup.models["B"], setup.models["A"], FGSM, setup.test, setup.batch_size, seeded(), setup.stop, most)
+    own = (setup.models["B"], setup.models["A"], FGSM, setup.batched(), seeded(), most)
     found: list[int] = find_transferring(*own, "fgsm").tolist()
     return found
 
@@ -91,9 +91,10 @@ def test_gradients_of_an_ensemble_are_another_surface(part: Any, tmp_path: Path)
 @pytest.mark.parametrize("clip", [False, True])
 def test_losses_go_along_two_signed_gradients(clip: bool, tmp_path: Path) -> None:
     setup = make_setup(tmp_path)
-    x, y = setup.test.take(torch.arange(5))
+    images = setup.test.first(5)
+    x, y = whole(images)
     steps, models = [0.0, 0.2, 0.5], (setup.models["A"], setup.models["B"])
-    found = losses_on_grid(models[0], models, x, y, torch.tensor(steps), clip, 2, Stop())
+    found = losses_on_grid(models[0], models, Batched(images, 2, Stop()), torch.tensor(steps), clip)
     assert found.shape == (5, 3, 3)
     for i, e1 in enumerate(steps):
         for j, e2 in enumerate(steps):
@@ -105,7 +106,7 @@ def test_no_loss_is_computed_in_float64_on_the_device(tmp_path: Path) -> None:
     setup = make_setup(tmp_path)
     models, steps = (setup.models["A"], setup.models["B"]), torch.tensor([0.0, 0.1])
     with NoFloat64("cpu"):
-        losses_on_grid(models[0], models, *setup.test.take(torch.arange(3)), steps, True, 2, Stop())
+        losses_on_grid(models[0], models, Batched(setup.test.first(3), 2, Stop()), steps, True)
 
 
 @pytest.mark.parametrize("clip", [False, True])

@@ -11,7 +11,7 @@ from linear import NoFloat64, batch_sizes, linear
 from squares import make_setup
 from torch import Tensor, nn
 
-from epsball.data.images import Split
+from epsball.data.images import Batched, Split
 from epsball.measurements.measurement import Measurement, Rows, Setup
 from epsball.measurements.rounding import Rounding, Roundings, rounding_rows, roundings
 from epsball.measurements.targets import over_batches
@@ -33,7 +33,7 @@ def of_first_pixels(*values: int) -> Split:
 
 
 def found(model: nn.Module, test: Split, batch_size: int = 2) -> Roundings:
-    return over_batches(partial(roundings, model), test, batch_size, Stop(), "rounding")
+    return over_batches(partial(roundings, model), Batched(test, batch_size, Stop()), "rounding")
 
 
 def test_by_hand() -> None:

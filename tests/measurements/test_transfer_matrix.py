@@ -18,7 +18,7 @@ from epsball.attacks.attack import BrokenContract
 from epsball.attacks.noise import NoiseAttack
 from epsball.build import ConfigError, build
 from epsball.data.examples import ROUNDING
-from epsball.data.images import Data, Split
+from epsball.data.images import Batched, Data, Split
 from epsball.experiment.prepare import prepare_experiment
 from epsball.measurements.measurement import Measurement, Row, Rows, Setup, clean_rates
 from epsball.measurements.score_examples import ScoreExamples
@@ -113,9 +113,8 @@ def crafted_on(
     test: Split | None = None,
 ) -> tuple[Mistakes, dict[str, Mistakes], float]:
     generator = Generator().manual_seed(0)
-    return transfer(
-        source, attack or Mark(), targets, test or numbered(), batch_size, generator, stop or Stop(), "mark on source"
-    )[:3]
+    batched = Batched(test or numbered(), batch_size, stop or Stop())
+    return transfer(source, attack or Mark(), targets, batched, generator, "mark on source")[:3]
 
 
 def test_source_and_target_are_not_interchangeable(a: Oracle, b: Oracle) -> None:
@@ -129,13 +128,16 @@ def test_source_and_target_are_not_interchangeable(a: Oracle, b: Oracle) -> None
 
 
 def test_clean_images_are_not_attacked(a: Oracle, b: Oracle) -> None:
-    assert find_mistakes(a, numbered(), 3, Stop()).top1.tolist() == [False] * 4
-    assert find_mistakes(b, numbered(), 3, Stop()).top1.tolist() == [True, False, False, False]
+    assert find_mistakes(a, Batched(numbered(), 3, Stop())).top1.tolist() == [False] * 4
+    assert find_mistakes(b, Batched(numbered(), 3, Stop())).top1.tolist() == [True, False, False, False]
     assert a.seen == [3, 1] and a.crafted == []
 
 
 def test_a_row_from_a_to_b_by_hand(a: Oracle, b: Oracle) -> None:
-    clean = {"a": find_mistakes(a, numbered(), 2, Stop()), "b": find_mistakes(b, numbered(), 2, Stop())}
+    clean = {
+        "a": find_mistakes(a, Batched(numbered(), 2, Stop())),
+        "b": find_mistakes(b, Batched(numbered(), 2, Stop())),
+    }
     own, wrong, _ = crafted_on(a, {"a": a, "b": b})
     row = transfer_rates(clean["a"], own, clean["b"], wrong["b"])
     assert (row["n"], row["error_top1"], row["clean_error_top1"]) == (4, 0.5, 0.25)
@@ -149,7 +151,10 @@ def test_a_row_from_a_to_b_by_hand(a: Oracle, b: Oracle) -> None:
 def test_the_white_box_transfer_rate_is_one(a: Oracle) -> None:
     own, wrong, _ = crafted_on(a, {"a": a})
     row = transfer_rates(
-        find_mistakes(a, numbered(), 4, Stop()), own, find_mistakes(a, numbered(), 4, Stop()), wrong["a"]
+        find_mistakes(a, Batched(numbered(), 4, Stop())),
+        own,
+        find_mistakes(a, Batched(numbered(), 4, Stop())),
+        wrong["a"],
     )
     assert (row["transfer_rate_top1"], row["transfer_n"]) == (1.0, 3)
 
@@ -278,7 +283,7 @@ def test_a_stop_ends_an_evaluation_before_its_next_batch(a: Oracle) -> None:
     assert error.value.signum == 15 and a.crafted == [1] and target.seen == [1]
     target.seen.clear()
     with pytest.raises(Interrupted):
-        find_mistakes(target, numbered(), 1, stop)
+        find_mistakes(target, Batched(numbered(), 1, stop))
     assert target.seen == []
 
 
@@ -330,7 +335,7 @@ def test_the_generator_decides_a_random_attack() -> None:
     seen: list[Tensor] = []
     source.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     for seed in (0, 0, 1):
-        transfer(source, attack, {"s": source}, test, 8, Generator().manual_seed(seed), Stop(), "noise")
+        transfer(source, attack, {"s": source}, Batched(test, 8, Stop()), Generator().manual_seed(seed), "noise")
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -359,7 +364,7 @@ def test_no_rate_is_computed_in_float64_on_the_device() -> None:
     }
     attack = build(ATTACKS, spec, where="attack")
     with NoFloat64("cpu"):
-        clean = [find_mistakes(model, test, 16, stop) for model in (source, target)]
+        clean = [find_mistakes(model, Batched(test, 16, stop)) for model in (source, target)]
         assert clean_rates(clean[0])["n"] == len(test)
         own, wrong, _ = crafted_on(source, {"t": target}, attack, 16, test=test)
         assert transfer_rates(clean[0], own, clean[1], wrong["t"])["n"] == len(test)

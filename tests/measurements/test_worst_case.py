@@ -15,7 +15,7 @@ from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack, BrokenContract
 from epsball.attacks.gradient import AttackState, GradientAttack
 from epsball.attacks.noise import NoiseAttack
-from epsball.data.images import Split
+from epsball.data.images import Batched, Split
 from epsball.measurements.measurement import Measurement, Rows, Setup
 from epsball.measurements.violations import Reach, Violation
 from epsball.measurements.worst_case import Search, WorstCase, doublings, find_fooled, packed, worst_case_rates
@@ -61,7 +61,7 @@ def fooled_by(
 ) -> Tensor:
     named = attacks if isinstance(attacks, Mapping) else {"one": attacks}
     generators = {name: seeded(seed) for name in named}
-    return find_fooled(model, named, test, batch_size, generators, Stop(), "worst case")[0]
+    return find_fooled(model, named, Batched(test, batch_size, Stop()), generators, "worst case")[0]
 
 
 def reach_of(attack: Attack) -> Reach:
@@ -69,7 +69,7 @@ def reach_of(attack: Attack) -> Reach:
 
 
 def clean_errors(model: nn.Module, test: Split) -> Tensor:
-    return find_mistakes(model, test, 25, Stop()).top1
+    return find_mistakes(model, Batched(test, 25, Stop())).top1
 
 
 def iterates(attack: GradientAttack, model: nn.Module, test: Split, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ def test_images_that_are_fooled_cost_nothing_more() -> None:
 def test_what_stands_is_packed_into_full_batches() -> None:
     test, model = some_images()
     seen = batch_sizes(model)
-    find_fooled(model, {"pgd": PGD}, test, 10, {"pgd": seeded(5)}, Stop(), "worst case")
+    find_fooled(model, {"pgd": PGD}, Batched(test, 10, Stop()), {"pgd": seeded(5)}, "worst case")
     del seen[: len(test) // 10]  # the clean images
     stages = len(doublings(PGD.steps)) - 1
     calls = PGD.restarts * (PGD.steps + stages)  # of one batch through all steps, looked at after each stage
@@ -154,7 +154,7 @@ def test_worst_case_over_attacks_on_the_standing() -> None:
     alone = {name: fooled_by(attack, model, test) for name, attack in attacks.items()}
     assert torch.equal(together, alone["noise"] | alone["pgd"])
     assert not torch.equal(together, alone["noise"]) and not torch.equal(together, alone["pgd"])
-    clean = find_mistakes(model, test, 25, Stop())
+    clean = find_mistakes(model, Batched(test, 25, Stop()))
     assert together[clean.top1].all() and together.sum() > clean.top1.sum() and not together.all()
     row = worst_case_rates(clean, together, 2.5)
     assert row == {
@@ -207,7 +207,7 @@ def test_batches_of_one_size_fool_the_same_images(label: str, momentum: float) -
     fooled, expected = clean_errors(model, test), fooled_by(attack, model, test)
     seen = batch_sizes(model)
     with Progress("worst case", len(test) * attack.restarts, "examples") as progress:
-        Search(model, test, 25, True, fooled, reach_of(attack), Stop(), progress).ascend(attack, seeded(5))
+        Search(model, Batched(test, 25, Stop()), True, fooled, reach_of(attack), progress).ascend(attack, seeded(5))
         assert progress.done == progress.total
     assert torch.equal(fooled, expected) and set(seen) == {25}
 
@@ -233,7 +233,7 @@ def test_a_stop_ends_the_search_before_its_next_batch() -> None:
 
     model.register_forward_hook(interrupt)
     with pytest.raises(Interrupted):
-        find_fooled(model, {"pgd": PGD}, test, 10, {"pgd": seeded(5)}, stop, "worst case")
+        find_fooled(model, {"pgd": PGD}, Batched(test, 10, stop), {"pgd": seeded(5)}, "worst case")
     assert len(seen) < 6 + 10 + 10
 
 
@@ -349,7 +349,9 @@ def test_momentum_outlives_looks_packing_and_images_that_drop_out(batch_size: in
     assert any(expected) and not all(expected) and sum(without) < sum(expected) - 5
     fooled = clean_errors(Function(two_logits), test)
     with Progress("worst case", len(test), "examples") as progress:
-        search = Search(Function(two_logits), test, batch_size, one_size, fooled, reach_of(CLIMB), Stop(), progress)
+        search = Search(
+            Function(two_logits), Batched(test, batch_size, Stop()), one_size, fooled, reach_of(CLIMB), progress
+        )
         search.ascend(CLIMB, seeded())
     assert fooled.tolist() == expected
 
@@ -446,5 +448,5 @@ def test_no_rate_is_computed_in_float64_on_the_device() -> None:
     attacks = {"pgd": replace(PGD, label="random", momentum=1.0), "noise": NoiseAttack(0.1, "truncated_normal")}
     with NoFloat64("cpu"):
         generators = {name: seeded() for name in attacks}
-        fooled, seconds = find_fooled(model, attacks, test, 16, generators, Stop(), "worst")
-        assert worst_case_rates(find_mistakes(model, test, 16, Stop()), fooled, seconds)["n"] == len(test)
+        fooled, seconds = find_fooled(model, attacks, Batched(test, 16, Stop()), generators, "worst")
+        assert worst_case_rates(find_mistakes(model, Batched(test, 16, Stop())), fooled, seconds)["n"] == len(test)

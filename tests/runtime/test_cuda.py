@@ -35,7 +35,7 @@ from epsball.attacks.gradient import GradientAttack
 from epsball.attacks.module import ModuleAttack
 from epsball.build import build, construct
 from epsball.data.datasets import DATASETS
-from epsball.data.images import Data, Split
+from epsball.data.images import Batched, Data, Split
 from epsball.measurements.worst_case import find_fooled
 from epsball.models import MODELS
 from epsball.runtime.device import Precision, allow_tf32, autocast, borrowed_seed
@@ -718,7 +718,7 @@ def test_the_worst_case_and_restarts_lose_the_images_that_they_must(attack: Call
     pgd = attack("pgd", eps=eps, step_size=eps / 2, restarts=3)
     attacks = {"pgd": pgd, "i_fgsm": attack("i_fgsm", eps=eps)}
     generators = {name: torch.Generator(DEVICE).manual_seed(0) for name in attacks}
-    found, _ = find_fooled(model, attacks, test, 64, generators, Stop(), "worst case")
+    found, _ = find_fooled(model, attacks, Batched(test, 64, Stop()), generators, "worst case")
     assert torch.equal(found.cpu(), lost)
     x, y = test.take(torch.arange(len(test), device=DEVICE))
     assert torch.equal((model(pgd(model, x, y, generators["pgd"])).argmax(1) != y).cpu(), lost)
@@ -733,7 +733,7 @@ def test_the_worst_case_of_a_network_is_the_cpus(
         model, test = copy.deepcopy(trained_net).to(device), digits.test.to(device)
         attacks = {"mi_fgsm": attack("mi_fgsm", eps=0.1), "pgd": attack("pgd", eps=0.1, step_size=0.02, restarts=3)}
         generators = {name: torch.Generator(device).manual_seed(0) for name in attacks}
-        lost.append(find_fooled(model, attacks, test, 100, generators, Stop(), "worst case")[0].cpu())
+        lost.append(find_fooled(model, attacks, Batched(test, 100, Stop()), generators, "worst case")[0].cpu())
     assert 0.1 < lost[0].double().mean() < 0.9
     assert (lost[0] != lost[1]).double().mean() <= 0.03
 

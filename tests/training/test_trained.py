@@ -503,7 +503,7 @@ def test_a_training_that_ended_before_its_model_was_scored_goes_on_with_the_scor
     line, original = ("trainer=standard", "trainer.batch_size=8"), trained.find_mistakes
 
     def stopped(*arguments: Any) -> Any:
-        arguments[-1].signum = 15
+        arguments[-1].stop.signum = 15
         return original(*arguments)
 
     for name, length in {"whole": 1.0, "part": 1.5}.items():

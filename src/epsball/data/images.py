@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from epsball.build import require
 from epsball.runtime.distributed import share
+from epsball.runtime.progress import Stop
 
 Shape = tuple[int, int, int]  # C, H, W
 
@@ -195,6 +196,34 @@ def random_flip(x: Tensor, generator: torch.Generator | None) -> Tensor:
 def to_unit(x: Tensor) -> Tensor:
     """Return uint8 intensities as float32 in [0, 1]."""
     return x.to(torch.float32).div_(255)
+
+
+@dataclass(frozen=True)
+class Batched:
+    """Images as an evaluation goes through them: batch by batch, until the run is asked to stop."""
+
+    images: Images
+    size: int
+    """images per batch"""
+    stop: Stop
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all images in order, with their labels. Raises Interrupted between two batches."""
+        for batch in self.images.batches(self.size):
+            self.stop.check()
+            yield batch
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    def share(self) -> Self:
+        """Return the images that are this process's, of a job of several."""
+        return replace(self, images=self.images.share())
 
 
 def in_batches(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -58,8 +58,7 @@ class Coherence(OfEachImage):
         return {"coherence": len(self.chosen(setup)), "gradients_of": "log_odds", "bins": bins}
 
     def numbers(self, setup: Setup, model: str) -> list[Row]:
-        measure = partial(alignment, setup.models[model])
-        found = over_batches(measure, self.chosen(setup), setup.batch_size, setup.stop, f"coherence of {model}")
+        found = over_batches(partial(alignment, setup.models[model]), self.chosen(setup), f"coherence of {model}")
         return alignment_rows(found, self.bins)
 
     def line(self, row: Mapping[Any, float]) -> str:

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from epsball.attacks.losses import GradientsOf, input_gradient
 from epsball.build import naming_field, require
-from epsball.data.images import Data, Images
+from epsball.data.images import Batched, Data
 from epsball.measurements.hadamard import factors, regular_hadamard
 from epsball.measurements.measurement import Further, Measurement, Row, Rows, Setup, Workload
 from epsball.measurements.targets import check_images, differentiable
 from epsball.models.predictions import mistakes, rate
 from epsball.output.pages import Section
 from epsball.results.rows import eps_label
-from epsball.runtime.progress import Progress, Stop
+from epsball.runtime.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,10 +113,8 @@ class Gaas(Measurement):
     def count(self, setup: Setup, target: str, subspaces: Sequence[Subspace]) -> dict[Subspace, Tensor]:
         """Count the adversarial directions of the images that a target classifies correctly."""
         right = (~setup.clean_mistakes(target).top1[: self.images]).nonzero().squeeze(1)
-        test = setup.test.only(right)
-        title = f"gaas on {target}"
-        model, of = setup.models[target], self.gradients_of
-        found = count_adversarial(model, of, test, subspaces, setup.batch_size, setup.stop, title)
+        test, title = setup.batched(setup.test.only(right)), f"gaas on {target}"
+        found = count_adversarial(setup.models[target], self.gradients_of, test, subspaces, title)
         for (eps, directions), fooling in found.items():
             share = 100 * rate(fooling == directions)
             said = f"all {directions} directions fool it on {share:.1f}% of {len(test)} images"
@@ -143,32 +141,28 @@ class Gaas(Measurement):
 
 
 def count_adversarial(
-    model: nn.Module,
-    gradients_of: GradientsOf,
-    test: Images,
-    subspaces: Sequence[Subspace],
-    batch_size: int,
-    stop: Stop,
-    title: str,
+    model: nn.Module, gradients_of: GradientsOf, test: Batched, subspaces: Sequence[Subspace], title: str
 ) -> dict[Subspace, Tensor]:
     """Return for each subspace (N,) numbers of directions of which each alone fools the model, on the host.
 
-    The gradient of an image is taken once. As many directions are tried at once as make about `batch_size` images.
+    The gradient of an image is taken once. As many directions are tried at once as make about a batch of images.
     """
     matrices = {k: regular_hadamard(k).to(test.device) for k in {subspace.directions for subspace in subspaces}}
     counts: dict[Subspace, list[Tensor]] = {subspace: [] for subspace in subspaces}
     with Progress(title, len(test) * sum(subspace.directions for subspace in subspaces), "examples") as progress:
-        for x, y in test.batches(batch_size):
+        for x, y in test:
             sign = input_gradient(model, x, y, of=gradients_of).sign()
             for subspace, found in counts.items():
                 fooled = []
-                for rows in torch.split(matrices[subspace.directions], max(1, batch_size // len(x))):
-                    stop.check()
+                for rows in torch.split(matrices[subspace.directions], max(1, test.size // len(x))):
+                    test.stop.check()
                     x_adv = (x + subspace.eps * aligned(rows, sign)).clamp(0, 1).flatten(0, 1)
                     fooled.append(mistakes(model, x_adv, y.repeat(len(rows))).top1.view(len(rows), -1))
                     progress.step(len(x_adv))
                 found.append(torch.cat(fooled).sum(0))
-    return {subspace: torch.cat([test.y[:0], *found]).cpu() for subspace, found in counts.items()}  # of no image none
+    return {
+        subspace: torch.cat([test.images.y[:0], *found]).cpu() for subspace, found in counts.items()
+    }  # of no image none
 
 
 def aligned(rows: Tensor, sign: Tensor) -> Tensor:

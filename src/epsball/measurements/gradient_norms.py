@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from epsball.attacks.losses import input_gradient
-from epsball.data.images import Images
+from epsball.data.images import Batched
 from epsball.measurements.measurement import Row, Setup
 from epsball.measurements.targets import OfEachTarget
 from epsball.results.distributions import Bins, distribution_rows
-from epsball.runtime.progress import Stop
 
 SMALL = 1e-12  # of a length in float32: below it the squares of its components are rounded, far below it away
 
@@ -43,20 +42,16 @@ class GradientNorms(OfEachTarget):
         return {"gradients": bins, **loss} if bins or loss else "gradients"
 
     def numbers(self, setup: Setup, model: str) -> list[Row]:
-        norms = gradient_norms(setup.models[model], setup.test, setup.batch_size, setup.stop)
+        norms = gradient_norms(setup.models[model], setup.batched())
         return gradient_rows(norms, self.bins)
 
     def line(self, row: Mapping[Any, float]) -> str:
         return f"gradient norm {row['mean']:.4g}, sd {row['sd']:.4g}, {row['share of zeros']:.2%} zero"
 
 
-def gradient_norms(model: nn.Module, test: Images, batch_size: int, stop: Stop) -> Tensor:
+def gradient_norms(model: nn.Module, test: Batched) -> Tensor:
     """Return (N,) L2 norms of the loss's gradient for each test image (Tramèr et al. 2017, appendix D)."""
-    parts = []
-    for x, y in test.batches(batch_size):
-        stop.check()
-        parts.append(lengths(input_gradient(model, x, y).flatten(1)))
-    return torch.cat(parts)
+    return torch.cat([lengths(input_gradient(model, x, y).flatten(1)) for x, y in test])
 
 
 def lengths(gradients: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Follow an attack from several starts of each image: what its iterates do to models, and where they end."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from epsball.attacks.gradient import AttackState, GradientAttack
 from epsball.attacks.losses import input_gradient
-from epsball.data.images import Images
+from epsball.data.images import Batched
 from epsball.measurements.maxima import cosines, mean_angle, mean_distance
 from epsball.measurements.violations import Reach
 from epsball.models import own_heads
@@ -24,8 +24,6 @@ class Plan:
 
     attack: GradientAttack
     """its `restarts` are the starts of each image"""
-    images: int
-    """how many of the test set, from its first"""
     steps: Sequence[int]
     """numbers of steps after which models are shown the iterates, rising"""
     paths: bool
@@ -98,25 +96,17 @@ def chosen(every: Mistakes, place: Tensor) -> Mistakes:
     return every.mapped(lambda found: found.gather(1, place[:, None])[:, 0])
 
 
-def follow(
-    plan: Plan,
-    models: Mapping[str, nn.Module],
-    source: str,
-    test: Images,
-    batch_size: int,
-    generator: Generator,
-    stop: Stop,
-) -> Followed:
-    """Attack the first test images on a source, all starts of an image in one batch, `batch_size` examples at a time.
+def follow(plan: Plan, models: Mapping[str, nn.Module], source: str, test: Batched, generator: Generator) -> Followed:
+    """Attack test images on a source, all starts of an image in one batch, `test.size` examples at a time.
 
     Of each batch of images the generator gives the labels, then one start after another, as the attack itself draws
     them. Raises Violation when an iterate that is looked at is outside the pixel range or the eps-ball.
     """
-    began, first = seconds_at(test.device), test.first(plan.images)
-    follower = Follower(plan, models, source, stop, Reach(plan.title, plan.attack.eps))
+    began = seconds_at(test.device)
+    follower = Follower(plan, models, source, test.stop, Reach(plan.title, plan.attack.eps))
     parts = []
-    with Progress(plan.title, len(first), "images") as progress:
-        for x, y in first.batches(max(1, batch_size // plan.attack.restarts)):
+    with Progress(plan.title, len(test), "images") as progress:
+        for x, y in replace(test, size=max(1, test.size // plan.attack.restarts)):
             parts.append(follower.follow(x, y, generator))
             progress.step(len(x))
     follower.reach.checked()

@@ -184,12 +184,11 @@ class LossPaths(Measurement):
         """Attack the first images on a source, and show the iterates to it and to the targets."""
         assert isinstance(named.attack, GradientAttack)
         title = f"{named.name} eps {named.attack.eps:g} from {self.restarts} starts on {source}"
-        plan = Plan(named.attack, self.images, self.steps, self.paths, title)
+        plan = Plan(named.attack, self.steps, self.paths, title)
         models = {name: setup.models[name] for name in dict.fromkeys((source, *targets))}
         with setup.graphs():
-            found = follow(
-                plan, models, source, setup.test, setup.batch_size, setup.generator(named, source), setup.stop
-            )
+            test = setup.batched(setup.test.first(self.images))
+            found = follow(plan, models, source, test, setup.generator(named, source))
         log.info("%s: error of %s", title, f"{100 * rate(found.last.shown[source].top1.any(1)):.1f}%")
         return found
 

@@ -15,7 +15,7 @@ from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack, craft
 from epsball.attacks.losses import input_gradient
 from epsball.build import require
-from epsball.data.images import Images, in_batches
+from epsball.data.images import Batched
 from epsball.measurements.measurement import Measurement, Row, Rows, Scope, Setup, Workload, one_seed
 from epsball.measurements.violations import Reach
 from epsball.models.predictions import mistakes
@@ -23,7 +23,6 @@ from epsball.output.pages import Section
 from epsball.output.plot import WARNING, save
 from epsball.output.tables import write_csv
 from epsball.results.distributions import mean_and_sd
-from epsball.runtime.progress import Stop
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,24 +112,22 @@ class LossSurface(Measurement):
             other,
             model,
             named.attack,
-            setup.test,
-            setup.batch_size,
+            setup.batched(),
             setup.generator(named, self.other),
-            setup.stop,
             self.averaged,
             f"{named.name} eps {named.attack.eps:g} on {self.other}",
         )
         if len(index) == 0:
             message = "no example of %s crafted on %s fools %s: there is no surface"
             log.warning(message, named.name, self.other, self.model)
-        x, y = setup.test.take(index)
+        images = setup.test.only(index)
         means: list[Row] = []
         drawn: list[Row] = []
         for window, name in WINDOWS.items():
             steps = torch.linspace(0, {"whole": self.extent, "zoom": self.zoom}[window], self.grid)
-            losses = losses_on_grid(model, (model, other), x, y, steps, self.clip, setup.batch_size, setup.stop)
+            losses = losses_on_grid(model, (model, other), setup.batched(images), steps, self.clip)
             means += [mean_row(name, losses, steps, i, j) for i, j in grid(self.grid)]
-            drawn += self.drawn(window, losses, steps, index.tolist(), y.tolist())
+            drawn += self.drawn(window, losses, steps, index.tolist(), images.y.tolist())
         return means, drawn
 
     def drawn(self, window: str, losses: Tensor, steps: Tensor, index: list[int], labels: list[int]) -> list[Row]:
@@ -193,10 +190,8 @@ def find_transferring(
     source: nn.Module,
     target: nn.Module,
     attack: Attack,
-    test: Images,
-    batch_size: int,
+    test: Batched,
     generator: Generator,
-    stop: Stop,
     most: int,
     title: str,
 ) -> Tensor:
@@ -204,13 +199,12 @@ def find_transferring(
     on the source fools it. Raises Violation when an example is outside the pixel range or the eps-ball."""
     found: list[Tensor] = []
     reach = Reach(title, attack.eps)
-    for number, (x, y) in enumerate(test.batches(batch_size)):
-        stop.check()
+    for number, (x, y) in enumerate(test):
         right = ~mistakes(target, x, y).top1
         x_adv = craft(attack, source, x, y, generator)
         reach.add(x_adv, x)
         fooled = mistakes(target, x_adv, y).top1
-        found.append((right & fooled).nonzero().flatten() + number * batch_size)
+        found.append((right & fooled).nonzero().flatten() + number * test.size)
         if sum(map(len, found)) >= most:
             break
     reach.checked()
@@ -218,35 +212,21 @@ def find_transferring(
 
 
 def losses_on_grid(
-    model: nn.Module,
-    along: tuple[nn.Module, nn.Module],
-    x: Tensor,
-    y: Tensor,
-    steps: Tensor,
-    clip: bool,
-    batch_size: int,
-    stop: Stop,
+    model: nn.Module, along: tuple[nn.Module, nn.Module], images: Batched, steps: Tensor, clip: bool
 ) -> Tensor:
     """Return (N, S, S) losses on x + steps[i] sign(g1) + steps[j] sign(g2), g1 and g2 the gradients of `along`."""
-    losses = x.new_empty(len(x), len(steps), len(steps))
-    if len(x) == 0:
-        return losses.cpu()  # many a network reshapes by `view(len(x), -1)`, which no image allows
-    first, second = (
-        torch.cat([input_gradient(one, *part).sign() for part in in_batches(batch_size, x, y)]) for one in along
-    )
-    for i, e1 in enumerate(steps.tolist()):
-        for j, e2 in enumerate(steps.tolist()):
-            stop.check()
-            moved = x + e1 * first + e2 * second
-            losses[:, i, j] = losses_of(model, moved.clamp(0, 1) if clip else moved, y, batch_size)
+    losses = torch.empty(len(images), len(steps), len(steps), device=images.device)
+    for part, (x, y) in zip(
+        torch.split(losses, images.size), images, strict=False
+    ):  # no image: an empty part, no batch
+        first, second = (input_gradient(one, x, y).sign() for one in along)
+        for i, e1 in enumerate(steps.tolist()):
+            for j, e2 in enumerate(steps.tolist()):
+                images.stop.check()
+                moved = x + e1 * first + e2 * second
+                with torch.no_grad():
+                    part[:, i, j] = F.cross_entropy(model(moved.clamp(0, 1) if clip else moved), y, reduction="none")
     return losses.cpu()
-
-
-@torch.no_grad()
-def losses_of(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """Return (N,) cross-entropies."""
-    parts = in_batches(batch_size, x, y)
-    return torch.cat([F.cross_entropy(model(part), labels, reduction="none") for part, labels in parts])
 
 
 def draw_loss_surfaces(surface: "pd.DataFrame", path: Path, first: str, second: str) -> None:

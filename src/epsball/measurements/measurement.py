@@ -11,7 +11,7 @@ import torch
 from torch import Generator, nn
 
 from epsball.attacks import NamedAttack
-from epsball.data.images import Data, Images
+from epsball.data.images import Batched, Data, Images
 from epsball.models.predictions import Mistakes, find_mistakes, rate
 from epsball.output.pages import Section
 from epsball.paper.expressions import Quantity
@@ -87,11 +87,15 @@ class Setup:
     clean: dict[str, Mistakes]
     """mistakes on these test images, clean, by the fingerprint of a model; filled as they are asked for"""
 
+    def batched(self, images: Images | None = None) -> Batched:
+        """Return test images as measurements go through them; None: all."""
+        return Batched(self.test if images is None else images, self.batch_size, self.stop)
+
     def clean_mistakes(self, model: str) -> Mistakes:
         """Return a model's mistakes on the clean test images, found once."""
         key = self.keys[model]
         if key not in self.clean:
-            self.clean[key] = find_mistakes(self.models[model], self.test, self.batch_size, self.stop)
+            self.clean[key] = find_mistakes(self.models[model], self.batched())
         return self.clean[key]
 
     def generator(self, attack: NamedAttack, source: str) -> Generator:

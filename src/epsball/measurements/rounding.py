@@ -55,8 +55,7 @@ class Rounding(OfEachImage):
         return {"rounding": len(self.chosen(setup)), "bins": None if self.bins is None else asdict(self.bins)}
 
     def numbers(self, setup: Setup, model: str) -> list[Row]:
-        measure = partial(roundings, setup.models[model])
-        found = over_batches(measure, self.chosen(setup), setup.batch_size, setup.stop, f"rounding of {model}")
+        found = over_batches(partial(roundings, setup.models[model]), self.chosen(setup), f"rounding of {model}")
         return rounding_rows(found, self.bins)
 
     def line(self, row: Mapping[Any, float]) -> str:

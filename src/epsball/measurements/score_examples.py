@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from epsball.attacks import NamedAttack
 from epsball.build import bound, naming_field, require
 from epsball.data.examples import Examples, read_examples
-from epsball.data.images import Data, Images, in_batches
+from epsball.data.images import Batched, Data, in_batches
 from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, Workload, error_rates
 from epsball.models.predictions import Mistakes, gathered, mistakes, rate
 from epsball.output.console import console_matrix
 from epsball.output.matrix import matrix_sections
 from epsball.output.pages import Section
 from epsball.runtime.device import seconds_at
-from epsball.runtime.progress import Progress, Stop
+from epsball.runtime.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +103,7 @@ class ScoreExamples(Measurement):
 
         def measure() -> list[Row]:
             title = f"{self.file} on {target}"
-            found = score(setup.models[target], examples.x, setup.test, setup.batch_size, setup.stop, title)
+            found = score(setup.models[target], examples.x, setup.batched(), title)
             log.info("%s: error %.1f%%", title, 100 * rate(found.top1))
             clean = {"clean_error_top1": rate(setup.clean_mistakes(target).top1)}
             return [{**error_rates(found), **clean, "max_perturbation": examples.largest, "seconds": found.seconds}]
@@ -118,13 +118,13 @@ class ScoreExamples(Measurement):
         return console_matrix(frames["results"])
 
 
-def score(model: nn.Module, x_adv: Tensor, test: Images, batch_size: int, stop: Stop, title: str) -> Mistakes:
+def score(model: nn.Module, x_adv: Tensor, test: Batched, title: str) -> Mistakes:
     """Find the model's mistakes on one adversarial image for each test image."""
     began = seconds_at(test.device)
     parts: list[Mistakes] = []
     with Progress(title, len(test), "images") as progress:
-        for x, y in in_batches(batch_size, x_adv, test.y):
-            stop.check()
+        for x, y in in_batches(test.size, x_adv, test.images.y):
+            test.stop.check()
             parts.append(mistakes(model, x.to(test.device), y))
             progress.step(len(x))
     return gathered(parts, seconds_at(test.device) - began)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from epsball.build import require
-from epsball.data.images import Images
+from epsball.data.images import Batched
 from epsball.measurements.measurement import Measurement, Row, Rows, Setup, Workload
 from epsball.output.pages import Section
 from epsball.results.distributions import Bins
-from epsball.runtime.progress import Progress, Stop
+from epsball.runtime.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,8 +84,8 @@ class OfEachImage(OfEachTarget):
     def __post_init__(self) -> None:
         check_images(self.images)
 
-    def chosen(self, setup: Setup) -> Images:
-        return setup.test.first(self.images)
+    def chosen(self, setup: Setup) -> Batched:
+        return setup.batched(setup.test.first(self.images))
 
 
 def check_images(images: int | None) -> None:
@@ -93,14 +93,11 @@ def check_images(images: int | None) -> None:
     require(images is None or images >= 1, f"images should be at least 1 or null, is {images}")
 
 
-def over_batches(
-    measure: Callable[[Tensor, Tensor], PerImage], test: Images, batch_size: int, stop: Stop, title: str
-) -> PerImage:
+def over_batches(measure: Callable[[Tensor, Tensor], PerImage], test: Batched, title: str) -> PerImage:
     """Return what `measure` finds of images and labels, joined over the batches. Nothing waits for the device."""
     parts = []
     with Progress(title, len(test), "images") as progress:
-        for x, y in test.batches(batch_size):
-            stop.check()
+        for x, y in test:
             parts.append(measure(x, y))
             progress.step(len(x))
     return type(parts[0])(*(torch.cat(values) for values in zip(*parts, strict=True)))

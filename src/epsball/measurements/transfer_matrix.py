@@ -14,7 +14,7 @@ from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack, craft
 from epsball.build import did_you_mean, listed, require
 from epsball.data.examples import challenge_bytes
-from epsball.data.images import Data, Images
+from epsball.data.images import Batched, Data
 from epsball.data.streamed import StreamedSplit
 from epsball.measurements.measurement import (
     Cell,
@@ -37,7 +37,7 @@ from epsball.paper.expressions import Quantity
 from epsball.results.metrics import ERROR_METRICS
 from epsball.runtime.device import derived_seed, seconds_at
 from epsball.runtime.distributed import gather, in_order, rank
-from epsball.runtime.progress import Progress, Stop
+from epsball.runtime.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +119,7 @@ class TransferMatrix(Measurement):
         for named in setup.attacks:
             for source in setup.sources:
                 if own := targets.get((source, named.name, named.attack.eps)):
-                    test = setup.test.first(self.images_of(named.name))
+                    test = setup.batched(setup.test.first(self.images_of(named.name)))
                     yield Task(named, source, own, test, self.export)
 
     def present(self, frames: Mapping[str, "pd.DataFrame"], folder: Path) -> list[Section]:
@@ -142,7 +142,7 @@ class Task:
     named: NamedAttack
     source: str
     targets: Sequence[str]
-    test: Images
+    test: Batched
     """the images they are crafted of"""
     export: bool
     """whether they are written"""
@@ -186,15 +186,7 @@ def craft_rows(setup: Setup, task: Task, missing: Sequence[str]) -> dict[str, li
     models = {target: setup.models[target] for target in missing}
     with setup.graphs():
         own, wrong, largest, examples = transfer(
-            setup.models[source],
-            named.attack,
-            models,
-            task.test,
-            setup.batch_size,
-            generator,
-            setup.stop,
-            title,
-            keep=task.export,
+            setup.models[source], named.attack, models, task.test, generator, title, keep=task.export
         )
     if examples is not None:
         content = challenge_bytes(examples)
@@ -215,10 +207,8 @@ def transfer(
     source: nn.Module,
     attack: Attack,
     targets: Mapping[str, nn.Module],
-    test: Images,
-    batch_size: int,
+    test: Batched,
     generator: Generator,
-    stop: Stop,
     title: str,
     keep: bool = False,
 ) -> tuple[Mistakes, dict[str, Mistakes], float, Tensor | None]:
@@ -235,8 +225,7 @@ def transfer(
     share, generator = test.share(), own_generator(generator)
     reach = Reach(title, attack.eps)
     with Progress(title, len(share), "images") as progress:
-        for x, y in share.batches(batch_size):
-            stop.check()
+        for x, y in share:
             x_adv = craft(attack, source, x, y, generator)
             reach.add(x_adv, x)
             if keep:

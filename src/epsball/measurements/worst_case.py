@@ -13,7 +13,7 @@ from epsball.attacks import NamedAttack
 from epsball.attacks.attack import Attack, craft
 from epsball.attacks.gradient import AttackState, GradientAttack
 from epsball.build import require
-from epsball.data.images import Images
+from epsball.data.images import Batched
 from epsball.measurements.measurement import Cell, Measurement, Row, Rows, Scope, Setup, Workload
 from epsball.measurements.violations import Reach
 from epsball.models.predictions import Mistakes, mistakes, rate
@@ -24,7 +24,7 @@ from epsball.paper.expressions import is_equal
 from epsball.results.metrics import TOP1
 from epsball.results.paired import packed_bits
 from epsball.runtime.device import seconds_at
-from epsball.runtime.progress import Progress, Stop
+from epsball.runtime.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,9 +100,7 @@ def worst_case_rows(setup: Setup, source: str, eps: float) -> list[Row]:
         generators = {named.name: setup.generator(named, source) for named in chosen}
         title = f"worst of {len(attacks)} at eps {eps:g} on {source}"
         with setup.graphs():
-            fooled, seconds = find_fooled(
-                setup.models[source], attacks, setup.test, setup.batch_size, generators, setup.stop, title
-            )
+            fooled, seconds = find_fooled(setup.models[source], attacks, setup.batched(), generators, title)
         return [worst_case_rates(setup.clean_mistakes(source), fooled, seconds)]
 
     found = setup.find_or_measure(worst_of(setup, eps), source, source, measure)
@@ -110,28 +108,22 @@ def worst_case_rows(setup: Setup, source: str, eps: float) -> list[Row]:
 
 
 def find_fooled(
-    model: nn.Module,
-    attacks: Mapping[str, Attack],
-    test: Images,
-    batch_size: int,
-    generators: Mapping[str, Generator],
-    stop: Stop,
-    title: str,
+    model: nn.Module, attacks: Mapping[str, Attack], test: Batched, generators: Mapping[str, Generator], title: str
 ) -> tuple[Tensor, float]:
     """Return (N,) booleans: which images the model gets wrong, clean or under any of the attacks; and seconds taken.
 
     The iterates of a gradient attack are looked at after 1, 2, 4, 8, ... steps and the last. An attack's generator
-    gives the labels of all images in order, then for each restart the starts of all images in order, `batch_size` at a
-    time: no image's random numbers depend on which others are fooled. Raises Violation when an example that it
+    gives the labels of all images in order, then for each restart the starts of all images in order, batch by
+    batch: no image's random numbers depend on which others are fooled. Raises Violation when an example that it
     looks at is outside the pixel range or further than the attack's eps from its image.
     """
     began = seconds_at(test.device)
-    fooled = torch.cat([mistakes(model, x, y).top1 for x, y in test.batches(batch_size)])
+    fooled = torch.cat([mistakes(model, x, y).top1 for x, y in test])
     passes = sum(attack.restarts if isinstance(attack, GradientAttack) else 1 for attack in attacks.values())
     with Progress(title, len(test) * passes, "examples") as progress:
         for name, attack in attacks.items():
             reach = Reach(f"{name}, {title}", attack.eps)
-            search = Search(model, test, batch_size, test.device.type == "cuda", fooled, reach, stop, progress)
+            search = Search(model, test, test.device.type == "cuda", fooled, reach, progress)
             if isinstance(attack, GradientAttack):
                 search.ascend(replace(attack, keep="last"), generators[name])
             else:
@@ -145,12 +137,10 @@ class Search:
     """A search for images that one attack fools; it marks them in `fooled`."""
 
     model: nn.Module
-    test: Images
-    batch_size: int
-    one_size: bool  # whether every batch has this size: CUDA tunes and captures kernels anew for each
+    test: Batched
+    one_size: bool  # whether every batch has the test's size: CUDA tunes and captures kernels anew for each
     fooled: Tensor  # (N,) booleans
     reach: Reach  # of all examples that were looked at
-    stop: Stop
     progress: Progress  # counts every image once per pass over the test set
 
     def craft(self, attack: Attack, generator: Generator) -> None:
@@ -162,14 +152,14 @@ class Search:
 
     def ascend(self, attack: GradientAttack, generator: Generator) -> None:
         """Mark the images of which any restart has an iterate that fools the model."""
-        chosen = [attack.choose_label(self.model, x, y, generator) for x, y in self.test.batches(self.batch_size)]
+        chosen = [attack.choose_label(self.model, x, y, generator) for x, y in self.test]
         labels = [label for label in chosen if label is not None]
         for _ in range(attack.restarts):
             if self.fooled.all():
                 return
             standing = self.starts(attack, torch.cat(labels) if labels else None, generator)
             for done, until in itertools.pairwise(doublings(attack.number_of_steps)):
-                standing = self.advance(attack, packed(standing, self.batch_size), until - done)
+                standing = self.advance(attack, packed(standing, self.test.size), until - done)
             for _ in standing:  # draws all batches through all steps
                 pass
 
@@ -184,23 +174,22 @@ class Search:
     def advance(self, attack: GradientAttack, batches: Iterator[Attacked], steps: int) -> Iterator[Attacked]:
         """Take `steps` steps on each batch, mark the images that fool the model now, hand on the others."""
         for index, x, state in batches:
-            self.stop.check()
+            self.test.stop.check()
             rows = torch.arange(len(index), device=index.device)
             if self.one_size:  # filled up with its own images, whose copies are dropped below
-                rows = torch.arange(self.batch_size, device=index.device) % len(index)
+                rows = torch.arange(self.test.size, device=index.device) % len(index)
                 state = state.only(rows)
             attack.advance_captured(self.model, state, steps)
             self.reach.add(state.x_adv[: len(index)], x)
-            wrong = mistakes(self.model, state.x_adv, self.test.y[index[rows]]).top1[: len(index)]
+            wrong = mistakes(self.model, state.x_adv, self.test.images.y[index[rows]]).top1[: len(index)]
             self.fooled[index] |= wrong
             left = (~wrong).nonzero().squeeze(1)
             yield index[left], x[left], state.only(left)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield all test images in order: places, images, labels."""
-        places = torch.split(torch.arange(len(self.test), device=self.test.device), self.batch_size)
-        for index, (x, y) in zip(places, self.test.batches(self.batch_size), strict=True):
-            self.stop.check()
+        places = torch.split(torch.arange(len(self.test), device=self.test.device), self.test.size)
+        for index, (x, y) in zip(places, self.test, strict=True):
             yield index, x, y
             self.progress.step(len(index))
 

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epsball.data.images import Images
+from epsball.data.images import Batched
 from epsball.runtime.device import seconds_at
 from epsball.runtime.distributed import in_order
-from epsball.runtime.progress import Stop
 
 
 class Mistakes(NamedTuple):
@@ -49,13 +48,10 @@ def mistakes(model: nn.Module, x: Tensor, y: Tensor) -> Mistakes:
     return Mistakes(top1, ~(logits.topk(5, dim=1).indices == y[:, None]).any(1) | unknown, losses)
 
 
-def find_mistakes(model: nn.Module, test: Images, batch_size: int, stop: Stop) -> Mistakes:
+def find_mistakes(model: nn.Module, test: Batched) -> Mistakes:
     """Find the model's mistakes on the unperturbed test images."""
     began = seconds_at(test.device)
-    parts: list[Mistakes] = []
-    for x, y in test.share().batches(batch_size):
-        stop.check()
-        parts.append(mistakes(model, x, y))
+    parts = [mistakes(model, x, y) for x, y in test.share()]
     return of_all(gathered(parts, 0.0), len(test))._replace(seconds=seconds_at(test.device) - began)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epsball.data.images import Data
+from epsball.data.images import Batched, Data
 from epsball.models import FitsItself
 from epsball.models.predictions import Mistakes, find_mistakes, rate
 from epsball.runtime.device import Execution, allow_tf32, environment
@@ -96,7 +96,7 @@ class TrainedModels:
         if spec.key not in known:
             test = self.data(spec.data, execution.device).test
             with allow_tf32(execution.precision):
-                known[spec.key] = find_mistakes(network, test, execution.batch_size, self.stop)
+                known[spec.key] = find_mistakes(network, Batched(test, execution.batch_size, self.stop))
         return known[spec.key]
 
     def train_one(
