@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from epsball.data.images import Batched, Data
 from epsball.models import FitsItself
 from epsball.models.predictions import Mistakes, find_mistakes, rate
-from epsball.runtime.device import Execution, allow_tf32, environment
+from epsball.runtime.device import Execution, environment
 from epsball.runtime.progress import Stop
 from epsball.runtime.store import CheckpointFolder, Store
 from epsball.training.fit import State, TrainingControl, fit, mismatched_columns
@@ -90,15 +90,6 @@ class TrainedModels:
         """Return the dict, shared by the whole run, of mistakes on these clean test images by a model's fingerprint."""
         return self.mistakes.setdefault((data.test_checksum, execution), {})
 
-    def clean_mistakes(self, spec: ModelSpec, network: nn.Module, execution: Execution) -> Mistakes:
-        """Return the mistakes of a spec's trained network on its own clean test images, found once in a run."""
-        known = self.known_mistakes(spec.data, execution)
-        if spec.key not in known:
-            test = self.data(spec.data, execution.device).test
-            with allow_tf32(execution.precision):
-                known[spec.key] = find_mistakes(network, Batched(test, execution.batch_size, self.stop))
-        return known[spec.key]
-
     def train_one(
         self, name: str, spec: ModelSpec, execution: Execution, folder: CheckpointFolder
     ) -> tuple[Mapping[str, Tensor], Json, str]:
@@ -120,7 +111,8 @@ class TrainedModels:
             control = self.control(name, spec, execution, checkpoints)
             curve = fit(network, spec.trainer, sources, data, spec.model_seed, control)
             seconds = checkpoints.seconds()
-        wrong = self.clean_mistakes(spec, network.eval(), execution).top1
+        found = find_mistakes(network.eval(), Batched(data.test, execution.batch_size, self.stop))
+        self.known_mistakes(spec.data, execution)[spec.key] = found
         record = {
             "fingerprint": spec.key,
             "spec": spec.identity,
@@ -131,8 +123,8 @@ class TrainedModels:
             "curve": spec.curve,
             "seconds": round(seconds, 2),
             "loss": curve[-1]["loss"] if curve else None,
-            "clean_error": rate(wrong),
-            "clean_n": len(wrong),
+            "clean_error": rate(found.top1),
+            "clean_n": len(found.top1),
             **environment(execution.device),
         }
         return network.state_dict(), record, pd.DataFrame(curve).to_csv(index=False)
