@@ -68,7 +68,7 @@ def test_an_attack_that_nothing_asks_about_is_told(tiny: Callable[..., Config]) 
     """As one's own beside a paper's: most papers measure only what their tables, claims and figures ask about."""
     claim = 'claims.c={says: x, paper: y, checks: ["error(target | target, fgsm) > error(target)"]}'
     words = ("attack=none", "suite=fgsm", "+attack@suite.own=pgd", "measurement.cells=asked", claim)
-    told = "no table, claim or figure asks about own: crafted on none, unless measurement.cells=all"
+    told = "no table, claim or figure asks about own: in the matrix with measurement.cells=all alone"
     assert told in said_of(tiny(*words))
     worst = "+measurement@measurements.worst=worst_case"
     for other in ("measurement.cells=all", worst):  # of which the worst case crafts all

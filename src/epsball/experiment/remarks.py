@@ -19,7 +19,7 @@ def remarks(parts: Sequence[Sequence[Experiment]], joint: Statements, run: str) 
     for seeds in parts:
         first = seeds[0]
         yield from other_data(first)
-        yield from uncrafted_attacks(first)
+        yield from idle_attacks(first)
         yield from short_steps(first)
         yield from first.expected.holes(first.statements)
         yield from equal_models(first)
@@ -37,9 +37,9 @@ def other_data(experiment: Experiment) -> Iterator[str]:
             yield f"{name}: its published numbers are of {each.published_on}, ours of {dataset}: not compared"
 
 
-def uncrafted_attacks(experiment: Experiment) -> Iterator[str]:
-    """Say which attacks are crafted on no model, because none has gradients, or because nothing asks about them where
-    only what is asked about is measured."""
+def idle_attacks(experiment: Experiment) -> Iterator[str]:
+    """Say which attacks are crafted on no model, because none has gradients, or are left out of a transfer matrix of
+    what is asked about, because nothing asks about them."""
     if experiment.attacks and not experiment.sources:
         yield f"no model has gradients: {listed([named.name for named in experiment.attacks])} crafted on none"
     elif any(isinstance(one, TransferMatrix) and one.cells == "asked" for one in experiment.measurements.values()):
@@ -48,7 +48,8 @@ def uncrafted_attacks(experiment: Experiment) -> Iterator[str]:
         crafted = [one for label, attack, eps in cells for one in kinds[label].made_of(attack, eps, attacks)]
         used = {named.name for named in attacks if named.identity in crafted}
         if idle := [name for name in dict.fromkeys(named.name for named in attacks) if name not in used]:
-            yield f"no table, claim or figure asks about {listed(idle)}: crafted on none, unless measurement.cells=all"
+            where = "in the matrix with measurement.cells=all alone"
+            yield f"no table, claim or figure asks about {listed(idle)}: {where}"
 
 
 def short_steps(experiment: Experiment) -> Iterator[str]:
