@@ -160,9 +160,8 @@ def count_adversarial(
                     fooled.append(mistakes(model, x_adv, y.repeat(len(rows))).top1.view(len(rows), -1))
                     progress.step(len(x_adv))
                 found.append(torch.cat(fooled).sum(0))
-    return {
-        subspace: torch.cat([test.images.y[:0], *found]).cpu() for subspace, found in counts.items()
-    }  # of no image none
+    nothing = test.images.y[:0]  # where there is no image
+    return {subspace: torch.cat([nothing, *found]).cpu() for subspace, found in counts.items()}
 
 
 def aligned(rows: Tensor, sign: Tensor) -> Tensor:

@@ -216,9 +216,8 @@ def losses_on_grid(
 ) -> Tensor:
     """Return (N, S, S) losses on x + steps[i] sign(g1) + steps[j] sign(g2), g1 and g2 the gradients of `along`."""
     losses = torch.empty(len(images), len(steps), len(steps), device=images.device)
-    for part, (x, y) in zip(
-        torch.split(losses, images.size), images, strict=False
-    ):  # no image: an empty part, no batch
+    parts = torch.split(losses, images.size)  # of no image one, which is empty
+    for part, (x, y) in zip(parts, images, strict=False):
         first, second = (input_gradient(one, x, y).sign() for one in along)
         for i, e1 in enumerate(steps.tolist()):
             for j, e2 in enumerate(steps.tolist()):
