@@ -35,7 +35,7 @@ PUBLISHED = {  # by folder
     "kariyappa/paper/forks_div": Published({0}, claims=0, tables=2, identities=84),
     "kariyappa/paper/gradients_of": Published({0}, claims=0, tables=2, identities=39),
     "kariyappa/paper/noise": Published({0}, claims=0, tables=1, identities=33),
-    "kariyappa/paper/resnet20": Published({0}, claims=5, tables=2, identities=36),
+    "kariyappa/paper/resnet20": Published({0}, claims=6, tables=2, identities=60),
     "kariyappa/paper/rounding": Published({0}, claims=0, tables=2, identities=28),
     "kurakin": Published({0}, claims=15, tables=13, identities=364),
     "kurakin/images_50000": Published({0}, claims=3, tables=3, identities=37),
