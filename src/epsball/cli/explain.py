@@ -58,7 +58,9 @@ def explanation(error: Exception, part: str | None) -> str:
     if match := re.search(r"In '([^'/]+)/([^']+)': \w+ .*Cannot merge DictConfig with ListConfig", text):
         return unlike_kinds(match[1], match[2])
     if match := re.search(r"Multiple values for ([^\s@]+@\S+?)\.? To override", text):  # +attack@suite.fgsm=mi_fgsm
-        return f"{match[1]} is there already: {match[1]}=OPTION, without +, puts another in its place"
+        field = f"{match[1].partition('@')[2]}.KEY=VALUE sets a field of it, and + adds one under another name"
+        another = f"{match[1]}=OPTION, without +, puts another in its place"
+        return f"{match[1]} is there already: {field if part else another}"  # the run of the parts may lack it
     if match := re.search(r"(\S+) appears more than once in the final defaults list", text):
         return added_twice(match[1])
     if match := re.search(r"Error merging override \+*([^\s=]+)=", text):  # arch.members=[], betas={...}
