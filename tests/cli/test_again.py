@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from commands import Ended, run_jsons, start, tiny_line, wait_until
+from own_files import changed, random_images, write_npz
 
 from epsball.cli.again import changes
 from epsball.experiment.prepare import prepare_experiment
@@ -160,6 +162,23 @@ def test_what_a_parts_own_file_changed_is_told(main: Main, tmp_path: Path) -> No
     assert ended.code == 0, ended.err
     told = [line.removeprefix("since then: ") for line in ended.err.splitlines() if line.startswith("since then: ")]
     assert told == ["two.eps is 0.2, was 0.3", "two.suite.fgsm.eps is 0.2, was 0.3"]
+
+
+def test_other_data_at_the_same_place_are_told(main: Main, tmp_path: Path) -> None:
+    """The words and the config are the same then."""
+    data, first = tmp_path / "data", tmp_path / "first"
+    write_npz(data)
+    words = ["dataset.train_size=null", "dataset.test_size=null", f"hydra.run.dir={first}"]
+    ended = main(*tiny_line("dataset=npz", f"dataset.root={data}", *words))
+    assert ended.code == 0, ended.err
+    again = main(f"again={first}")
+    assert again.code == 0 and "since then" not in again.err, again.err
+    shutil.rmtree(data)
+    write_npz(data, test=changed(random_images()["test"]))
+    again = main(f"again={first}")
+    told = [line.partition(" is ")[0] for line in again.err.splitlines() if line.startswith("since then: ")]
+    assert again.code == 0, again.err
+    assert told == [f"since then: {key}" for key in ("dataset.checksum", "models.target.dataset.checksum")]
 
 
 def test_a_group_that_was_empty_is_told_by_what_it_has_now() -> None:

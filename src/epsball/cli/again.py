@@ -116,8 +116,9 @@ def directory_again(
         before, now = {"folder": folder, **before}, {"folder": str(Path.cwd()), **now}
     composed = OmegaConf.to_container(config)
     assert isinstance(composed, dict)
-    told = [*changes(earlier.config, {str(key): value for key, value in composed.items()})]
-    for change in (*(told or changes(*settings_of_parts(earlier, parts))), *changes(before, now)):
+    typed = [*changes(earlier.config, {str(key): value for key, value in composed.items()})]
+    other = [] if typed else changes(*settings_of_parts(earlier, parts))  # else they would say the same again
+    for change in (*typed, *other, *changes(before, now)):
         log.info("since then: %s", change)
     if given is not None or record.get("status") == "done" or config.missing == "skip":
         return given

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, convert, mapping, naming_part
-from epsball.cli.compose import composed, composed_seeds, hydra_config, searched, with_model_fields
+from epsball.cli.compose import OPEN, composed, composed_seeds, hydra_config, searched, with_model_fields
 from epsball.cli.explain import explain
 from epsball.cli.words import OF_PARTS, key_of, place_of, search_path
 from epsball.experiment.grid import expand_grids
@@ -106,12 +106,12 @@ def where_they_fit(parts: list[str], words: list[list[str]]) -> tuple[list[list[
 def adding(words: list[str]) -> list[str]:
     """Return the words of a command line, in a run of parts those for an attack or a measurement, and those that choose
     an option inside a model, as `arch@models.A.arch=mnist_b`, with a + or ++: Hydra composes the run's own config
-    first, which lacks them. `choosing` takes it off again."""
+    first, which lacks them, and takes unknown keys in the groups of OPEN alone. `choosing` takes it off again."""
     places = {word: place_of(word) for word in words if not word.startswith(("+", "~", "-"))}
     inside = {
         word: (group, name)
         for word, (group, name, field) in places.items()
-        if group in OF_PARTS and name and (field if "@" in key_of(word) else group != "models")
+        if group in OF_PARTS and name and (field if "@" in key_of(word) else group not in OPEN)
     }
     if not inside:
         return words

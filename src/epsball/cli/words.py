@@ -91,8 +91,9 @@ def choosing(word: str) -> str:
     sets an entry or a field of it, as `++suite.pgd.steps=9`, without its ++: of the parts of a run, whose own config
     lacks the entry, one that has it has them."""
     group, _, field = place_of(word)
-    chooses = "@" in key_of(word) and field
-    return word.lstrip("+") if chooses else word.removeprefix("++") if group in OF_PARTS else word
+    if "@" in key_of(word) and field:
+        return word.lstrip("+")
+    return word.removeprefix("++") if group in OF_PARTS else word
 
 
 def own_folders() -> list[Path]:

@@ -3,7 +3,7 @@
     error(A)                                    clean error of model A
     error(A_adv | B, fgsm)                      error of target A_adv on FGSM examples crafted on source B
     error(A_adv | A_adv, fgsm, eps=1)           the same at one of several eps; any other column can be named so
-    error(A | A, worst(fgsm, i_fgsm))           share of images that any of them fools; sources likewise: worst(B, C)
+    error(A | A, worst(fgsm, i_fgsm))           share of images wrong under any of them; sources likewise: worst(B, C)
     accuracy(A | A, fgsm) / accuracy(A)         sums, multiples and ratios
     2 * error(S | B, fgsm) <= error(T | B, fgsm)    a comparison; a < b < c is two
 
