@@ -164,6 +164,20 @@ def test_what_a_parts_own_file_changed_is_told(main: Main, tmp_path: Path) -> No
     assert told == ["two.eps is 0.2, was 0.3", "two.suite.fgsm.eps is 0.2, was 0.3"]
 
 
+def test_a_word_that_no_longer_fits_is_named_and_left_out_by_a_tilde(main: Main, tmp_path: Path) -> None:
+    """A field of another architecture's; of two words that delete one key both stand."""
+    first, left_out = tmp_path / "first", ["~arch.width", "~arch.hidden"]
+    assert main(*tiny_line("~local", "missing=skip", f"hydra.run.dir={first}")).code == 0
+    refused = main(f"again={first}", "arch=mnist_a", left_out[0])
+    field = "arch.hidden is not a config key: arch.hidden is a field of arch=madry_mnist"
+    said = f"{field} (arch.hidden=256 is of again={first}: ~arch.hidden leaves it out)"
+    assert refused.code == 2 and refused.err == f"error: {said}\n"
+    own = main(f"again={first}", "arch.hidden=x")
+    assert own.code == 2 and "arch.hidden" in own.err and "leaves it out" not in own.err, own.err
+    ended = main(f"again={first}", "arch=mnist_a", *left_out, "~local")
+    assert ended.code == 0 and "arch.name is mnist_a, was madry_mnist" in ended.err, ended.err
+
+
 def test_other_data_at_the_same_place_are_told(main: Main, tmp_path: Path) -> None:
     """The words and the config are the same then."""
     data, first = tmp_path / "data", tmp_path / "first"

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +54,7 @@ class EarlierRun:
 
 def with_earlier_words(words: Sequence[str]) -> tuple[list[str], EarlierRun | None]:
     """Return the words of a command line in which those of an earlier run stand for `again=`, and that run, if it names
-    one. Of two words for one key the user's own is taken. Raises ConfigError."""
+    one. Of two words for one key the user's own is taken; `~KEY` leaves out the earlier run's. Raises ConfigError."""
     named = [word for word in words if word.startswith(WORD)]
     if not named:
         return list(words), None
@@ -61,10 +63,12 @@ def with_earlier_words(words: Sequence[str]) -> tuple[list[str], EarlierRun | No
     if {"-m", "--multirun"} & set(words):
         raise ConfigError("again repeats a single run: leave out -m, or name the job of a sweep")
     earlier = read_earlier(Path(named[0].removeprefix(WORD).strip("'\"")))
+    theirs = {key_of(word) for word in earlier.words if not word.startswith("~")}
     own = {key_of(word) for word in words if word not in named}
-    place = list(words).index(named[0])
     kept = [word for word in earlier.words if key_of(word) not in own]
-    return [*words[:place], *kept, *words[place + 1 :]], earlier
+    new = [word for word in words if not (word.startswith("~") and word.lstrip("~") in theirs)]
+    place = new.index(named[0])
+    return [*new[:place], *kept, *new[place + 1 :]], earlier
 
 
 def read_earlier(directory: Path) -> EarlierRun:
@@ -92,6 +96,17 @@ def read_earlier(directory: Path) -> EarlierRun:
 
 def read_yaml(directory: Path, name: str) -> Any:
     return OmegaConf.to_container(OmegaConf.load(directory / ".hydra" / f"{name}.yaml"))
+
+
+def naming_its_word(text: str, earlier: EarlierRun | None) -> str:
+    """Add to what is wrong with a command line which word of an earlier run it is about, and how that is left out."""
+    if earlier is None:
+        return text
+    for word in earlier.words:
+        key = key_of(word)
+        if word in sys.argv and not word.startswith("~") and re.search(rf"(?<![\w.@]){re.escape(key)}(?![\w.@])", text):
+            return f"{text} ({word} is of again={earlier.directory}: ~{key} leaves it out)"
+    return text
 
 
 def directory_again(

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, naming_part, one_line
-from epsball.cli.again import EarlierRun, directory_again, with_earlier_words
+from epsball.cli.again import EarlierRun, directory_again, naming_its_word, with_earlier_words
 from epsball.cli.compose import (
     CONF,
     VERSION,
@@ -73,7 +73,7 @@ class Session:
                 raise
             except Exception as error:
                 if not isinstance(error, ConfigError) or self.prints_failure():
-                    tell_failure(error, overrides, folder)
+                    tell_failure(error, overrides, folder, self.again)
                 self.failures.append(error)
                 if self.stop.is_copy or (sweeping and config.get("objective") is not None):
                     raise JobFailed(one_line(error)) from None
@@ -94,7 +94,7 @@ class Session:
             # before any job
             if self.prints_failure():
                 of = "" if is_first() else f"process {rank()}: "
-                print(f"error: {of}{explain(error)}", file=sys.stderr)
+                print(f"error: {of}{naming_its_word(explain(error), self.again)}", file=sys.stderr)
             return 2
         except Exception as error:
             unmade = isinstance(error, OSError) and error.filename is not None  # a sweep's folder, which Hydra makes
@@ -244,11 +244,12 @@ def agree_on(hashes: list[str], devices: list[str]) -> None:
             raise ConfigError(f"{other}: start no more processes on a machine than it has GPUs, or all with device=cpu")
 
 
-def tell_failure(error: Exception, overrides: list[str], folder: Path | None) -> None:
+def tell_failure(error: Exception, overrides: list[str], folder: Path | None, again: EarlierRun | None) -> None:
     """Print a job's failure in one line. A sweep's wrong config leaves a record, too."""
     of_job = f"job {' '.join(overrides)}: " if folder else "" if is_first() else f"process {rank()}: "
     kind = "" if isinstance(error, ConfigError | PeerLost) else f"{type(error).__name__}: "
-    print(f"error: {of_job}{kind}{one_line(error)}", file=sys.stderr)
+    text = naming_its_word(one_line(error), again) if isinstance(error, ConfigError) else one_line(error)
+    print(f"error: {of_job}{kind}{text}", file=sys.stderr)
     if folder and isinstance(error, ConfigError):
         from epsball.experiment.record import record_refusal
 
