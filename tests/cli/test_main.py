@@ -378,6 +378,7 @@ def test_several_seeds_are_runs_of_each_under_one_report(main: Callable[..., End
 
 PARTS = ("tramer/table7", "tramer/table2")
 SMALL = ("device=cpu", "threads=1", "scale=smoke", "dataset=digits", "dataset.train_size=64", "dataset.test_size=40")
+IMAGES = "measurement.images"
 
 
 def all_line(*overrides: str) -> list[str]:
@@ -518,6 +519,22 @@ def test_a_field_of_what_one_part_alone_has_is_that_parts(main: Callable[..., En
     assert set(said) == {"target", "other"}
     ended = main(*words, folder, "models.othr.trainer.epochs=1", *tiny_line())
     assert ended.code == 2 and "error: part one: models.othr.trainer.epochs is not a config key" in ended.err
+
+
+def test_a_field_of_the_measurement_is_of_the_parts_that_have_it(main: Callable[..., Ended], tmp_path: Path) -> None:
+    """One part measures no images, of another their number has no names of attacks."""
+    parts = {"cells": "transfer_matrix", "curves": "training_curves", "rounded": "rounding"}
+    start = {name: f"defaults: [override /measurement: {option}]\n" for name, option in parts.items()}
+    folder = own_papers(tmp_path, **{name: f"{line}experiment: own/{name}" for name, line in start.items()})
+    words = [f"parts=[{','.join(parts)}]", "experiment=both", "missing=skip", folder, *tiny_line("models=alone")]
+    for word, images in {
+        f"{IMAGES}=3": {("cells", IMAGES): 3, ("rounded", IMAGES): 3},
+        f"+{IMAGES}={{fgsm: 3}}": {("cells", f"{IMAGES}.fgsm"): 3, ("rounded", IMAGES): None},
+    }.items():
+        run = tmp_path / word[0]
+        assert main(*words, word, f"hydra.run.dir={run}").code == 0
+        settings = {name: json.loads((run / "own" / name / "run.json").read_text())["settings"] for name in parts}
+        assert {(name, key): said[key] for name, said in settings.items() for key in said if IMAGES in key} == images
 
 
 def test_fields_and_images_of_an_attack_that_one_part_alone_has_are_that_parts(

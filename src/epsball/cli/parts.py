@@ -80,14 +80,9 @@ def composing(part: str) -> Iterator[None]:
 
 
 def where_they_fit(parts: list[str], words: list[list[str]]) -> tuple[list[list[str]], set[Entry]]:
-    """Leave words for a model, an attack or a measurement, or for a field of a table, claim or figure, to the parts
-    that have it, where any has. Return the words of each part, and those entries."""
-    places = {word: place_of(word) for own in words for word in own}
-    fields = {
-        word: (group, name)
-        for word, (group, name, field) in places.items()
-        if (group in NAMED and field) or (group in OF_PARTS and name)  # a whole table may be the run's, no model is
-    }
+    """Leave words for a model, an attack or a measurement, or for a field of `measurement`, of a table, claim or
+    figure, to the parts that have it, where any has. Return the words of each part, and those entries."""
+    fields = {word: entry for own in words for word in own if (entry := entry_of(word))}
     if not fields:
         return words, set()
     there = []
@@ -124,8 +119,20 @@ def adding(words: list[str]) -> list[str]:
     return [f"{'+' if '@' in key_of(word) else '++'}{word}" if word in lacking else word for word in words]
 
 
+def entry_of(word: str) -> Entry | None:
+    """Return the entry or the field of `measurement` that a part has to have for a word; None where it needs none."""
+    group, name, field = place_of(word)
+    if group == "measurement" and name:
+        return group, f"{name}.*" if field or word.partition("=")[2].startswith("{") else name
+    needed = (group in NAMED and field) or (group in OF_PARTS and name)  # a whole table may be the run's, no model is
+    return (group, name) if needed else None
+
+
 def entries_of(config: dict[str, Any]) -> set[Entry]:
-    return {(group, name) for group in NAMED for name in config.get(group) or ()}
+    """Return the named entries that a part has, and the fields of its measurement, `images.*` where one is a group."""
+    fields = mapping(config.get("measurement") or {}, "measurement")
+    groups = {("measurement", f"{name}.*") for name, value in fields.items() if isinstance(value, dict)}
+    return groups | {(group, name) for group in (*NAMED, "measurement") for name in config.get(group) or ()}
 
 
 def without_entries(config: dict[str, Any], entries: set[Entry]) -> dict[str, Any]:
