@@ -73,6 +73,19 @@ def test_seeds_add_up_over_runs(seeds: list[Config], first: Path, tmp_path: Path
     assert (both / "results.csv").read_bytes() == (straight / "results.csv").read_bytes()
 
 
+def test_a_file_without_a_row_of_the_run_is_told(
+    seeds: list[Config], first: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of another seed, here: it is not damaged, and may have been named by mistake."""
+    file, told = str(first / "results.csv"), []
+    for own in ([seeds[1]], seeds):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="epsball"):
+            run([[{**config, "rows": [file], "missing": "skip"} for config in own]], tmp_path, name=f"of_{len(own)}")
+        told.append(f"rows: none in {file} is of this run" in caplog.messages)
+    assert told == [True, False]
+
+
 def test_only_what_is_missing_is_measured(tiny: Compose, seeds: list[Config], first: Path, tmp_path: Path) -> None:
     more = {**tiny("suite.fgsm.eps=[0.1,0.3]"), "rows": [str(first / "results.csv")]}
     found = read(run([[more]], tmp_path) / "results.csv")

@@ -1,5 +1,6 @@
 """What the measurements of one seed work with, and which trained models they still need."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from epsball.runtime.progress import Stop
 from epsball.runtime.shared_store import open_store
 from epsball.training.spec import ModelSpec
 from epsball.training.trained import TrainedModels
+
+log = logging.getLogger("epsball")
 
 
 def set_up(experiment: Experiment, models: TrainedModels) -> Setup:
@@ -56,7 +59,8 @@ def unfinished_models(experiment: Experiment, work: Workload) -> dict[str, Model
 
 
 def check_given(parts: Sequence[Sequence[Experiment]], stop: Stop) -> None:
-    """ConfigError where a row that the user gave has the label of one that is to be measured, and another identity."""
+    """Tell of a file of rows of which none is of this run. ConfigError where a given row has the label of one
+    that is to be measured, and another identity."""
     experiments = [experiment for part in parts for experiment in part]
     if not experiments[0].settings.rows:
         return
@@ -68,3 +72,5 @@ def check_given(parts: Sequence[Sequence[Experiment]], stop: Stop) -> None:
     for experiment in experiments:
         seed = experiment.settings.seed
         experiment.given.check_labels((*cell, seed) for cell in experiment.cells)
+    for path in experiments[0].given.unused_files():
+        log.info("rows: none in %s is of this run", path)

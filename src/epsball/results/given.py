@@ -31,12 +31,18 @@ class GivenRows:
     """their numbers"""
     places: dict[Label, list[tuple[str, str]]] = field(default_factory=dict)
     """by what their labels say: identity and place, `FILE line N`"""
+    files: dict[str, set[str]] = field(default_factory=dict)
+    """the identities that each has"""
     asked: set[str] = field(default_factory=set)
 
     def find(self, identity: str) -> list[dict[str, Any]] | None:
         """Return the numbers of the rows of one identity."""
         self.asked.add(identity)
         return self.rows.get(identity)
+
+    def unused_files(self) -> list[str]:
+        """Return the files of whose rows none was asked for."""
+        return [path for path, identities in self.files.items() if not identities & self.asked]
 
     def check_labels(self, expected: Iterable[Label]) -> None:
         """ConfigError where a row has the label of an expected one and none of its identities was asked for: it is of
@@ -78,6 +84,7 @@ def read_given(paths: Sequence[str]) -> GivenRows:
             if content not in seen:
                 group.append(numbers)
             seen.add(content)
+        given.files[str(path)] = set(own)
         for identity, group in own.items():
             rows = counted_once(group)
             given.rows[identity] = with_mistakes(given.rows.get(identity, rows), rows)
