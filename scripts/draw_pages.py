@@ -21,7 +21,7 @@ from epsball.build import construct
 from epsball.cli.compose import composed
 from epsball.experiment.grid import expand_grids, resolve
 from epsball.output.tables import markdown
-from epsball.paper.claims import Claim, claims_table, side_text
+from epsball.paper.claims import Claim, claims_table, number_format, side_text
 from epsball.paper.tables import Table, compare, paper_table
 from epsball.results.rows import as_dicts
 
@@ -127,7 +127,8 @@ def claim_lines(claims: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 def check_text(check: Mapping[str, Any]) -> str:
     """Write `left, right: gap [interval] verdict`, rates in per cent; with several seeds, in how many it holds."""
-    left, right = (f"{(100 if check['percent'] else 1) * check[side]:.3g}" for side in ("left", "right"))
+    number = number_format(check["percent"], check["gap_high"] - check["gap_low"])
+    left, right = (number(check[side]) for side in ("left", "right"))
     seeds = f", holds in {check['seeds_holding']} of {check['seeds']}" if check["seeds"] > 1 else ""
     return f"{left}, {right}: {side_text(check, 'gap')} {check['check_verdict']}{seeds}"
 

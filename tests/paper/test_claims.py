@@ -507,11 +507,11 @@ def test_claims_summary_says_our_numbers_in_the_order_of_the_papers() -> None:
     assert list(summary["claim"]) == ["one", "two", "three"]
     assert list(summary["verdict"]) == ["refuted", "open", "confirmed"]
     low, high = wilson(20, 1000)
-    ends = f"[{100 * low:.3g}, {100 * high:.3g}]"  # not around the middle
-    assert summary["ours"][2] == f"2 {ends} <= 10"
-    assert summary["ours"][1].endswith(" >= not measured") and summary["ours"][1].startswith("52 [")
-    assert summary["ours"][0].endswith(f"; 2 {ends} > 50")
-    gap = f"-8 [{100 * low - 10:.3g}, {100 * high - 10:.3g}]"
+    ends = f"[{100 * low:.1f}, {100 * high:.1f}]"  # not around the middle
+    assert summary["ours"][2] == f"2.0 {ends} <= 10.0"
+    assert summary["ours"][1].endswith(" >= not measured") and summary["ours"][1].startswith("52.0 [")
+    assert summary["ours"][0].endswith(f"; 2.0 {ends} > 50.0")
+    gap = f"-8.0 [{100 * low - 10:.1f}, {100 * high - 10:.1f}]"
     assert summary["left - right"][1] == "not measured" and summary["left - right"][2] == gap
 
 
@@ -520,7 +520,7 @@ def test_values_that_are_no_rates_are_not_in_per_cent() -> None:
     found = {"norm": Claim("says", "paper", ["gradient_l2_mean(A) < 3"])}
     found["zeros"] = Claim("says", "paper", ["gradient_zero_share(A) > 0.2"])
     summary = claims_summary(claims_table(found, rows))
-    assert list(summary["ours"]) == ["0.12 [0.0414, 0.199] < 3", "50 [45.1, 54.9] > 20"]
+    assert list(summary["ours"]) == ["0.12 [0.0414, 0.199] < 3", "50.0 [45.1, 54.9] > 20.0"]
 
 
 def test_a_line_per_claim_on_a_terminal() -> None:
@@ -535,10 +535,18 @@ def test_a_line_per_claim_on_a_terminal() -> None:
 
 def test_side_text_leaves_out_an_interval_that_is_none() -> None:
     line = {"left": 0.5, "left_low": 0.5, "left_high": 0.5, "percent": True}
-    assert side_text(line, "left") == "50"
-    assert side_text({**line, "left_low": nan, "left_high": nan}, "left") == "50"
+    assert side_text(line, "left") == "50.0"
+    assert side_text({**line, "left_low": nan, "left_high": nan}, "left") == "50.0"
     assert side_text({**line, "left": nan}, "left") == "not measured"
     assert side_text({**line, "percent": False}, "left") == "0.5"
+
+
+def test_a_rate_has_hundredths_where_its_interval_is_less_than_a_point_wide() -> None:
+    line = {"gap": -0.07551, "gap_low": -0.07981, "gap_high": -0.07111, "percent": True}
+    assert side_text(line, "gap") == "-7.55 [-7.98, -7.11]"
+    assert side_text({**line, "gap_low": -0.09}, "gap") == "-7.6 [-9.0, -7.1]"
+    line = {"gap": -0.0001, "gap_low": -0.01, "gap_high": 0.0098, "percent": True}
+    assert side_text(line, "gap") == "0.0 [-1.0, 1.0]"  # nothing is -0.0
 
 
 def test_a_claim_about_the_test_images_themselves_has_no_interval_of_one_seed_and_the_seeds_of_several() -> None:

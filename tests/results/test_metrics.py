@@ -205,7 +205,7 @@ def test_a_claim_is_in_per_cent_where_its_metrics_are(add: Callable[[Metric], No
     add(MARGIN)
     rows = [clean("A", robust_share=0.25, margin=0.25)]
     claims = {"rate": Claim("s", "p", ["robust(A) > 0.2"]), "mean": Claim("s", "p", ["margin(A) > 0.2"])}
-    assert list(claims_summary(claims_table(claims, rows))["ours"]) == ["25 > 20", "0.25 > 0.2"]
+    assert list(claims_summary(claims_table(claims, rows))["ours"]) == ["25.0 > 20.0", "0.25 > 0.2"]
 
 
 def test_an_added_rate_has_a_mean_over_seeds_and_an_added_value_none(add: Callable[[Metric], None]) -> None:

@@ -1,7 +1,7 @@
 """A paper's claims, judged by our rows: confirmed, refuted or open."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite, isnan
@@ -299,12 +299,21 @@ def claims_sections(summary: "pd.DataFrame") -> list[Section]:
 
 
 def side_text(check: Mapping[str, Any], side: str) -> str:
-    """Write a side's value and its interval."""
-    scale = 100 if check["percent"] else 1
-    value, low, high = (float(check[f"{side}{end}"]) * scale for end in ("", "_low", "_high"))
+    """Write a side's value and its interval, a rate in per cent with tenths, with hundredths where its interval is less
+    than a point wide; other values with three digits."""
+    value, low, high = (float(check[f"{side}{end}"]) for end in ("", "_low", "_high"))
     if isnan(value):
         return "not measured"
-    return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if high > low else "")
+    number = number_format(bool(check["percent"]), high - low)
+    return number(value) + (f" [{number(low)}, {number(high)}]" if high > low else "")
+
+
+def number_format(percent: bool, width: float) -> Callable[[float], str]:
+    """Return what writes the numbers of a side whose interval is so wide."""
+    if not percent:
+        return "{:.3g}".format
+    digits = 2 if 0 < width < 0.01 else 1
+    return lambda value: f"{round(100 * value, digits) + 0.0:.{digits}f}"  # no -0.0
 
 
 def console_claims(summary: "pd.DataFrame") -> str:
