@@ -468,6 +468,7 @@ REFUSED_TABLES: list[tuple[dict[str, Any], list[str]]] = [
     ({"rows": {"first": "A", "odd": "1"}}, ["columns.Clean", "odd", "error(1)"]),
     ({"columns": {"norm": "gradient_l2_mean({row})"}, "paper": None}, ["unit should be value: gradient_l2_mean is no"]),
     ({"columns": {"r": "error({row}) / error(B)"}, "paper": None}, ["unit should be value: a ratio is no rate"]),
+    ({"columns": {"r": "100 * error({row})"}, "paper": None}, ["value: 100 times a rate is in per cent already"]),
     ({"columns": {"share": "gradient_zero_share({row})"}, "paper": None, "best": "columns"}, ["best should be none"]),
     (
         {"columns": {"loss": "loss_mean({row})"}, "paper": None, "unit": "value", "best": "rows"},

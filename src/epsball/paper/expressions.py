@@ -172,11 +172,14 @@ class Sum:
 
 
 def check_unit(unit: Unit, sums: Collection[Sum]) -> None:
-    """ValueError unless what is written in per cent consists of rates."""
+    """ValueError unless what is written in per cent consists of rates, which are fractions: a hundred of one are in per
+    cent already."""
     metrics = {quantity.metric for one in sums for quantity in one.quantities}
     no_rates = sorted(name for name in metrics if not METRICS[name].is_rate)
     rates = not no_rates and all(one.is_rate for one in sums)
     require(unit == "value" or rates, f"unit should be value: {listed(no_rates) if no_rates else 'a ratio'} is no rate")
+    hundredfold = any(abs(weight) >= 100 for one in sums for weight, _ in one.terms)
+    require(unit == "value" or not hundredfold, "unit should be value: 100 times a rate is in per cent already")
 
 
 def check_constants(comparison: "Comparison") -> None:
