@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from epsball.cli.compose import CONF, SCALES, composed
-from epsball.cli.explain import RENAMED, one_line
+from epsball.cli.explain import one_line
 
 ORDERED = (
     *("models", "suite", "measurements", "tables", "rows", "columns", "paper", "claims", "sources", "members"),
@@ -62,28 +62,16 @@ def dump() -> dict[str, Any]:
     return found
 
 
-def renamed(line: str) -> str:
-    """Return a command line in today's words."""
-    words = [word.partition("=") for word in line.split(" ")]
-    return " ".join(f"{RENAMED.get(group, group)}={value}" for group, _, value in words)
-
-
 def differences(before: Any, after: Any, where: str, key: str = "") -> Iterator[str]:
     """Yield where two values differ; the order of a mapping counts where it has a meaning."""
     if isinstance(before, dict) and isinstance(after, dict):
-        names = [RENAMED.get(name, name) for name in before]
-        yield from (
-            f"{where}.{name} is missing, was {before[old]!r}"
-            for old, name in zip(before, names, strict=True)
-            if name not in after
-        )
-        yield from (f"{where}.{name} is new: {after[name]!r}" for name in after if name not in names)
-        shared = [name for name in names if name in after]
-        if key in ORDERED and shared != [name for name in after if name in names]:
-            yield f"{where}: order was {names}, is {list(after)}"
-        for old, name in zip(before, names, strict=True):
-            if name in after:
-                yield from differences(before[old], after[name], f"{where}.{name}", name)
+        yield from (f"{where}.{name} is missing, was {value!r}" for name, value in before.items() if name not in after)
+        yield from (f"{where}.{name} is new: {value!r}" for name, value in after.items() if name not in before)
+        shared = [name for name in before if name in after]
+        if key in ORDERED and shared != [name for name in after if name in before]:
+            yield f"{where}: order was {list(before)}, is {list(after)}"
+        for name in shared:
+            yield from differences(before[name], after[name], f"{where}.{name}", name)
     elif type(before) is not type(after) or repr(before) != repr(after):
         yield f"{where} was {before!r}, is {after!r}"
 
@@ -92,10 +80,9 @@ def compared(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list[st
     """Return the command lines of every difference."""
     found: dict[str, list[str]] = {}
     for line, config in before.items():
-        now = renamed(line)
-        told = differences(config, after[now], "") if now in after else ["does not compose any more"]
+        told = differences(config, after[line], "") if line in after else ["does not compose any more"]
         for difference in told:
-            found.setdefault(difference, []).append(now)
+            found.setdefault(difference, []).append(line)
     return found
 
 
@@ -111,7 +98,7 @@ def main() -> int:
     found = compared(before, after)
     for difference, lines in found.items():
         print(f"{len(lines)} configs: {difference.removeprefix('.')}    (such as {lines[0]})")
-    new = set(after) - set(map(renamed, before))
+    new = set(after) - set(before)
     print(f"{len(before)} configs, {len(new)} new, {len(found)} kinds of difference")
     return 1 if found else 0
 
