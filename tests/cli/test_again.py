@@ -98,8 +98,16 @@ def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
     pd.testing.assert_frame_equal(results(stopped), results(tmp_path / "straight" / "run"), check_exact=True)
 
 
-def test_its_words_are_never_half_written(main: Main, done: Path, tmp_path: Path) -> None:
-    """Of an empty overrides.yaml, left by a full disk, `again` would run the config as it is without any words."""
+def test_its_words_are_those_of_its_record(main: Main, done: Path, tmp_path: Path) -> None:
+    """Not of an overrides.yaml that a full disk left empty, which would be the config as it is without any words."""
+    (done / ".hydra" / "overrides.yaml").write_text("")
+    assert main(f"again={done}").code == 0
+    (new,) = run_jsons(tmp_path / "outputs")
+    pd.testing.assert_frame_equal(results(new), results(done), check_exact=True)
+
+
+def test_its_files_are_never_half_written(main: Main, done: Path, tmp_path: Path) -> None:
+    """A run that goes on in its directory puts them aside whole, for whoever has them open."""
     said = {**json.loads((done / "run.json").read_text()), "status": "interrupted"}
     (done / "run.json").write_text(json.dumps(said))
     for path in (done / ".hydra").iterdir():
@@ -204,8 +212,10 @@ def spoiled(done: Path, how: str) -> list[str]:
     match how:
         case "nothing there":
             return ["again=nowhere"]
-        case "no overrides":
-            (done / ".hydra" / "overrides.yaml").unlink()
+        case "no config":
+            (done / ".hydra" / "config.yaml").unlink()
+        case "damaged config":
+            (done / ".hydra" / "config.yaml").write_text('eps: ${times:2,"0.1}\n')
         case "damaged":
             (done / "run.json").write_text("{")
         case "twice":
@@ -220,7 +230,8 @@ def spoiled(done: Path, how: str) -> list[str]:
 
 WRONG = {
     "nothing there": "again=nowhere is no run directory, such as outputs/transfer/2026",
-    "no overrides": "has no .hydra/overrides.yaml: run.json has the command",
+    "no config": "has no .hydra/config.yaml: run.json has the words of its command line",
+    "damaged config": "/first cannot be read: mismatched input",
     "damaged": "cannot be read: Expecting property name",
     "twice": "again is given 2 times",
     "a sweep of it": "again repeats a single run: leave out -m",

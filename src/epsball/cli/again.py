@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, one_line
 from epsball.cli.words import key_of
@@ -72,7 +73,7 @@ def with_earlier_words(words: Sequence[str]) -> tuple[list[str], EarlierRun | No
 
 
 def read_earlier(directory: Path) -> EarlierRun:
-    """Read what a run left. ConfigError where it is no run, or did not leave its overrides."""
+    """Read what a run left. ConfigError where it is no run, did not leave its config, or left a damaged file."""
     said, whole = f"again={directory}", directory.parent
     if not (directory / "run.json").is_file():
         if jobs := sorted(path.parent.name for path in directory.glob("*/run.json")):
@@ -80,17 +81,17 @@ def read_earlier(directory: Path) -> EarlierRun:
         raise ConfigError(
             f"{said} is no run directory, such as outputs/transfer/2026-01-31_12-00-00: it has no run.json"
         )
-    if not (directory / ".hydra" / "overrides.yaml").is_file():
-        part = (whole / ".hydra" / "overrides.yaml").is_file()
-        meant = f"it is a part of again={whole}" if part else "run.json has the command"
-        raise ConfigError(f"{said} has no .hydra/overrides.yaml: {meant}")
+    if not (directory / ".hydra" / "config.yaml").is_file():
+        part = (whole / ".hydra" / "config.yaml").is_file()
+        meant = f"it is a part of again={whole}" if part else "run.json has the words of its command line"
+        raise ConfigError(f"{said} has no .hydra/config.yaml: {meant}")
     try:
         record = json.loads((directory / "run.json").read_text())
-        config, overrides, hydra = (read_yaml(directory, name) for name in ("config", "overrides", "hydra"))
+        config, hydra = (read_yaml(directory, name) for name in ("config", "hydra"))
         sources = hydra["hydra"]["runtime"]["config_sources"]
         searched = [one["path"] for one in sources if one["schema"] == "file" and one["provider"] != "main"]
-        return EarlierRun(directory, dict(record), dict(config), [str(word) for word in overrides], searched)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        return EarlierRun(directory, dict(record), dict(config), [str(word) for word in record["overrides"]], searched)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{said} cannot be read: {one_line(error)}") from None
 
 
