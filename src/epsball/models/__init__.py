@@ -42,6 +42,8 @@ def ensemble(shape: Shape, classes: int, *, members: dict[str, dict[str, Any]], 
             raise ShapeError(str(error)) from error
         except ConfigError as error:
             raise ValueError(str(error)) from error  # the caller's key is put before it
+        fitted = isinstance(networks[-1], FitsItself)
+        require(not fitted, f"members.{name} should be a network that a trainer trains, is {spec['name']}")
     return Ensemble(networks, rule)
 
 
