@@ -94,6 +94,14 @@ def test_rows_of_one_identity_under_two_names_of_its_attack_count_once(tmp_path:
     ]
 
 
+def test_a_file_that_a_spreadsheet_wrote_again_is_read(tmp_path: Path) -> None:
+    """With a byte order mark, and carriage returns at the ends of lines."""
+    path = Path(written(tmp_path, A, A_ON_B))
+    before = read_given([str(path)])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_given([str(path)]) == before
+
+
 def test_without_files_there_are_no_rows() -> None:
     given = read_given([])
     assert given.find("aaa") is None and not given.rows

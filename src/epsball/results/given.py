@@ -116,7 +116,7 @@ def counted_once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def lines_of(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the lines of a CSV file, each with its place. ConfigError where it is missing or cut off."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # a spreadsheet begins its CSV files with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"rows: {path} cannot be read ({one_line(error)})") from None
     reader = csv.reader(io.StringIO(text), strict=True)
