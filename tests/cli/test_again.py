@@ -175,11 +175,14 @@ def test_what_a_parts_own_file_changed_is_told(main: Main, tmp_path: Path) -> No
 def test_a_word_that_no_longer_fits_is_named_and_left_out_by_a_tilde(main: Main, tmp_path: Path) -> None:
     """A field of another architecture's; of two words that delete one key both stand."""
     first, left_out = tmp_path / "first", ["~arch.width", "~arch.hidden"]
-    assert main(*tiny_line("~local", "missing=skip", f"hydra.run.dir={first}")).code == 0
+    assert main(*tiny_line("sources=[target]", "~local", "missing=skip", f"hydra.run.dir={first}")).code == 0
     refused = main(f"again={first}", "arch=mnist_a", left_out[0])
     field = "arch.hidden is not a config key: arch.hidden is a field of arch=madry_mnist"
     said = f"{field} (arch.hidden=256 is of again={first}: ~arch.hidden leaves it out)"
     assert refused.code == 2 and refused.err == f"error: {said}\n"
+    forest = main(f"again={first}", "arch=random_forest", *left_out)
+    said = f"can be a target alone (sources=[target] is of again={first}: ~sources leaves it out)\n"
+    assert forest.code == 2 and forest.err.endswith(said), forest.err
     own = main(f"again={first}", "arch.hidden=x")
     assert own.code == 2 and "arch.hidden" in own.err and "leaves it out" not in own.err, own.err
     ended = main(f"again={first}", "arch=mnist_a", *left_out, "~local")

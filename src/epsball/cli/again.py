@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, one_line
-from epsball.cli.words import key_of
+from epsball.cli.words import choosing, key_of
 from epsball.runtime.processes import running_process, state_of
 
 if TYPE_CHECKING:
@@ -103,9 +103,10 @@ def naming_its_word(text: str, earlier: EarlierRun | None) -> str:
     """Add to what is wrong with a command line which word of an earlier run it is about, and how that is left out."""
     if earlier is None:
         return text
+    stand = set(map(choosing, sys.argv))
     for word in earlier.words:
         key = key_of(word)
-        if word in sys.argv and not word.startswith("~") and re.search(rf"(?<![\w.@]){re.escape(key)}(?![\w.@])", text):
+        if word in stand and not word.startswith("~") and re.match(rf"(part \S+: )?{re.escape(key)}(?![\w.@])", text):
             return f"{text} ({word} is of again={earlier.directory}: ~{key} leaves it out)"
     return text
 

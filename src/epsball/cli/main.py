@@ -73,7 +73,7 @@ class Session:
                 raise
             except Exception as error:
                 if not isinstance(error, ConfigError) or self.prints_failure():
-                    tell_failure(error, overrides, folder, self.again)
+                    tell_failure(error, overrides, folder)
                 self.failures.append(error)
                 if self.stop.is_copy or (sweeping and config.get("objective") is not None):
                     raise JobFailed(one_line(error)) from None
@@ -166,7 +166,7 @@ def run(
     configure_logging()
     runtime = HydraConfig.get()
     with stop.at_once():
-        with agreed(), naming_typed_keys(config), held_back():
+        with agreed(), naming_typed_keys(config, again), held_back():
             refuse_sweep(runtime.mode is RunMode.MULTIRUN)  # of hydra.mode in a file
             check_local(runtime.runtime)
             plain = as_plain(config, dict(runtime.runtime.choices))
@@ -218,12 +218,13 @@ def run(
 
 
 @contextmanager
-def naming_typed_keys(config: DictConfig) -> Iterator[None]:
-    """Name, in what is wrong with the config inside the block, the keys that the user typed."""
+def naming_typed_keys(config: DictConfig, again: EarlierRun | None) -> Iterator[None]:
+    """Name, in what is wrong with the config inside the block, the keys that the user typed, and a word that is of the
+    run which the command repeats."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(as_typed(str(error), config)) from None
+        raise ConfigError(naming_its_word(as_typed(str(error), config), again)) from None
 
 
 def refuse_sweep(sweeping: bool) -> None:
@@ -244,12 +245,11 @@ def agree_on(hashes: list[str], devices: list[str]) -> None:
             raise ConfigError(f"{other}: start no more processes on a machine than it has GPUs, or all with device=cpu")
 
 
-def tell_failure(error: Exception, overrides: list[str], folder: Path | None, again: EarlierRun | None) -> None:
+def tell_failure(error: Exception, overrides: list[str], folder: Path | None) -> None:
     """Print a job's failure in one line. A sweep's wrong config leaves a record, too."""
     of_job = f"job {' '.join(overrides)}: " if folder else "" if is_first() else f"process {rank()}: "
     kind = "" if isinstance(error, ConfigError | PeerLost) else f"{type(error).__name__}: "
-    text = naming_its_word(one_line(error), again) if isinstance(error, ConfigError) else one_line(error)
-    print(f"error: {of_job}{kind}{text}", file=sys.stderr)
+    print(f"error: {of_job}{kind}{one_line(error)}", file=sys.stderr)
     if folder and isinstance(error, ConfigError):
         from epsball.experiment.record import record_refusal
 
