@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from epsball.build import one_line
 from epsball.cli.compose import CONF, SCALES, composed
-from epsball.cli.explain import one_line
 
 ORDERED = (
     *("models", "suite", "measurements", "tables", "rows", "columns", "paper", "claims", "sources", "members"),

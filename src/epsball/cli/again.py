@@ -3,9 +3,8 @@
 import json
 import logging
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, one_line
-from epsball.cli.words import choosing, key_of
+from epsball.cli.words import key_of
 from epsball.runtime.processes import running_process, state_of
 
 if TYPE_CHECKING:
@@ -34,17 +33,8 @@ class EarlierRun:
     """its run.json"""
     config: Mapping[str, Any]
     """as it was composed, nothing resolved"""
-    overrides: list[str]
-    """of its command line"""
-    searched: list[str]
-    """folders of configs that the user added to ours"""
-
-    @property
-    def words(self) -> list[str]:
-        """Return what composes its config on the command line."""
-        folders = ",".join(f"'file://{path}'" for path in self.searched)
-        searched = [f"hydra.searchpath=[{folders}]"] if folders else []
-        return [*self.overrides, *searched]
+    words: list[str]
+    """of its command line, of which `with_earlier_words` returns those that stand"""
 
     @property
     def ended(self) -> str:
@@ -69,7 +59,7 @@ def with_earlier_words(words: Sequence[str]) -> tuple[list[str], EarlierRun | No
     kept = [word for word in earlier.words if key_of(word) not in own]
     new = [word for word in words if not (word.startswith("~") and word.lstrip("~") in theirs)]
     place = new.index(named[0])
-    return [*new[:place], *kept, *new[place + 1 :]], earlier
+    return [*new[:place], *kept, *new[place + 1 :]], replace(earlier, words=kept)
 
 
 def read_earlier(directory: Path) -> EarlierRun:
@@ -89,8 +79,9 @@ def read_earlier(directory: Path) -> EarlierRun:
         record = json.loads((directory / "run.json").read_text())
         config, hydra = (read_yaml(directory, name) for name in ("config", "hydra"))
         sources = hydra["hydra"]["runtime"]["config_sources"]
-        searched = [one["path"] for one in sources if one["schema"] == "file" and one["provider"] != "main"]
-        return EarlierRun(directory, dict(record), dict(config), [str(word) for word in record["overrides"]], searched)
+        own = [f"'file://{one['path']}'" for one in sources if one["schema"] == "file" and one["provider"] != "main"]
+        searched = [f"hydra.searchpath=[{','.join(own)}]"] if own else []
+        return EarlierRun(directory, dict(record), dict(config), [*map(str, record["overrides"]), *searched])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{said} cannot be read: {one_line(error)}") from None
 
@@ -103,10 +94,9 @@ def naming_its_word(text: str, earlier: EarlierRun | None) -> str:
     """Add to what is wrong with a command line which word of an earlier run it is about, and how that is left out."""
     if earlier is None:
         return text
-    stand = set(map(choosing, sys.argv))
     for word in earlier.words:
         key = key_of(word)
-        if word in stand and not word.startswith("~") and re.match(rf"(part \S+: )?{re.escape(key)}(?![\w.@])", text):
+        if not word.startswith("~") and re.match(rf"(part \S+: )?{re.escape(key)}(?![\w.@])", text):
             return f"{text} ({word} is of again={earlier.directory}: ~{key} leaves it out)"
     return text
 

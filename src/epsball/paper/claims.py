@@ -313,7 +313,7 @@ def number_format(percent: bool, width: float) -> Callable[[float], str]:
     if not percent:
         return "{:.3g}".format
     digits = 2 if 0 < width < 0.01 else 1
-    return lambda value: f"{round(100 * value, digits) + 0.0:.{digits}f}"  # no -0.0
+    return lambda value: f"{100 * value:z.{digits}f}"  # z: no -0.0
 
 
 def console_claims(summary: "pd.DataFrame") -> str:
