@@ -33,6 +33,38 @@ def test_a_word_that_sets_an_attack_or_a_field_of_one_is_for_the_part_that_has_i
 
 
 @pytest.mark.parametrize(
+    ("word", "iterative", "one_step"),
+    [
+        (
+            "+measurement.images={iter_ll: 9, step_ll: 7}",
+            "+measurement.images={iter_ll:9}",
+            "+measurement.images={step_ll:7}",
+        ),
+        ("+measurement.images={iter_ll: 9}", "+measurement.images={iter_ll: 9}", None),
+        ("+measurement.images.iter_ll=9", "+measurement.images.iter_ll=9", None),
+        ("+measurement.images={iterll: 9}", "+measurement.images={iterll: 9}", "+measurement.images={iterll: 9}"),
+        ("measurement.images=9", "measurement.images=9", "measurement.images=9"),
+    ],
+)
+def test_the_images_of_an_attack_are_for_the_part_that_runs_it(
+    word: str, iterative: str | None, one_step: str | None
+) -> None:
+    parts = {"kurakin/table2": iterative, "kurakin/table1": one_step, "kariyappa/figure4_conv3": None}
+    words, _ = where_they_fit(list(parts), [["scale=smoke", word, f"paper={part}"] for part in parts])
+    expected = [["scale=smoke", *([own] if own else []), f"paper={part}"] for part, own in parts.items()]
+    if word.startswith("measurement.images="):  # its coherence is of as many
+        expected[-1].insert(1, word)
+    assert words == expected
+
+
+def test_a_group_of_the_measurement_is_for_the_part_that_has_its_field() -> None:
+    parts = ["kariyappa/table2_conv3", "kariyappa/figure4_conv3"]
+    word = "measurement.bins={low:-1,high:1,number:9,log:false}"
+    words, _ = where_they_fit(parts, [[word, f"paper={part}"] for part in parts])
+    assert words == [["paper=kariyappa/table2_conv3"], [word, "paper=kariyappa/figure4_conv3"]]
+
+
+@pytest.mark.parametrize(
     ("word", "added"),
     [
         ("suite.pgd_cw.kappa=40", "++suite.pgd_cw.kappa=40"),  # the run's own suite has none

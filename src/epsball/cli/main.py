@@ -25,6 +25,7 @@ from epsball.cli.compose import (
     VERSION,
     as_plain,
     as_typed_words,
+    hydra_composition,
     register_with_hydra,
     write_hydra,
 )
@@ -57,6 +58,7 @@ class Session:
         where a sweeper searches: only an exception tells either that the job failed. A worker that is stopped does so,
         too: where one raises Interrupted, joblib kills the others before they have saved."""
         register_with_hydra()  # a launcher's worker has not been through main()
+        hydra_composition.cache_clear()  # files may have changed since the job before
         self.stop.waits = False
         self.stop.listen()
         runtime = HydraConfig.get()

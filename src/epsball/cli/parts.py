@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -25,6 +26,8 @@ OF_PART = ("suite", "measurement", "measurements", "grid", "sources", "targets")
 """config keys that say what a part is: a file that lists parts cannot"""
 NAMED = (*OF_PARTS, *STATED)
 """groups whose entries parts have, under names of their own"""
+ATTACK = "attack"
+"""group of the attack that a run without a suite has; among entries of any that it runs"""
 
 Entry = tuple[str, str]  # group and name
 
@@ -57,8 +60,6 @@ def parts_of(plain: dict[str, Any], overrides: list[str]) -> Parts:
         of_file = without_resolving(f"paper={paper}", *searched()) if paper is not None else usual
         words, theirs = where_they_fit(parts, words_of_parts(plain, overrides, of_file, usual))
         configs = [composed_part(part, numbers, own, usual) for part, own in zip(parts, words, strict=True)]
-        if any(key_of(word).startswith("measurement.images") for word in overrides):
-            configs = with_own_images(configs)
         whole = without_entries(plain, theirs - entries_of(of_file))
         if len(parts) == 1:  # its rows are all that there are
             configs = [[with_statements(own, whole) for own in configs[0]]]
@@ -80,22 +81,34 @@ def composing(part: str) -> Iterator[None]:
 
 
 def where_they_fit(parts: list[str], words: list[list[str]]) -> tuple[list[list[str]], set[Entry]]:
-    """Leave words for a model, an attack or a measurement, or for a field of `measurement`, of a table, claim or
-    figure, to the parts that have it, where any has. Return the words of each part, and those entries."""
-    fields = {word: entry for own in words for word in own if (entry := entry_of(word))}
-    if not fields:
+    """Leave words for a model, an attack, its images or a measurement, or for a field of `measurement`, of a table,
+    claim or figure, to the parts that have it, where any has. Return the words of each part, and those entries."""
+    needed = {word: entries for own in words for word in own if (entries := needed_by(word))}
+    if not needed:
         return words, set()
     there = []
     for part, own in zip(parts, words, strict=True):
         with composing(part):
-            config = expand_grids(composed(*(word for word in own if word not in fields)))[0]
+            config = expand_grids(composed(*(word for word in own if word not in needed)))[0]
         there.append(entries_of(config))
-    known = set(fields.values()) & set().union(*there)
+    known: set[Entry] = set().union(*there)
     fitting = [
-        [word for word in own if fields.get(word) not in known - entries]
+        [mine for word in own if (mine := what_fits(word, known - entries))]
         for own, entries in zip(words, there, strict=True)
     ]
-    return fitting, known
+    return fitting, known & set().union(*needed.values())
+
+
+def what_fits(word: str, lacking: set[Entry]) -> str:
+    """Return a word for a part that lacks some entries, empty where it needs one of them, of one for the images of
+    several attacks, `measurement.images={fgsm:100,pgd:50}`, what is for the attacks that are not lacking."""
+    if needed_by(word) & lacking:
+        return ""
+    given = OverridesParser.create().parse_override(word).value() if place_of(word)[0] == "measurement" else None
+    if not isinstance(given, dict):
+        return word
+    kept = {attack: number for attack, number in given.items() if (ATTACK, str(attack)) not in lacking}
+    return word if kept == given else f"{word.partition('=')[0]}={as_value(kept)}" if kept else ""
 
 
 def adding(words: list[str]) -> list[str]:
@@ -119,20 +132,24 @@ def adding(words: list[str]) -> list[str]:
     return [f"{'+' if '@' in key_of(word) else '++'}{word}" if word in lacking else word for word in words]
 
 
-def entry_of(word: str) -> Entry | None:
-    """Return the entry or the field of `measurement` that a part has to have for a word; None where it needs none."""
+def needed_by(word: str) -> set[Entry]:
+    """Return the entries that a part has to have for a word, where any has, attacks and fields of `measurement`."""
     group, name, field = place_of(word)
     if group == "measurement" and name:
-        return group, f"{name}.*" if field or word.partition("=")[2].startswith("{") else name
+        below = {(group, f"{name}.*")} if field or word.partition("=")[2].startswith("{") else set()
+        return {(group, name), *below, *([(ATTACK, field)] if field else [])}
     needed = (group in NAMED and field) or (group in OF_PARTS and name)  # a whole table may be the run's, no model is
-    return (group, name) if needed else None
+    return {(group, name)} if needed else set()
 
 
 def entries_of(config: dict[str, Any]) -> set[Entry]:
-    """Return the named entries that a part has, and the fields of its measurement, `images.*` where one is a group."""
+    """Return the named entries that a part has, the attacks that it runs, and the fields of its measurement, `images.*`
+    where one is a group, which is one by attack."""
     fields = mapping(config.get("measurement") or {}, "measurement")
     groups = {("measurement", f"{name}.*") for name, value in fields.items() if isinstance(value, dict)}
-    return groups | {(group, name) for group in (*NAMED, "measurement") for name in config.get(group) or ()}
+    suites = [mapping(config.get(group) or {}, group) for group in ("suite", ATTACK)]
+    attacks = {(ATTACK, name) for suite in suites for name, attack in suite.items() if attack is not None}
+    return groups | attacks | {(group, name) for group in (*NAMED, "measurement") for name in config.get(group) or ()}
 
 
 def without_entries(config: dict[str, Any], entries: set[Entry]) -> dict[str, Any]:
@@ -140,30 +157,6 @@ def without_entries(config: dict[str, Any], entries: set[Entry]) -> dict[str, An
     return config | {
         group: {name: one for name, one in own.items() if (group, name) not in entries} for group, own in groups.items()
     }
-
-
-def with_own_images(configs: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
-    """Leave the images of an attack, which the command line gave all parts, to those that have it, where any has."""
-    attacks = [attack_names(own[0]) for own in configs]
-    every = set().union(*attacks)
-    return [
-        [without_images(config, every - there) for config in own] for own, there in zip(configs, attacks, strict=True)
-    ]
-
-
-def attack_names(config: dict[str, Any]) -> set[str]:
-    """Name the attacks of a part, but for those of its suite that are null."""
-    groups = [mapping(config.get(group) or {}, group) for group in ("suite", "attack")]
-    return {name for group in groups for name, attack in group.items() if attack is not None}
-
-
-def without_images(config: dict[str, Any], attacks: set[str]) -> dict[str, Any]:
-    """Return a part's config in which the measurement says nothing of the images of some attacks."""
-    measurement = mapping(config.get("measurement") or {}, "measurement")
-    if not isinstance(images := measurement.get("images"), dict):
-        return config
-    kept = {attack: number for attack, number in images.items() if attack not in attacks}
-    return config | {"measurement": {**measurement, "images": kept}}
 
 
 def with_statements(config: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +169,7 @@ def with_statements(config: dict[str, Any], whole: dict[str, Any]) -> dict[str, 
 def composed_part(part: str, seeds: list[int], words: list[str], usual: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the configs of a part with each seed; `usual` is the config without a paper."""
     with composing(part):
-        own, *configs = composed_seeds([None, *seeds], *words)
+        own, configs = without_resolving(*words), composed_seeds(seeds, *words)
     if parts := own["parts"]:
         raise ConfigError(f"parts: {part} has parts itself, name these: [{','.join(parts)}]")
     for key in ("seed", "seeds"):
@@ -230,6 +223,8 @@ def as_value(value: Any) -> str:
     """Write a plain value as a word of the command line has it."""
     if isinstance(value, list):
         return f"[{','.join(map(as_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{as_value(each)}' for key, each in value.items())}}}"
     if isinstance(value, str):
         return QuotedString(text=value, quote=Quote.single).with_quotes()
     return json.dumps(value)
