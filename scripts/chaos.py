@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from epsball.collect.runs import read_record, status_of
+from epsball.collect.runs import status_of
 from epsball.collect.storage import is_locked
+from epsball.runtime.records import read_record
 
 RUN = Path(__file__).parents[1] / "run.py"
 SMALL = (

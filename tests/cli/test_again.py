@@ -221,6 +221,10 @@ def spoiled(done: Path, how: str) -> list[str]:
             (done / ".hydra" / "config.yaml").write_text('eps: ${times:2,"0.1}\n')
         case "damaged":
             (done / "run.json").write_text("{")
+        case "not a run's":
+            (done / "run.json").write_text('{"overrides": "eps=0.1"}')
+        case "no words":
+            (done / "run.json").write_text("{}")
         case "twice":
             return [f"again={done}", f"again={done}"]
         case "a sweep of it":
@@ -235,7 +239,9 @@ WRONG = {
     "nothing there": "again=nowhere is no run directory, such as outputs/transfer/2026",
     "no config": "has no .hydra/config.yaml: run.json has the words of its command line",
     "damaged config": "/first cannot be read: mismatched input",
-    "damaged": "cannot be read: Expecting property name",
+    "damaged": "first: run.json cannot be read (Expecting property name",
+    "not a run's": "first: run.json is not a run's: overrides should be a list, each a text, is 'eps=0.1'",
+    "no words": "first cannot be read: 'overrides'",
     "twice": "again is given 2 times",
     "a sweep of it": "again repeats a single run: leave out -m",
     "running": "is still running, as process",

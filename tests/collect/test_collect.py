@@ -186,6 +186,26 @@ def test_damaged_results_are_named_and_passed_over(tmp_path: Path, capsys, damag
     assert "worse: run.json cannot be read" in text
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("seeds", 3, "seeds should be a list, each an int, is 3"),
+        ("seeds", ["a"], "seeds[0] should be an int, is 'a'"),
+        ("cells", [["A", "B"]], "cells[0] should be a list that ends with an eps, is ['A', 'B']"),
+        ("aliases", [None], "aliases[0] should be"),
+        ("settings", "trainer=madry", "settings should be"),
+        ("overrides", 1, "overrides should be a list, each a text, is 1"),
+    ],
+)
+def test_a_record_that_no_run_wrote_is_named_and_passed_over(
+    tmp_path: Path, capsys, field: str, value: object, says: str
+) -> None:
+    make_run(tmp_path / "good", 0, {"A>A": 0.4, "A>B": 0.2})
+    make_run(tmp_path / "bad", 1, {"A>A": 0.4}, **{field: value})
+    assert collect.main([str(tmp_path)]) == 0
+    assert f"bad: run.json is not a run's: {says}" in capsys.readouterr().out
+
+
 def test_as_a_process(grid: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, SCRIPT, grid / "1", grid / "2"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

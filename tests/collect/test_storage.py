@@ -166,8 +166,11 @@ def test_a_run_that_begins_while_one_is_asked_keeps_its_models(outputs: Path, mo
     assert not (outputs / "models" / f"mnist_a-standard-{KEYS['6']}.damaged").exists()
 
 
-def test_a_record_that_cannot_be_read_keeps_every_model(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (outputs / "transfer" / "second" / "run.json").write_text("{")
+@pytest.mark.parametrize("damage", ["{", "[]", '{"models": [1]}', '{"models": {"A": "mnist_a"}}'])
+def test_a_record_that_cannot_be_read_keeps_every_model(
+    outputs: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    (outputs / "transfer" / "second" / "run.json").write_text(damage)
     before = everything(outputs)
     assert main(["clean", str(outputs), "--yes", "--runs", "all"]) == 0
     assert "transfer/second/run.json cannot be read" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from epsball.build import ConfigError, one_line
 from epsball.cli.words import key_of
 from epsball.runtime.processes import running_process, state_of
+from epsball.runtime.records import read_record
 
 if TYPE_CHECKING:
     from epsball.experiment.prepare import Experiment
@@ -75,13 +76,15 @@ def read_earlier(directory: Path) -> EarlierRun:
         part = (whole / ".hydra" / "config.yaml").is_file()
         meant = f"it is a part of again={whole}" if part else "run.json has the words of its command line"
         raise ConfigError(f"{said} has no .hydra/config.yaml: {meant}")
+    record, problem = read_record(directory / "run.json")
+    if problem:
+        raise ConfigError(f"{said}: {problem}")
     try:
-        record = json.loads((directory / "run.json").read_text())
         config, hydra = (read_yaml(directory, name) for name in ("config", "hydra"))
         sources = hydra["hydra"]["runtime"]["config_sources"]
         own = [f"'file://{one['path']}'" for one in sources if one["schema"] == "file" and one["provider"] != "main"]
         searched = [f"hydra.searchpath=[{','.join(own)}]"] if own else []
-        return EarlierRun(directory, dict(record), dict(config), [*map(str, record["overrides"]), *searched])
+        return EarlierRun(directory, record, dict(config), [*map(str, record["overrides"]), *searched])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{said} cannot be read: {one_line(error)}") from None
 
@@ -140,7 +143,7 @@ def settings_of_parts(
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the settings and the data's checksums that an earlier run recorded, and those of this one; of several
     parts below each one's name. They may differ where the whole run's config does not: by a part's file, by data."""
-    from epsball.experiment.record import for_collectors, read_json
+    from epsball.experiment.record import for_collectors
     from epsball.experiment.settings import folder_of_part
 
     own = [json.loads(json.dumps(for_collectors(part)["settings"])) for part in parts]
@@ -148,7 +151,7 @@ def settings_of_parts(
         return earlier.record.get("settings", own[0]), own[0]
     names = [part[0].settings.experiment for part in parts]
     folders = [earlier.directory / folder_of_part(name, str(earlier.record.get("experiment"))) for name in names]
-    then = [read_json(folder / "run.json").get("settings", now) for folder, now in zip(folders, own, strict=True)]
+    then = [read_record(folder / "run.json")[0].get("settings", now) for folder, now in zip(folders, own, strict=True)]
     return dict(zip(names, then, strict=True)), dict(zip(names, own, strict=True))
 
 

@@ -1,6 +1,5 @@
 """Read run directories as they are found: their record, their rows, what is wrong with them."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from epsball.build import one_line
 from epsball.results.metrics import ERROR
 from epsball.results.rows import FINGERPRINTS
 from epsball.runtime.processes import state_of
+from epsball.runtime.records import read_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,17 +92,6 @@ def read_run(path: Path, name: str) -> Run:
     newest_file = max((path / file).stat().st_mtime for file in ("run.json", "results.csv") if (path / file).exists())
     sweep = next((str(folder) for folder in path.parents if (folder / "multirun.yaml").exists()), "")
     return Run(name, record, rows, problem, newest_file, sweep=sweep, notes=notes)
-
-
-def read_record(path: Path) -> tuple[dict[str, Any], str]:
-    """Return the contents of run.json, and why they cannot be used ("" if they can)."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}, "no run.json"
-    except (OSError, ValueError) as error:
-        return {}, f"run.json cannot be read ({error})"
-    return (record, "") if isinstance(record, dict) else ({}, "run.json is not an object")
 
 
 def run_problem(record: dict[str, Any], has_rows: bool, notes: list[str]) -> str:

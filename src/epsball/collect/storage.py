@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from epsball.collect.runs import read_record, status_of
+from epsball.collect.runs import status_of
 from epsball.runtime.files import is_abandoned, try_lock
 from epsball.runtime.progress import unfailing_output
+from epsball.runtime.records import read_record
 from epsball.runtime.store import LAST, MANIFEST, SPEC
 
 FOLDER = re.compile(r"(?P<label>.+)-(?P<key>[0-9a-f]{12})(?P<damaged>\.damaged(-\d+)?)?")

@@ -23,6 +23,7 @@ from epsball.runtime.distributed import is_first
 from epsball.runtime.files import make_folder, remove_abandoned, write_whole
 from epsball.runtime.processes import running_process, state_of, this_process
 from epsball.runtime.progress import Interrupted
+from epsball.runtime.records import read_record
 from epsball.runtime.store import fingerprint, free_name
 from epsball.training.spec import ModelSpec
 from epsball.training.trained import TrainedModels
@@ -249,7 +250,7 @@ def claim_directory(name: str, parts: Sequence[Part], given: str | None, job: Pa
         return make_unique_directory(job or outputs / name / stamp)
     path = Path(given)
     make_folder(path, f"hydra.run.dir={given}")
-    record = read_json(path / "run.json")
+    record, _ = read_record(path / "run.json")
     if (process := running_process(record)) is not None and state_of(process) == "runs":
         raise ConfigError(f"hydra.run.dir={given} is in use by process {process.get('id')}: name another directory")
     only_begun = all(any(map(file.match, BEGINNING)) for file in path.iterdir())
@@ -288,12 +289,3 @@ def git_commit() -> str | None:
         return commit + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def read_json(path: Path) -> Json:
-    """Return the JSON object in a file; empty when there is none or it cannot be read."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
