@@ -7,7 +7,6 @@ from epsball.attacks.gradient import GradientAttack
 from epsball.build import listed
 from epsball.experiment.prepare import Experiment
 from epsball.experiment.statements import Statements
-from epsball.measurements.transfer_matrix import TransferMatrix
 from epsball.paper.figures import Figure
 from epsball.paper.tables import Table
 from epsball.training.spec import with_sources
@@ -42,7 +41,7 @@ def idle_attacks(experiment: Experiment) -> Iterator[str]:
     what is asked about, because nothing asks about them."""
     if experiment.attacks and not experiment.sources:
         yield f"no model has gradients: {listed([named.name for named in experiment.attacks])} crafted on none"
-    elif any(isinstance(one, TransferMatrix) and one.cells == "asked" for one in experiment.measurements.values()):
+    elif any(one.asked_alone for one in experiment.measurements.values()):
         cells = {(label, one.attack, one.eps) for label, own in experiment.expected.cells.items() for one in own}
         kinds, attacks = experiment.measurements, experiment.attacks
         crafted = [one for label, attack, eps in cells for one in kinds[label].made_of(attack, eps, attacks)]

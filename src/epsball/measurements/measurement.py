@@ -214,6 +214,11 @@ class Measurement(Protocol):
         return ("clean",)
 
     @property
+    def asked_alone(self) -> bool:
+        """Whether it has those cells alone that the config's tables, claims and figures ask about."""
+        return False
+
+    @property
     def other_sources(self) -> tuple[str, ...]:
         """Names in its rows' source column that are of no model."""
         return ()

@@ -84,7 +84,11 @@ class TransferMatrix(Measurement):
             Cell(source, target, named.name, named.attack.eps) for named, source in pairs for target in scope.targets
         ]
         asked = [quantity.without("measurement") for quantity in scope.asked if quantity.metric in MEASURED]
-        return [cell for cell in every if self.cells == "all" or is_asked(asked, scope, cell)]
+        return [cell for cell in every if not self.asked_alone or is_asked(asked, scope, cell)]
+
+    @property
+    def asked_alone(self) -> bool:
+        return self.cells == "asked"
 
     def images_of(self, attack: str) -> int | None:
         return self.images_by_name.get(attack, self.images_of_others)
