@@ -194,6 +194,7 @@ def test_damaged_results_are_named_and_passed_over(tmp_path: Path, capsys, damag
         ("cells", [["A", "B"]], "cells[0] should be a list that ends with an eps, is ['A', 'B']"),
         ("aliases", [None], "aliases[0] should be"),
         ("settings", "trainer=madry", "settings should be"),
+        ("settings", None, "settings should be {NAME: ...}, is null"),
         ("overrides", 1, "overrides should be a list, each a text, is 1"),
     ],
 )

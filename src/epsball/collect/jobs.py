@@ -61,7 +61,7 @@ def as_text(value: object) -> str:
 
 def overrides(record: dict[str, Any]) -> Settings:
     """Return the run's command-line overrides as key -> value, without the seed and Hydra's own."""
-    pairs = [str(item).lstrip("+").partition("=") for item in record.get("overrides") or []]
+    pairs = [word.lstrip("+").partition("=") for word in record.get("overrides", [])]
     return {key: value for key, _, value in pairs if key != "seed" and not key.startswith("hydra.")}
 
 

@@ -56,16 +56,16 @@ class Run:
     @property
     def seeds(self) -> list[int]:
         """Seeds that it was meant to have."""
-        return list(self.record.get("seeds") or [])
+        return list(self.record.get("seeds", []))
 
     @property
     def cells(self) -> list[Cell]:
         """Cells that it was meant to have of each seed."""
-        return [(*cell, round(eps, EPS_DIGITS)) for *cell, eps in self.record.get("cells") or []]
+        return [(*cell, round(eps, EPS_DIGITS)) for *cell, eps in self.record.get("cells", [])]
 
     def aliases(self, seed: int) -> dict[str, str]:
         """Return the names that stand for equal models in one seed: by each, the one that the model is listed under."""
-        said: list[dict[str, str]] = self.record.get("aliases") or []
+        said: list[dict[str, str]] = self.record.get("aliases", [])
         return dict(zip(self.seeds, said, strict=False)).get(seed, {})
 
 

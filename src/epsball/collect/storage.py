@@ -155,7 +155,7 @@ def read_run_folder(path: Path) -> RunFolder:
     record, problem = read_record(path / "run.json")
     read = {file: read_record(file) for file in path.rglob("run.json")}
     states = [status_of(each).partition(" ")[0] for each, _ in read.values()]
-    models = [model for each, _ in read.values() for model in (each.get("models") or {}).values()]
+    models = [model for each, _ in read.values() for model in each.get("models", {}).values()]
     return RunFolder(
         path,
         record,

@@ -40,8 +40,8 @@ def read_record(path: Path) -> tuple[Record, str]:
 def check_fields(record: Record) -> None:
     """ConfigError for a field of another kind than a run writes."""
     for name, kind in FIELDS.items():
-        if record.get(name) is not None:
+        if name in record:
             convert(record[name], kind, name)
-    for number, cell in enumerate(record.get("cells") or ()):
+    for number, cell in enumerate(record.get("cells", ())):
         if not (isinstance(cell, list) and cell and isinstance(cell[-1], int | float)):
             raise ConfigError(f"cells[{number}] should be a list that ends with an eps, is {cell!r}")
