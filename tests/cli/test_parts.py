@@ -24,7 +24,7 @@ def test_a_word_that_sets_a_model_or_a_field_of_one_is_for_the_part_that_has_it(
     assert theirs == {("models", "B")}
 
 
-@pytest.mark.parametrize("word", ["suite.pgd_cw.kappa=40", "suite.pgd_cw=null", "suite.pgd_cw.steps=3"])
+@pytest.mark.parametrize("word", ["suite.pgd_cw.kappa=40", "suite.pgd_cw=null", "attack@suite.pgd_cw=pgd"])
 def test_a_word_that_sets_an_attack_or_a_field_of_one_is_for_the_part_that_has_it(word: str) -> None:
     parts = ["kariyappa/table2_conv3", "kariyappa/figure4_conv3"]
     words, theirs = where_they_fit(parts, [[word, f"paper={part}"] for part in parts])
@@ -69,7 +69,8 @@ def test_a_group_of_the_measurement_is_for_the_part_that_has_its_field() -> None
     [
         ("suite.pgd_cw.kappa=40", "++suite.pgd_cw.kappa=40"),  # the run's own suite has none
         ("suite.fgsm.eps=0.1", "suite.fgsm.eps=0.1"),  # it has this one
-        ("arch@models.T_div.arch=conv4", "+arch@models.T_div.arch=conv4"),
+        ("arch@models.T_div.arch=conv4", "+arch@_global_.models.T_div.arch=conv4"),
+        ("attack@suite.pgd_cw=pgd", "+attack@_global_.suite.pgd_cw=pgd"),
         ("models.T_div.trainer.epochs=3", "models.T_div.trainer.epochs=3"),  # Hydra takes any field of a model
         ("eps=0.2", "eps=0.2"),
         ("suite=none", "suite=none"),

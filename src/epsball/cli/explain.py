@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -208,15 +207,15 @@ def unknown_key(key: str, part: str | None) -> str:
 
 
 def with_typed_options(part: str | None) -> DictConfig:
-    """Return the config with those of the typed options that there are, and the paper of a part; of the options with
-    the paper alone, or with none, where another is what does not compose."""
+    """Return the config with those of the typed options that there are, and the paper of a part; with no typed option
+    where one of them is what does not compose."""
     paper = [f"paper={part}"] if part else []
     typed = [choosing(word) for word in settings() if key_of(word) != "paper"] if part else settings()
     words = [word for word in typed if word.partition("=")[2] in options_of(key_of(word))]
-    for chosen in (words, [word for word in words if key_of(word) == "paper"]):
-        with suppress(HydraException):
-            return hydra_config([*chosen, *paper, *search_path()])
-    return hydra_config([*paper, *search_path()])
+    try:
+        return hydra_config([*words, *paper, *search_path()])
+    except HydraException:
+        return hydra_config([*paper, *search_path()])
 
 
 def unknown_group(key: str, group: str, package: str, choices: Mapping[str, Any], config: DictConfig) -> str:
@@ -227,9 +226,6 @@ def unknown_group(key: str, group: str, package: str, choices: Mapping[str, Any]
     if group == "model":
         name = package.removeprefix("models.") or "NAME"
         return f"{key} is not a config key: +model@models.{name}={value} adds a model, arch and trainer are target's"
-    if package and (parts := config.get("parts")):
-        place = f"paper={parts[0]} alone takes it in place of one of its own"
-        return f"{key} is not a config key: +{key}={value} adds it to each part, and a part such as {place}"
     if package:
         return f"{key} is not a config key: +{key}={value} adds it"
     places = [name for name in choices if name.startswith(f"{group}@")]

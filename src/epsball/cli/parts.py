@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from epsball.build import ConfigError, convert, mapping, naming_part
 from epsball.cli.compose import OPEN, composed, composed_seeds, hydra_config, searched, with_model_fields
 from epsball.cli.explain import explain
-from epsball.cli.words import OF_PARTS, key_of, place_of, search_path
+from epsball.cli.words import OF_PARTS, adding_word, key_of, place_of, search_path
 from epsball.experiment.grid import expand_grids
 from epsball.experiment.settings import COMPUTED, FILES, STATED, STATED_ONCE
 
@@ -113,13 +113,13 @@ def what_fits(word: str, lacking: set[Entry]) -> str:
 
 def adding(words: list[str]) -> list[str]:
     """Return the words of a command line, in a run of parts those for an attack or a measurement, and those that choose
-    an option inside a model, as `arch@models.A.arch=mnist_b`, with a + or ++: Hydra composes the run's own config
-    first, which lacks them, and takes unknown keys in the groups of OPEN alone. `choosing` takes it off again."""
+    an option at a model, an attack or a measurement, as `arch@models.A.arch=mnist_b`, by `adding_word`: Hydra composes
+    the run's own config first, which lacks them, and takes unknown keys in the groups of OPEN alone."""
     places = {word: place_of(word) for word in words if not word.startswith(("+", "~", "-"))}
     inside = {
         word: (group, name)
-        for word, (group, name, field) in places.items()
-        if group in OF_PARTS and name and (field if "@" in key_of(word) else group not in OPEN)
+        for word, (group, name, _) in places.items()
+        if group in OF_PARTS and name and ("@" in key_of(word) or group not in OPEN)
     }
     if not inside:
         return words
@@ -129,7 +129,7 @@ def adding(words: list[str]) -> list[str]:
     except HydraException:  # Hydra's own composition, which follows, raises it again
         return words
     lacking = [word for word, (group, name) in inside.items() if given.parts and name not in (given[group] or {})]
-    return [f"{'+' if '@' in key_of(word) else '++'}{word}" if word in lacking else word for word in words]
+    return [adding_word(word) if word in lacking else word for word in words]
 
 
 def needed_by(word: str) -> set[Entry]:

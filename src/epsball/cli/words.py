@@ -13,6 +13,8 @@ from hydra.errors import HydraException
 
 from epsball.build import ConfigError, listed
 
+AT_TOP = "@_global_."
+"""what Hydra takes for @ before a place in the whole config"""
 OF_PARTS = ("models", "suite", "measurements")
 """groups whose entries a run of parts does not have itself"""
 
@@ -76,7 +78,7 @@ def typed_keys() -> dict[str, str]:
 
 def key_of(word: str) -> str:
     """Return the key that a setting sets."""
-    return word.lstrip("+~").partition("=")[0]
+    return word.lstrip("+~").partition("=")[0].replace(AT_TOP, "@")
 
 
 def place_of(word: str) -> tuple[str, str, str]:
@@ -86,14 +88,18 @@ def place_of(word: str) -> tuple[str, str, str]:
     return group, name, field
 
 
+def adding_word(word: str) -> str:
+    """Return a word that chooses an option at a place, as `arch@models.A.arch=mnist_b`, or sets a field, as
+    `suite.pgd.steps=9`, so that Hydra takes it where the config has no such place; `choosing` returns it as it was."""
+    return f"+{word.replace('@', AT_TOP, 1)}" if "@" in key_of(word) else f"++{word}"
+
+
 def choosing(word: str) -> str:
-    """Return a word that chooses an option inside an entry, as `+arch@models.A.arch=mnist_b`, without its +, one that
-    sets an entry or a field of it, as `++suite.pgd.steps=9`, without its ++: of the parts of a run, whose own config
-    lacks the entry, one that has it has them."""
-    group, _, field = place_of(word)
-    if "@" in key_of(word) and field:
-        return word.lstrip("+")
-    return word.removeprefix("++") if group in OF_PARTS else word
+    """Return a word of `adding_word`, and any other that sets an entry or a field of it with ++, as the parts of a run
+    take it, of which one has the place that the run's own config lacks."""
+    if AT_TOP in word:
+        return word.lstrip("+").replace(AT_TOP, "@", 1)
+    return word.removeprefix("++") if place_of(word)[0] in OF_PARTS else word
 
 
 def own_folders() -> list[Path]:
