@@ -41,7 +41,7 @@ PUBLISHED = {  # by folder
     "kurakin/images_50000": Published({0}, claims=3, tables=3, identities=37),
     "kurakin/images_50000/epochs_3": Published({0}, claims=3, tables=3, identities=27),
     "kurakin/images_50000/seed_1": Published({1}, claims=2, tables=1, identities=10),
-    "kurakin/resnet20": Published({0}, claims=14, tables=13, identities=256),
+    "kurakin/resnet20": Published({0}, claims=14, tables=13, identities=269),
     "kurakin/resnet20/paper/hidden_gradients": Published({0}, claims=2, tables=1, identities=52),
     "kurakin/resnet20/paper/label_leaking": Published({0}, claims=3, tables=2, identities=35),
     "kurakin/three_seeds": Published({0, 1, 2}, claims=15, tables=13, identities=1092),
