@@ -33,28 +33,25 @@ def test_a_word_that_sets_an_attack_or_a_field_of_one_is_for_the_part_that_has_i
 
 
 @pytest.mark.parametrize(
-    ("word", "iterative", "one_step"),
-    [
-        (
-            "+measurement.images={iter_ll: 9, step_ll: 7}",
-            "+measurement.images={iter_ll:9}",
-            "+measurement.images={step_ll:7}",
-        ),
-        ("+measurement.images={iter_ll: 9}", "+measurement.images={iter_ll: 9}", None),
-        ("+measurement.images.iter_ll=9", "+measurement.images.iter_ll=9", None),
-        ("+measurement.images={iterll: 9}", "+measurement.images={iterll: 9}", "+measurement.images={iterll: 9}"),
-        ("measurement.images=9", "measurement.images=9", "measurement.images=9"),
+    ("word", "parts"),
+    [  # what the part with iterative attacks, that with one-step attacks and one that crafts none have of it
+        ("{iter_ll: 9, step_ll: 7}", ["{iter_ll:9}", "{step_ll:7}", None]),
+        ("{iter_ll: 9}", ["{iter_ll: 9}", None, None]),
+        ("{iterll: 9}", ["{iterll: 9}", "{iterll: 9}", None]),
+        ("9", ["9", "9", "9"]),
     ],
 )
-def test_the_images_of_an_attack_are_for_the_part_that_runs_it(
-    word: str, iterative: str | None, one_step: str | None
-) -> None:
-    parts = {"kurakin/table2": iterative, "kurakin/table1": one_step, "kariyappa/figure4_conv3": None}
-    words, _ = where_they_fit(list(parts), [["scale=smoke", word, f"paper={part}"] for part in parts])
-    expected = [["scale=smoke", *([own] if own else []), f"paper={part}"] for part, own in parts.items()]
-    if word.startswith("measurement.images="):  # its coherence is of as many
-        expected[-1].insert(1, word)
-    assert words == expected
+def test_the_images_of_an_attack_are_for_the_part_that_runs_it(word: str, parts: list[str | None]) -> None:
+    key, names = "+measurement.images=", ["kurakin/table2", "kurakin/table1", "kariyappa/figure4_conv3"]
+    words, _ = where_they_fit(names, [["scale=smoke", key + word, f"paper={name}"] for name in names])
+    own = [["scale=smoke", *([key + part] if part else [])] for part in parts]
+    assert words == [[*each, f"paper={name}"] for each, name in zip(own, names, strict=True)]
+
+
+def test_the_images_of_one_attack_are_for_the_part_that_runs_it() -> None:
+    names, word = ["kurakin/table2", "kurakin/table1"], "+measurement.images.iter_ll=9"
+    words, _ = where_they_fit(names, [[word, f"paper={name}"] for name in names])
+    assert words == [[word, "paper=kurakin/table2"], ["paper=kurakin/table1"]]
 
 
 def test_a_group_of_the_measurement_is_for_the_part_that_has_its_field() -> None:

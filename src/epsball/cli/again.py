@@ -84,7 +84,7 @@ def read_earlier(directory: Path) -> EarlierRun:
         sources = hydra["hydra"]["runtime"]["config_sources"]
         own = [f"'file://{one['path']}'" for one in sources if one["schema"] == "file" and one["provider"] != "main"]
         searched = [f"hydra.searchpath=[{','.join(own)}]"] if own else []
-        return EarlierRun(directory, record, dict(config), [*map(str, record["overrides"]), *searched])
+        return EarlierRun(directory, record, dict(config), [*record["overrides"], *searched])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{said} cannot be read: {one_line(error)}") from None
 

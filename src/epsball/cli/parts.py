@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -16,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from epsball.build import ConfigError, convert, mapping, naming_part
 from epsball.cli.compose import OPEN, composed, composed_seeds, hydra_config, searched, with_model_fields
 from epsball.cli.explain import explain
-from epsball.cli.words import OF_PARTS, adding_word, key_of, place_of, search_path
+from epsball.cli.words import OF_PARTS, adding_word, key_of, place_of, search_path, value_of
 from epsball.experiment.grid import expand_grids
 from epsball.experiment.settings import COMPUTED, FILES, STATED, STATED_ONCE
 
@@ -104,10 +103,9 @@ def what_fits(word: str, lacking: set[Entry]) -> str:
     several attacks, `measurement.images={fgsm:100,pgd:50}`, what is for the attacks that are not lacking."""
     if needed_by(word) & lacking:
         return ""
-    given = OverridesParser.create().parse_override(word).value() if place_of(word)[0] == "measurement" else None
-    if not isinstance(given, dict):
+    if place_of(word)[0] != "measurement" or not isinstance(given := value_of(word), dict):
         return word
-    kept = {attack: number for attack, number in given.items() if (ATTACK, str(attack)) not in lacking}
+    kept = {attack: number for attack, number in given.items() if (ATTACK, attack) not in lacking}
     return word if kept == given else f"{word.partition('=')[0]}={as_value(kept)}" if kept else ""
 
 
@@ -136,7 +134,7 @@ def needed_by(word: str) -> set[Entry]:
     """Return the entries that a part has to have for a word, where any has, attacks and fields of `measurement`."""
     group, name, field = place_of(word)
     if group == "measurement" and name:
-        below = {(group, f"{name}.*")} if field or word.partition("=")[2].startswith("{") else set()
+        below = {(group, f"{name}.*")} if field or isinstance(value_of(word), dict) else set()
         return {(group, name), *below, *([(ATTACK, field)] if field else [])}
     needed = (group in NAMED and field) or (group in OF_PARTS and name)  # a whole table may be the run's, no model is
     return {(group, name)} if needed else set()

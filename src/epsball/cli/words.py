@@ -88,6 +88,11 @@ def place_of(word: str) -> tuple[str, str, str]:
     return group, name, field
 
 
+def value_of(word: str) -> object:
+    """Return the value that a setting sets, as Hydra reads it. HydraException where it cannot."""
+    return OverridesParser.create().parse_override(word).value()
+
+
 def adding_word(word: str) -> str:
     """Return a word that chooses an option at a place, as `arch@models.A.arch=mnist_b`, or sets a field, as
     `suite.pgd.steps=9`, so that Hydra takes it where the config has no such place; `choosing` returns it as it was."""

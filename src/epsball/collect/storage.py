@@ -152,8 +152,8 @@ def find_run_folders(roots: Iterable[Path]) -> list[RunFolder]:
 
 def read_run_folder(path: Path) -> RunFolder:
     """Read the records of a run and of its parts."""
-    record, problem = read_record(path / "run.json")
     read = {file: read_record(file) for file in path.rglob("run.json")}
+    record, problem = read[path / "run.json"]
     states = [status_of(each).partition(" ")[0] for each, _ in read.values()]
     models = [model for each, _ in read.values() for model in each.get("models", {}).values()]
     return RunFolder(
