@@ -86,6 +86,21 @@ def test_a_file_without_a_row_of_the_run_is_told(
     assert told == [True, False]
 
 
+def test_a_file_that_contradicts_an_earlier_one_is_told(
+    seeds: list[Config], first: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the same training elsewhere, say: not all cells of a table are then of one model."""
+    rows = read(first / "results.csv").assign(error_top1=[0.5, 0.9])
+    rows.to_csv(tmp_path / "elsewhere.csv", index=False)
+    files = [str(tmp_path / "elsewhere.csv"), str(first / "results.csv")]
+    with caplog.at_level("INFO", logger="epsball"):
+        found = read(run([[{**seeds[0], "rows": files, "missing": "skip"}]], tmp_path) / "results.csv")
+    assert (
+        f"rows: of 2 of this run's cells {files[1]} has other numbers than {files[0]}, which count" in caplog.messages
+    )
+    assert found["error_top1"].tolist() == [0.5, 0.9]
+
+
 def test_only_what_is_missing_is_measured(tiny: Compose, seeds: list[Config], first: Path, tmp_path: Path) -> None:
     more = {**tiny("suite.fgsm.eps=[0.1,0.3]"), "rows": [str(first / "results.csv")]}
     found = read(run([[more]], tmp_path) / "results.csv")

@@ -167,6 +167,33 @@ def test_the_first_file_that_has_an_identity_counts(tmp_path: Path) -> None:
         (found,) = given.find("aaa") or []
         assert found["error_top1"] == error and given.find("bbb")
         assert found["mistakes_top1"] == packed_bits([True] * round(100 * error) + [False] * round(100 - 100 * error))
+        assert given.differing_files() == [(paths[1], paths[0], 1)]
+
+
+def test_a_file_contradicts_an_earlier_one_where_the_run_asks(tmp_path: Path) -> None:
+    """Last bits, a column that an older file lacks, the images mistaken: no contradiction; nor of a file itself."""
+    row = {**known(clean("A", 0.25), "aaa", "clean"), "loss_mean": 0.5, "loss_sd": 1.0}
+    first = written(tmp_path / "first", row, A_ON_B)
+    alike = [
+        *({**row, "loss_mean": 0.5000001}, known(clean("A", 0.25), "aaa", "clean")),
+        known(seen(clean("A", 0), [True] * 25 + [False] * 75), "aaa", "clean"),
+    ]
+    for number, other in enumerate(alike):
+        given = read_given([first, written(tmp_path / f"{number}", other), first])
+        given.find("aaa")
+        assert given.differing_files() == []
+    other = written(tmp_path / "other", {**row, "error_top1": 0.26}, {**A_ON_B, "error_top1": 0.51})
+    given = read_given([first, other])
+    assert given.differing_files() == []
+    for asked, identity in enumerate(("aaa", "bbb"), 1):
+        given.find(identity)
+        assert given.differing_files() == [(other, first, asked)]
+
+
+def test_a_file_with_other_points_of_a_surface_contradicts_it(tmp_path: Path) -> None:
+    points = [known(clean("A", nan, loss_mean=2.0, loss_sd=1.0, e1=e1), "aaa", "surface") for e1 in (0.0, 0.1)]
+    given = read_given([written(tmp_path / "all", *points), written(tmp_path / "fewer", points[0])])
+    assert len(given.find("aaa") or []) == 2 and [count for *_, count in given.differing_files()] == [1]
 
 
 def test_the_images_mistaken_come_from_whichever_file_has_them(tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def unfinished_models(experiment: Experiment, work: Workload) -> dict[str, Model
 
 
 def check_given(parts: Sequence[Sequence[Experiment]], stop: Stop) -> None:
-    """Tell of a file of rows of which none is of this run. ConfigError where a given row has the label of one
-    that is to be measured, and another identity."""
+    """Tell of a file of rows of which none is of this run, and of one that an earlier one contradicts. ConfigError
+    where a given row has the label of one that is to be measured, and another identity."""
     experiments = [experiment for part in parts for experiment in part]
     if not experiments[0].settings.rows:
         return
@@ -74,3 +74,5 @@ def check_given(parts: Sequence[Sequence[Experiment]], stop: Stop) -> None:
         experiment.given.check_labels((*cell, seed) for cell in experiment.cells)
     for path in experiments[0].given.unused_files():
         log.info("rows: none in %s is of this run", path)
+    for path, first, count in experiments[0].given.differing_files():
+        log.info("rows: of %d of this run's cells %s has other numbers than %s, which count", count, path, first)

@@ -33,6 +33,8 @@ class GivenRows:
     """by what their labels say: identity and place, `FILE line N`"""
     files: dict[str, set[str]] = field(default_factory=dict)
     """the identities that each has"""
+    differing: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    """by a file and an earlier one, the identities of which the later has other numbers, which do not count"""
     asked: set[str] = field(default_factory=set)
 
     def find(self, identity: str) -> list[dict[str, Any]] | None:
@@ -43,6 +45,11 @@ class GivenRows:
     def unused_files(self) -> list[str]:
         """Return the files of whose rows none was asked for."""
         return [path for path, identities in self.files.items() if not identities & self.asked]
+
+    def differing_files(self) -> list[tuple[str, str, int]]:
+        """Return a file, an earlier one, and of how many identities that were asked for it has other numbers."""
+        counts = [(*files, len(identities & self.asked)) for files, identities in self.differing.items()]
+        return [(later, first, count) for later, first, count in counts if count]
 
     def check_labels(self, expected: Iterable[Label]) -> None:
         """ConfigError where a row has the label of an expected one and none of its identities was asked for: it is of
@@ -84,10 +91,14 @@ def read_given(paths: Sequence[str]) -> GivenRows:
             if content not in seen:
                 group.append(numbers)
             seen.add(content)
-        given.files[str(path)] = set(own)
         for identity, group in own.items():
             rows = counted_once(group)
-            given.rows[identity] = with_mistakes(given.rows.get(identity, rows), rows)
+            first = given.rows.get(identity, rows)
+            if not are_again(rows, first):
+                earlier = next(file for file, identities in given.files.items() if identity in identities)
+                given.differing.setdefault((str(path), earlier), set()).add(identity)
+            given.rows[identity] = with_mistakes(first, rows)
+        given.files[str(path)] = given.files.get(str(path), set()) | set(own)
     return given
 
 
@@ -95,6 +106,17 @@ def is_again(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether a row is another one again: measured twice, it may differ in last bits and the seconds that it took."""
     names = (row.keys() | other.keys()) - {SECONDS, "attack"}
     return all(is_close(row.get(name), other.get(name)) for name in names)
+
+
+def are_again(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the rows of an identity are those of another file again, in the columns that both have: which images were
+    mistaken is left aside, as the numbers say how many."""
+    apart = {SECONDS, "attack", *MISTAKES}
+    return len(rows) == len(others) and all(
+        is_close(row[name], other[name])
+        for row, other in zip(rows, others, strict=True)
+        for name in (row.keys() & other.keys()) - apart
+    )
 
 
 def is_close(value: object, other: object) -> bool:
