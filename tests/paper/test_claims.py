@@ -304,7 +304,7 @@ def test_pairs_settle_what_the_errors_alone_leave_open() -> None:
         True,
         False,
     )
-    assert paired.gap.value == unpaired.gap.value and paired.left == unpaired.left
+    assert paired.gap.value == unpaired.gap.value and repr(paired.left) == repr(unpaired.left)  # of no sd: nan
 
 
 @pytest.mark.parametrize(("alone", "n"), [(0.05, 200), (0.02, 1000)])
@@ -448,7 +448,8 @@ def test_a_cell_on_both_sides_must_be_measured() -> None:
     check = judged("error(A) + error(B) < error(A) + error(C)", *rows)
     assert (check.verdict, check.holds, len(check.in_seeds)) == ("open", None, 0)
     check = judged("error(A) + error(B) < error(A) + error(C)", *rows, clean("A", 0.5))
-    assert check.verdict == "confirmed" and check.gap == judged("error(B) < error(C)", *rows).gap
+    alone = judged("error(B) < error(C)", *rows)
+    assert check.verdict == "confirmed" and repr(check.gap) == repr(alone.gap)  # of no sd: nan
 
 
 def test_a_ratio_without_ends_leaves_a_check_open() -> None:

@@ -218,7 +218,7 @@ def test_rates_of_other_numbers_of_images_are_compared_on_those_that_both_have()
     rows = [seen(clean(name, 0), bits) for name, bits in wrong.items()]
     fewer = [seen(clean(name, 0), bits[:50]) for name, bits in wrong.items()]
     for text in ("error(A) - error(B)", "error(B) / error(A)", "accuracy(A) / accuracy(B) - 1"):
-        assert summed(text, rows) == summed(text, fewer)
+        assert repr(summed(text, rows)) == repr(summed(text, fewer))  # of no sd: nan
         assert paired(text, rows) == paired(text, fewer)
     assert summed("error(A) - error(B)", rows).value == pytest.approx(0.2)
     assert measured("error(A)", rows).value == pytest.approx(0.4)

@@ -34,7 +34,7 @@ from epsball.cli.help import asks_for_help, print_help
 from epsball.cli.idle import Composed, compose, idle_words
 from epsball.cli.local import check_local
 from epsball.cli.parts import adding, parts_of
-from epsball.cli.words import choosing, in_order, options, refuse_absent_folders, typed_keys
+from epsball.cli.words import accept_lazy_help, choosing, in_order, options, refuse_absent_folders, typed_keys
 from epsball.experiment.settings import settings_of
 from epsball.runtime.distributed import PeerLost, agreed, gather, is_first, joined, processes, rank
 from epsball.runtime.files import make_folder
@@ -128,6 +128,7 @@ def main() -> int:
     """Run what the command line says and return the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra lets exceptions through; they are printed here, in one line
     register_with_hydra()
+    accept_lazy_help()
     session = Session()
     session.stop.listen()
 

@@ -3,8 +3,9 @@
 import re
 import shlex
 import sys
-from argparse import ArgumentError, ArgumentParser, Namespace
+from argparse import Action, ArgumentError, ArgumentParser, Namespace
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
@@ -40,9 +41,23 @@ def in_order(words: list[str]) -> list[str]:
 
 def hydra_parser() -> ArgumentParser:
     """Return Hydra's parser, which raises where Hydra lets it print its usage and exit."""
+    accept_lazy_help()
     parser = get_args_parser()
     parser.exit_on_error = False
     return parser
+
+
+@cache
+def accept_lazy_help() -> None:
+    """Let argparse take help that is no text, as Hydra's of --shell-completion is until it is printed: from Python 3.14
+    argparse looks into it at once, and Hydra before 1.4 ends there (its issue 3121)."""
+    check = getattr(ArgumentParser, "_check_help", None)
+
+    def check_text(parser: ArgumentParser, action: Action) -> None:
+        if check is not None and isinstance(action.help, str):
+            check(parser, action)
+
+    ArgumentParser._check_help = check_text  # type: ignore[attr-defined]
 
 
 def check_flags(parser: ArgumentParser, words: list[str]) -> None:
