@@ -95,9 +95,14 @@ prepare() {
     export CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 }
 
-# Unpack the archive on standard input; what $WORK has newer stays.
+# Unpack the archive on standard input; what $WORK has newer stays. (GNU tar 1.35 fails with --keep-newer-files where a
+# folder is there already.)
 unpack() {
-    tar -xzf - -C "$work" --keep-newer-files --warning=no-ignore-newer >>"$log" 2>&1
+    mkdir -p "$work/unpacked"
+    tar -xzf - -C "$work/unpacked" >>"$log" 2>&1 && cp -a -u "$work/unpacked/." "$work/" >>"$log" 2>&1
+    unpacked=$?
+    rm -rf "$work/unpacked"
+    return $unpacked
 }
 
 # refuse_state ARCHIVE: go no further, and pack nothing over it.
