@@ -6,6 +6,8 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,7 +77,8 @@ def imported(file: str, digest: str) -> ModuleType:
     text = Path(file).read_bytes()
     unchanged = hashlib.sha256(text).hexdigest() == digest
     require(unchanged, f"file should stay as it is while a run uses it, but {file} was changed")
-    content = ModuleType(f"epsball_own_{digest[:12]}")
+    name = f"epsball_own_{digest[:12]}"
+    content = module_from_spec(ModuleSpec(name, SourceFileLoader(name, file), origin=file))
     content.__file__ = file
     sys.modules[content.__name__] = content  # a dataclass in it looks itself up there
     try:
