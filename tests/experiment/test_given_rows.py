@@ -95,9 +95,8 @@ def test_a_file_that_contradicts_an_earlier_one_is_told(
     files = [str(tmp_path / "elsewhere.csv"), str(first / "results.csv")]
     with caplog.at_level("INFO", logger="epsball"):
         found = read(run([[{**seeds[0], "rows": files, "missing": "skip"}]], tmp_path) / "results.csv")
-    assert (
-        f"rows: of 2 of this run's cells {files[1]} has other numbers than {files[0]}, which count" in caplog.messages
-    )
+    told = f"rows: for 2 cells of this run {files[1]} has other numbers than {files[0]}, which comes first"
+    assert told in caplog.messages
     assert found["error_top1"].tolist() == [0.5, 0.9]
 
 

@@ -75,4 +75,7 @@ def check_given(parts: Sequence[Sequence[Experiment]], stop: Stop) -> None:
     for path in experiments[0].given.unused_files():
         log.info("rows: none in %s is of this run", path)
     for path, first, count in experiments[0].given.differing_files():
-        log.info("rows: of %d of this run's cells %s has other numbers than %s, which count", count, path, first)
+        cells = "cell" if count == 1 else "cells"
+        log.info(
+            "rows: for %d %s of this run %s has other numbers than %s, which comes first", count, cells, path, first
+        )

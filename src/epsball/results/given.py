@@ -98,7 +98,7 @@ def read_given(paths: Sequence[str]) -> GivenRows:
                 earlier = next(file for file, identities in given.files.items() if identity in identities)
                 given.differing.setdefault((str(path), earlier), set()).add(identity)
             given.rows[identity] = with_mistakes(first, rows)
-        given.files[str(path)] = given.files.get(str(path), set()) | set(own)
+        given.files[str(path)] = set(own)
     return given
 
 
