@@ -1,7 +1,9 @@
 """A network of the user's own file: the same numbers as in plain torch, and one line for all that is wrong with it."""
 
+import inspect
 import os
 import re
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +19,7 @@ from epsball.build import ConfigError, build
 from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.run import run_experiments
 from epsball.models import MODELS, heads, own_heads
+from epsball.runtime.named_files import found_in
 from epsball.runtime.progress import Stop
 from epsball.training.trained import place_network
 
@@ -357,6 +360,14 @@ def test_a_file_that_cannot_be_imported(text: str, answer: str, file: Path) -> N
     file.write_text(text)
     with pytest.raises(ConfigError, match=re.escape(f"arch.file: {file} {answer}")):
         build(MODELS, spec(file), (1, 28, 28), 10, where="arch")
+
+
+def test_the_file_is_a_module_with_its_source(file: Path) -> None:
+    """Python 3.15 warns of one without a loader, in each traceback through it."""
+    found = found_in(str(file), "Net", "an example", "makes the network")
+    module = sys.modules[found.__module__]
+    assert module.__spec__ and module.__spec__.loader is module.__loader__ is not None and module.__file__ == str(file)
+    assert inspect.getsource(found).startswith("class Net(nn.Module):")
 
 
 def test_a_network_may_change_what_it_is_given_where_that_is_no_image(file: Path) -> None:
