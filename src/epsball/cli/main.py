@@ -128,7 +128,7 @@ def main() -> int:
     """Run what the command line says and return the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra lets exceptions through; they are printed here, in one line
     register_with_hydra()
-    accept_lazy_help()
+    accept_lazy_help()  # of Hydra's own parser
     session = Session()
     session.stop.listen()
 

@@ -52,9 +52,11 @@ def accept_lazy_help() -> None:
     """Let argparse take help that is no text, as Hydra's of --shell-completion is until it is printed: from Python 3.14
     argparse looks into it at once, and Hydra before 1.4 ends there (its issue 3121)."""
     check = getattr(ArgumentParser, "_check_help", None)
+    if check is None:  # before 3.14
+        return
 
     def check_text(parser: ArgumentParser, action: Action) -> None:
-        if check is not None and isinstance(action.help, str):
+        if isinstance(action.help, str):
             check(parser, action)
 
     ArgumentParser._check_help = check_text  # type: ignore[attr-defined]

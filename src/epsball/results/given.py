@@ -5,7 +5,7 @@ A row counts by its identity, a fingerprint of models, images, attack and seed: 
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from math import isclose, isfinite, isnan
 from pathlib import Path
@@ -84,7 +84,7 @@ def read_given(paths: Sequence[str]) -> GivenRows:
             numbers = {name: value for name, value in row.items() if name in MEASURED and name not in DROPPED}
             group = own.setdefault(row["identity"], [])
             if "error_top1" in row and group:  # one, whatever its attack is called; others may be many of an identity
-                if not is_again(numbers, group[0]):
+                if not is_again(numbers, group[0], numbers.keys() | group[0].keys()):
                     raise ConfigError(f"rows: {place} is damaged: another line of its identity has other numbers")
                 continue
             content = row["identity"], *(item for item in numbers.items() if item[0] != SECONDS)
@@ -102,20 +102,18 @@ def read_given(paths: Sequence[str]) -> GivenRows:
     return given
 
 
-def is_again(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether a row is another one again: measured twice, it may differ in last bits and the seconds that it took."""
-    names = (row.keys() | other.keys()) - {SECONDS, "attack"}
-    return all(is_close(row.get(name), other.get(name)) for name in names)
+def is_again(row: Mapping[str, Any], other: Mapping[str, Any], columns: Set[str]) -> bool:
+    """Whether a row is another one again, in some columns: measured twice, it may differ in last bits and the seconds
+    that it took."""
+    return all(is_close(row.get(name), other.get(name)) for name in columns - {SECONDS, "attack"})
 
 
 def are_again(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the rows of an identity are those of another file again, in the columns that both have: which images were
     mistaken is left aside, as the numbers say how many."""
-    apart = {SECONDS, "attack", *MISTAKES}
+    pairs = zip(rows, others, strict=False)
     return len(rows) == len(others) and all(
-        is_close(row[name], other[name])
-        for row, other in zip(rows, others, strict=True)
-        for name in (row.keys() & other.keys()) - apart
+        is_again(row, other, (row.keys() & other.keys()) - set(MISTAKES)) for row, other in pairs
     )
 
 
