@@ -149,6 +149,36 @@ def test_a_state_of_the_cpu_is_loaded_for_a_capture(optimizer: str) -> None:
     assert tensors and {t.device for t in tensors} == {meta}
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("first", ["contiguous_format", "channels_last"])
+def test_a_state_goes_on_in_another_memory_layout(optimizer: str, first: str) -> None:
+    """torch's fused Adam pairs weights and moments by their order in memory, and says nothing of another."""
+    formats = [torch.contiguous_format, torch.channels_last]
+    here, there = formats if first == "contiguous_format" else reversed(formats)
+    networks = [nn.Conv2d(3, 4, 3).to(memory_format=here) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    generator = torch.Generator().manual_seed(0)
+
+    def step(*pairs: tuple[nn.Module, torch.optim.Optimizer]) -> None:
+        gradients = [torch.randn(p.shape, generator=generator) for p in networks[0].parameters()]
+        for net, by in pairs:
+            for parameter, gradient in zip(net.parameters(), gradients, strict=True):
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            by.step()
+
+    stays, moves = (trainer(optimizer=OPTIMIZERS[optimizer]).optimizer.make(net) for net in networks)
+    for _ in range(3):
+        step((networks[0], stays), (networks[1], moves))
+    moved = nn.Conv2d(3, 4, 3).to(memory_format=there)
+    moved.load_state_dict(networks[1].state_dict())
+    goes_on = trainer(optimizer=OPTIMIZERS[optimizer]).optimizer.make(moved)
+    load_optimizer(goes_on, moves.state_dict())
+    for _ in range(3):
+        step((networks[0], stays), (moved, goes_on))
+    assert moved.weight.stride() != networks[0].weight.stride()
+    torch.testing.assert_close(moved.state_dict(), networks[0].state_dict())
+
+
 def test_a_learning_rate_that_a_graph_reads_is_written_over() -> None:
     state = TrainingState.begin(network(), plain(optimizer=OPTIMIZERS["rmsprop"]), [], data(), 0)
     tensors = [torch.tensor(0.005) for _ in state.optimizer.param_groups]

@@ -366,12 +366,17 @@ def batch_indices(train: Images, size: int, seed: int, start: int, total: int) -
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: State) -> None:
-    """Load a saved state, of whichever device.
+    """Load a saved state, of whichever device and memory layout.
 
     How the optimiser computes is of its own device: a step captured on CUDA counts and reads the learning rate there,
-    whose value is left to `set_learning_rate`.
+    whose value is left to `set_learning_rate`. Moments are laid out as their parameter is: torch's fused steps on a CPU
+    pair the two by their order in memory.
     """
     groups = []
     for own, group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
         groups.append({**group, **{key: own[key] for key in ("lr", "capturable", "fused") if key in own}})
     optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.dim() and value.stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
