@@ -3,8 +3,8 @@
     python scripts/draw_pages.py [FOLDER ...]    # of docs/results; all without any
 
 A folder has rows.csv, README.md and mostly comparison.csv and claims.csv. These two are written anew, and in README.md
-the tables of numbers and the lines of judged claims, each where one of the same header and names stands; the first, if
-there are several. Text and figures are not touched.
+the tables of numbers and the lines of judged claims, each where one of the same header and names stands. Text and
+figures are not touched.
 """
 
 import argparse
@@ -111,8 +111,17 @@ def fits(row: Mapping[str, Any], by: dict[str, Any] | None) -> bool:
     return starts and (isnan(row["final_loss"]) or row["n"] == by["images"])
 
 
-def claim_lines(claims: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Verdict and numbers of each claim: of each check left, right, their gap, its interval and verdict."""
+class ClaimLine(NamedTuple):
+    """What a page's line of a claim has behind its name."""
+
+    says: str
+    verdict: str
+    numbers: str
+    """of each check left, right, their gap, its interval and verdict"""
+
+
+def claim_lines(claims: pd.DataFrame) -> dict[str, ClaimLine]:
+    """Return the line of each claim."""
     if claims.empty:
         return {}
     lines = {}
@@ -121,7 +130,8 @@ def claim_lines(claims: pd.DataFrame) -> dict[str, tuple[str, str]]:
         known = [check for check in checks if not isnan(check["gap"])]
         missing = len(checks) - len(known)
         absent = [f"{missing} check{'s'[: missing > 1]} not measured"] if missing else []
-        lines[str(name)] = str(checks[0]["verdict"]), "; ".join([*map(check_text, known), *absent])
+        says = " ".join(str(checks[0]["says"]).replace("|", r"\|").split())
+        lines[str(name)] = ClaimLine(says, str(checks[0]["verdict"]), "; ".join([*map(check_text, known), *absent]))
     return lines
 
 
@@ -133,14 +143,28 @@ def check_text(check: Mapping[str, Any]) -> str:
     return f"{left}, {right}: {side_text(check, 'gap')} {check['check_verdict']}{seeds}"
 
 
-def with_table(page: str, table: str) -> str:
-    """Put a table in the place of the first with its header and first column; ValueError where there is none."""
-    if table in page:
-        return page
-    for found in re.finditer(r"(?:^\|.*\n)+", page, re.MULTILINE):
-        if names_of(found[0]) == names_of(table):
-            return page[: found.start()] + table + page[found.end() :]
-    raise ValueError(f"README.md should have a table with this header and these lines:\n{table}")
+def with_tables(page: str, tables: list[str]) -> str:
+    """Put each table in the place of the first with its header and first column that is none of `tables`; of several
+    with the same, each where most of its words stand. ValueError where there is no such place, or no one such."""
+    for table in tables:
+        if table in page:
+            continue
+        alike = [other for other in tables if names_of(other) == names_of(table)]
+        blocks = re.finditer(r"(?:^\|.*\n)+", page, re.MULTILINE)
+        free = [block for block in blocks if names_of(block[0]) == names_of(table) and block[0] not in alike]
+        if len(alike) > 1:
+            free.sort(key=lambda place: shared_words(place[0], table), reverse=True)
+            if len(free) > 1 and shared_words(free[0][0], table) == shared_words(free[1][0], table):
+                raise ValueError(f"README.md has several tables that this one might take the place of:\n{table}")
+        if not free:
+            raise ValueError(f"README.md should have a table with this header and these lines:\n{table}")
+        page = page[: free[0].start()] + table + page[free[0].end() :]
+    return page
+
+
+def shared_words(one: str, other: str) -> int:
+    """Return how many words two tables of one shape have at the same places."""
+    return sum(a == b for a, b in zip(one.split(), other.split(), strict=False))
 
 
 def names_of(table: str) -> tuple[list[str], list[str]]:
@@ -148,21 +172,23 @@ def names_of(table: str) -> tuple[list[str], list[str]]:
     return cells[0], [line[0] for line in cells[2:]]
 
 
-def with_claim(page: str, name: str, verdict: str, numbers: str) -> str:
-    """Put verdict and numbers in a claim's line, a verdict in bold stays so; ValueError where it has none."""
-    found = re.search(rf"^\| {re.escape(name)} \| (\**)\w+\** \| .* \|$", page, re.MULTILINE)
+def with_claim(page: str, name: str, line: ClaimLine) -> str:
+    """Put a claim's line in the place of the one with its name, a verdict in bold stays so; ValueError where there is
+    none."""
+    found = re.search(rf"^\| {re.escape(name)} \| .* \| (\**)\w+\** \| .* \|$", page, re.MULTILINE)
+    bold = found[1] if found else ""
+    text = f"| {name} | {line.says} | {bold}{line.verdict}{bold} | {line.numbers} |"
     if not found:
-        raise ValueError(f"README.md should have a line | {name} | {verdict} | {numbers} |")
-    return page[: found.start()] + f"| {name} | {found[1]}{verdict}{found[1]} | {numbers} |" + page[found.end() :]
+        raise ValueError(f"README.md should have a line {text}")
+    return page[: found.start()] + text + page[found.end() :]
 
 
 def drawn_page(page: str, parts: Mapping[str, Drawn]) -> str:
     """Return the page with its tables and claims as drawn; ValueError where it has no place for one."""
+    page = with_tables(page, [table for part in parts.values() for table in part.tables.values()])
     for part in parts.values():
-        for table in part.tables.values():
-            page = with_table(page, table)
-        for name, (verdict, numbers) in claim_lines(part.claims).items():
-            page = with_claim(page, name, verdict, numbers)
+        for name, line in claim_lines(part.claims).items():
+            page = with_claim(page, name, line)
     return page
 
 
