@@ -31,6 +31,22 @@ def test_weights_are_read_out_of_what_training_scripts_write(content: Any, tmp_p
     assert torch.equal(net.weight, WEIGHTS["weight"]) and torch.equal(net.bias, WEIGHTS["bias"])
 
 
+class Named(nn.Module):
+    """A network whose own names begin as DataParallel's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(3, 2)
+
+
+@pytest.mark.parametrize("wrapped", ["", "module.", "_orig_mod.module."])
+def test_a_network_may_have_a_layer_called_module(wrapped: str, tmp_path: Path) -> None:
+    torch.save({f"{wrapped}module.{name}": value for name, value in WEIGHTS.items()}, tmp_path / "w.pt")
+    net = Named()
+    load_checkpoint(net, str(tmp_path / "w.pt"))
+    assert torch.equal(net.module.weight, WEIGHTS["weight"])
+
+
 def test_safetensors_are_read_and_a_network_without_memory_is_compared(tmp_path: Path) -> None:
     save_file(WEIGHTS, tmp_path / "w.safetensors")
     net = nn.Linear(3, 2)

@@ -294,6 +294,25 @@ def test_one_without_gradients_is_a_target_alone(tiny: Callable[..., Config], fi
     assert not prepare_experiment(config).specs["target"].differentiable
 
 
+def test_one_without_gradients_is_not_trained_along_them(tiny: Callable[..., Config], file: Path) -> None:
+    """Nor is an ensemble of which it is a member: its gradient would be the other members' alone."""
+    file.write_text(NET + HEADS)
+    arch, by = spec(file, call="Rounded"), tiny("trainer=fgsm_adv")["trainer"]
+    attack = "should be one that follows no gradient: the network has none, differentiable is False"
+    mixed = {"name": "ensemble", "copies": 1, "rule": "vote", "members": {"a": arch, "b": spec(file, call="Narrow")}}
+    for each in (arch, mixed):
+        with pytest.raises(ConfigError, match=rf"trainer\.objective\.attack {attack}"):
+            prepare_experiment(with_arch(tiny(), each, by))
+    noise = tiny("trainer=fgsm_adv", "attack@trainer.objective.attack=normal_noise")["trainer"]
+    assert not prepare_experiment(with_arch(tiny(), mixed, noise)).specs["target"].differentiable
+    watch = {"attack": by["objective"]["attack"], "images": 3}
+    with pytest.raises(ConfigError, match=rf"trainer\.watch\.attack {attack}"):
+        prepare_experiment(with_arch(tiny(), arch, {**noise, "watch": watch}))
+    diverse = tiny("trainer=diversity")["trainer"]
+    with pytest.raises(ConfigError, match=r"trainer\.objective\.name is diversity, which needs gradients"):
+        prepare_experiment(with_arch(tiny(), mixed, diverse))
+
+
 def test_a_call_may_be_whatever_can_be_called(file: Path) -> None:
     net = build(MODELS, spec(file, call="Narrow", arguments={"classes": 10}), (1, 28, 28), 10, where="arch")
     assert net[0].out.in_features == 2

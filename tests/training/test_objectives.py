@@ -415,6 +415,13 @@ def test_an_attack_that_writes_over_the_clean_images_is_refused() -> None:
         source.craft_all(flat_net(1), train_batches())
 
 
+def test_a_layer_called_auxiliary_is_no_switch() -> None:
+    model = nn.Sequential(nn.Flatten())
+    model.auxiliary = nn.Linear(2, 2)
+    with mode(model, True, frozen=False, updated=False, auxiliary=False):
+        assert isinstance(model.auxiliary, nn.Linear)
+
+
 def test_modes_are_given_back_after_an_error() -> None:
     model = flat_net()
     with pytest.raises(RuntimeError, match="stop"), mode(model, False, frozen=False, updated=False, auxiliary=True):

@@ -5,7 +5,8 @@ What else it may have: `heads(x)`, all its logits with their weights in the loss
 `wrappers.heads`); `members`, an ensemble's; `fit_to`, which fits it without a trainer (`wrappers.FitsItself`), and
 `differentiable = False`, by which it is a target only (both as `forest.RandomForest`); `has_weights = True`, with which
 it is trained already (as timm's); `takes_channels_last = False`, with which its weights are never laid out so (as of a
-user's network that calls `view`).
+user's network that calls `view`); `auxiliary = True`, while which alone `heads` gives auxiliary logits, in train mode,
+so that crafting can do without them (as Inception's).
 """
 
 from collections.abc import Callable
@@ -22,9 +23,9 @@ from epsball.models.mnist import madry_mnist, mnist_a, mnist_b, mnist_c, mnist_d
 from epsball.models.module import module
 from epsball.models.pretrained import timm
 from epsball.models.resnet import resnet, wide_resnet
-from epsball.models.wrappers import Ensemble, FitsItself, Rule, heads, own_heads
+from epsball.models.wrappers import Ensemble, FitsItself, Rule, heads, is_differentiable, own_heads
 
-__all__ = ["MODELS", "Ensemble", "FitsItself", "Shape", "heads", "own_heads"]
+__all__ = ["MODELS", "Ensemble", "FitsItself", "Shape", "heads", "is_differentiable", "own_heads"]
 
 
 def ensemble(shape: Shape, classes: int, *, members: dict[str, dict[str, Any]], copies: int, rule: Rule) -> nn.Module:

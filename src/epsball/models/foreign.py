@@ -16,22 +16,25 @@ from torch import Tensor, nn
 
 from epsball.build import ShapeError, listed, one_line, require
 from epsball.models.layers import MeanStd, Shape
-from epsball.models.wrappers import heads, own_heads
+from epsball.models.wrappers import heads, is_differentiable, own_heads
 
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")
 """keys under which training scripts keep the weights, the first ones before the others: timm's, then common ones"""
-WRAPPERS = re.compile(r"^((_orig_mod|module)\.)+")
-"""what torch.compile and DataParallel put before every name"""
+WRAPPER = re.compile(r"^(_orig_mod|module)\.")
+"""what torch.compile, or DataParallel, puts before every name"""
 SAVED = "as torch.save(net.state_dict(), FILE) or safetensors write it"
 
 
 def load_checkpoint(network: nn.Module, file: str) -> None:
-    """Put the weights of a file into a network; on the meta device they are compared alone.
+    """Put the weights of a file into a network, without what wraps their names where the network's own are other ones;
+    on the meta device they are compared alone.
 
     Nothing but tensors is unpickled. ValueError, which begins with `checkpoint`: one line that names the file and the
     first thing that does not fit.
     """
     weights = read_weights(file)
+    while weights.keys() != network.state_dict().keys() and any(map(WRAPPER.match, weights)):
+        weights = {WRAPPER.sub("", name): value for name, value in weights.items()}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="for .*: copying from a non-meta parameter")
@@ -42,7 +45,7 @@ def load_checkpoint(network: nn.Module, file: str) -> None:
 
 
 def read_weights(file: str) -> dict[str, Any]:
-    """Return the weights of a file by name, without what wraps them."""
+    """Return the weights of a file by name."""
     require(Path(file).is_file(), f"checkpoint should be a file, is {file!r}")
     try:
         with torch.device("cpu"):  # networks are checked on meta
@@ -60,7 +63,7 @@ def read_weights(file: str) -> dict[str, Any]:
         raise ValueError(f"checkpoint should be a file of weights, {SAVED}, {nested}; {file} holds {holds}")
     unknown = [name for name, value in found.items() if isinstance(value, Tensor) and bool(value.isnan().any())]
     require(not unknown, f"checkpoint should be a file of weights, but {file} has nan in {listed(unknown[:3])}")
-    return {WRAPPERS.sub("", str(name)): value for name, value in found.items()}
+    return {str(name): value for name, value in found.items()}
 
 
 def load_tensors(file: str) -> object:
@@ -113,7 +116,7 @@ def normalised(network: nn.Module, mean: list[float] | None, std: list[float] | 
     the network, and so is whether it is differentiable."""
     before = [] if mean is None or std is None else [MeanStd(mean, std)]
     net = (nn.Sequential if own_heads(network) is None else SeveralHeads)(*before, network)
-    net.differentiable = getattr(network, "differentiable", True)  # type: ignore[assignment]
+    net.differentiable = is_differentiable(network)  # type: ignore[assignment]
     return net
 
 

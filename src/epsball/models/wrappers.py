@@ -26,6 +26,7 @@ class Ensemble(nn.Module):
         self.rule = rule
         self.has_weights = all(getattr(member, "has_weights", False) for member in members)
         self.takes_channels_last = all(getattr(member, "takes_channels_last", True) for member in members)
+        self.differentiable = all(map(is_differentiable, members))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, classes), whose largest entry is the ensemble's prediction."""
@@ -55,6 +56,11 @@ def own_heads(model: nn.Module) -> Callable[[Tensor], list[tuple[Tensor, float]]
     """Return the method `heads` of a model that has one. A layer of that name, as in torchvision's ViT, is none."""
     own = getattr(model, "heads", None)
     return own if callable(own) and not isinstance(own, nn.Module) else None
+
+
+def is_differentiable(model: nn.Module) -> bool:
+    """Whether its loss has gradients with respect to the images, which attacks may follow."""
+    return bool(getattr(model, "differentiable", True))
 
 
 def mean_probability(logits: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from epsball.attacks import ATTACKS
 from epsball.attacks.attack import Attack, craft
+from epsball.attacks.gradient import GradientAttack
 from epsball.attacks.losses import cross_entropy
 from epsball.attacks.noise import truncated_normal
 from epsball.build import bound, require
-from epsball.models import heads
+from epsball.models import heads, is_differentiable
 from epsball.runtime.device import derived_seed
 from epsball.runtime.distributed import processes
 
@@ -100,7 +101,8 @@ class Adversarial:
     crafting_mode: Literal["train", "eval"]
     """mode of all models while crafting; a frozen source's batch norm stays in eval mode"""
     crafting_auxiliary: bool
-    """whether the loss of an auxiliary head counts in crafting too, as it does in training; it exists in train mode"""
+    """whether the loss of an auxiliary head counts in crafting too, as it does in training: of a network that gives it
+    in train mode, and only while its attribute `auxiliary` is True"""
     crafting_statistics: Literal["kept", "updated"]
     """what crafting in train mode does to the running statistics of the trained model's batch norm: nothing, so that
     they are of the batches it trains on (Kurakin's one mixed batch a step), or an update in each pass (Madry's code)"""
@@ -218,6 +220,8 @@ class Adversarial:
         require(
             number_of_sources > 0 or not self.crafted_once, "crafted_once should be false when there are no sources"
         )
+        if self.include_self:
+            check_gradient(self.attack, model, "attack")
 
     def prepare(
         self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0, per_epoch: int = 1
@@ -253,6 +257,12 @@ def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
     return (losses * weight).sum() / weight.sum()
 
 
+def check_gradient(attack: Attack, model: nn.Module, field: str) -> None:
+    """ValueError, which begins with the field, where an attack follows a gradient that the model does not have."""
+    needs = isinstance(attack, GradientAttack) and not is_differentiable(model)
+    require(not needs, f"{field} should be one that follows no gradient: the network has none, differentiable is False")
+
+
 def no_sources(number: int) -> None:
     require(number == 0, "name is one that crafts nothing on source models: sources should be empty")
 
@@ -270,7 +280,7 @@ def mode(model: nn.Module, training: bool, frozen: bool, updated: bool, auxiliar
             wanted = {"training": training and not (frozen and norm)}
             if norm and training and not updated:
                 wanted["track_running_stats"] = False  # in train mode alone it then reads and writes none
-            if hasattr(module, "auxiliary") and not auxiliary:
+            if getattr(module, "auxiliary", None) is True and not auxiliary:  # a user's may be a layer
                 wanted["auxiliary"] = False
             for name, value in wanted.items():
                 restore.callback(setattr, module, name, getattr(module, name))

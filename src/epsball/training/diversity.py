@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from epsball.attacks.losses import at_least_fp32, cross_entropy, log_odds
 from epsball.build import require
-from epsball.models import Ensemble, heads
+from epsball.models import Ensemble, heads, is_differentiable
 from epsball.training.adversarial import Adversarial, Batches, BatchPart, Origin, joined, no_sources, weighted_mean
 from epsball.training.double_backward import DoubleBackward
 
@@ -73,6 +73,9 @@ class Diversity:
         require(
             len(members(model)) >= 2,
             "name is diversity, which needs an ensemble of at least two members: arch=ensemble",
+        )
+        require(
+            is_differentiable(model), "name is diversity, which needs gradients: a member has differentiable = False"
         )
         if self.data:
             self.data.check(model, number_of_sources)

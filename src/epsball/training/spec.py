@@ -26,12 +26,13 @@ from epsball.build import (
 from epsball.data.datasets import DATASETS
 from epsball.data.images import Data
 from epsball.data.streamed import StreamedSplit
-from epsball.models import MODELS, FitsItself
+from epsball.models import MODELS, FitsItself, is_differentiable
 from epsball.results.given import GivenRows
 from epsball.runtime.device import borrowed_seed, derived_seed
 from epsball.runtime.distributed import processes
 from epsball.runtime.named_files import ARGUMENTS, with_contents
 from epsball.runtime.store import canonical, fingerprint
+from epsball.training.adversarial import check_gradient
 from epsball.training.diversity import members
 from epsball.training.synchronised import check_synchronised, has_batch_norm
 from epsball.training.trainer import Trainer, crafting
@@ -166,9 +167,8 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         check_data(trainer, network, data, at)
         untrained = "fitted" if isinstance(network, FitsItself) else "published"
         label = f"{fields['arch']['name']}-{trainer.name if trainer else untrained}"
-        differentiable = getattr(network, "differentiable", True)
-        number = len(members(network))
-        cache.specs[key] = ModelSpec(fields, identity, label, trainer, data, sources, seed, differentiable, number)
+        gradient, number = is_differentiable(network), len(members(network))
+        cache.specs[key] = ModelSpec(fields, identity, label, trainer, data, sources, seed, gradient, number)
     checked = cache.specs[key]  # perhaps with another watch, or other test images
     return replace(checked, config=fields, trainer=trainer, data=data, sources=sources)
 
@@ -233,6 +233,8 @@ def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, whe
         with naming_key(f"{at}.objective"):
             trainer.objective.check(network, sources)
         with naming_key(at):
+            if trainer.watch:
+                check_gradient(trainer.watch.attack, network, "watch.attack")
             trainer.check_processes(processes())
             if processes() > 1 and trainer.batch_norm == "synchronised":
                 check_synchronised(network)
