@@ -396,6 +396,33 @@ def test_a_models_own_seed_tells_jobs_apart_where_it_was_typed(tmp_path: Path) -
     assert set(table["seeds"]) == {2}
 
 
+def test_a_finished_run_without_errors_is_no_hole(tmp_path: Path, capsys) -> None:
+    """As one that measures training curves alone: its rows have no errors."""
+    run = make_run(tmp_path / "curves" / "a", 0, {}, experiment="curves", cells=[])
+    frame = pd.read_csv(run / "results.csv").assign(error_top1=float("nan"), training_loss=0.5)
+    frame.assign(measurement="training_curves", attack="training", source="A").to_csv(run / "results.csv", index=False)
+    assert collect.main([str(tmp_path / "curves")]) == 0
+    assert "hole" not in capsys.readouterr().out
+    make_run(tmp_path / "b", 0, {"A>A": 0.2})
+    make_run(tmp_path / "c", 1, None, experiment="curves", cells=[], status="failed", exit_reason="oom")
+    assert collect.main([str(tmp_path)]) == 0
+    holes = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert holes == ["curves seed=1: everything"]
+
+
+def test_models_may_have_names_that_look_like_numbers_or_nothing(tmp_path: Path, capsys) -> None:
+    run = make_run(tmp_path / "a", 0, {"A>A": 0.2, "A>B": 0.4})
+    for file in ("results.csv", "run.json"):
+        text = (run / file).read_text()
+        for old, new in (("A", "007"), ("B", "nan")):
+            text = text.replace(f",{old},", f",{new},").replace(f",{old},", f",{new},").replace(f'"{old}"', f'"{new}"')
+        (run / file).write_text(text)
+    assert collect.main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert lines(said)[0][-2:] == ["007", "nan"] and lines(said)[-1][-2:] == ["20.0", "40.0"]
+    assert not any(word in said for word in ("hole", "missing", "truncated"))
+
+
 def test_holes_are_cells_of_the_runs_own_record(tmp_path: Path, capsys) -> None:
     """Not those that another job has, and also those that no run has."""
     matrix = [cell("A", "A", "clean"), cell("A", "A"), cell("A", "B")]

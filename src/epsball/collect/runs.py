@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from epsball.build import one_line
 from epsball.results.metrics import ERROR
-from epsball.results.rows import FINGERPRINTS
+from epsball.results.rows import TEXTS
 from epsball.runtime.processes import state_of
 from epsball.runtime.records import read_record
 
@@ -128,8 +128,10 @@ def read_rows(path: Path, shown: str, notes: list[str]) -> "pd.DataFrame | None"
     try:
         text = path.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]
-        texts = dict.fromkeys(FINGERPRINTS, str)  # 12e456789012 is no number
-        rows = pd.read_csv(io.StringIO(whole), keep_default_na=False, na_values=["", "nan"], dtype=texts)
+        header = whole[: whole.find("\n")].split(",")
+        texts = dict.fromkeys(TEXTS, str)
+        empty = {name: [""] if name in TEXTS else ["", "nan"] for name in header}  # a model may be called nan
+        rows = pd.read_csv(io.StringIO(whole), keep_default_na=False, na_values=empty, dtype=texts)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -56,6 +56,7 @@ def aggregate(rows: "pd.DataFrame", runs: list[Run]) -> "pd.DataFrame":
     import pandas as pd
 
     one = ["experiment", "job", "seed", *KEY]
+    dtypes = rows[["experiment", "job", *KEY]].dtypes  # of a frame without any line, too
     rows = error_rows(rows).drop_duplicates(one, keep="last")  # of a cell's errors the last: of most steps and starts
     means = over_seeds(rows, ["experiment", "job", *KEY])
     lines = [
@@ -63,7 +64,7 @@ def aggregate(rows: "pd.DataFrame", runs: list[Run]) -> "pd.DataFrame":
         for experiment, job in dict.fromkeys((run.experiment, run.job) for run in runs if run.record)
         for cell in expected_cells(experiment, job, rows, runs)
     ]
-    expected = pd.DataFrame(lines, columns=["experiment", "job", *KEY, "seeds_expected"])
+    expected = pd.DataFrame(lines, columns=["experiment", "job", *KEY, "seeds_expected"]).astype(dtypes)
     table = expected.merge(means, how="left", on=["experiment", "job", *KEY])
     return table.assign(seeds=table["seeds"].fillna(0).astype(int))
 
@@ -120,6 +121,7 @@ def cell_text(row: dict[Any, Any]) -> str:
 def holes(rows: "pd.DataFrame", table: "pd.DataFrame", runs: list[Run]) -> list[str]:
     """Return a line for each job and seed that lacks cells, naming them."""
     have = set(rows[["experiment", "job", "seed", *KEY]].itertuples(index=False, name=None))
+    measured = {cell[:3] for cell in have}
     lines = []
     for experiment, job in dict.fromkeys((run.experiment, run.job) for run in runs if run.record):
         mine = table[(table["experiment"] == experiment) & (table["job"] == job)]
@@ -127,7 +129,9 @@ def holes(rows: "pd.DataFrame", table: "pd.DataFrame", runs: list[Run]) -> list[
         for seed in seeds_of(experiment, job, rows, runs):
             lacking = [cell for cell in cells if (experiment, job, seed, *cell) not in have]
             where = " ".join(part for part in (experiment, job, f"seed={seed}") if part)
-            if not cells or (lacking and len(lacking) == len(cells)):
+            if not cells and (experiment, job, seed) in measured:
+                continue  # a run without errors, as of training curves alone
+            if len(lacking) == len(cells):
                 lines.append(f"{where}: everything" + (f" ({len(cells)} cells)" if cells else ""))
             elif lacking:
                 lines.append(f"{where}: " + ", ".join(map(cell_name, lacking)))

@@ -14,10 +14,9 @@ from typing import Any
 from epsball.build import ConfigError, one_line
 from epsball.results.metrics import METRICS, Metric
 from epsball.results.paired import unpacked_bits
-from epsball.results.rows import FINGERPRINTS, KEY, MEASURED, MISTAKES, PAPER, SECONDS
+from epsball.results.rows import FINGERPRINTS, KEY, MEASURED, MISTAKES, PAPER, SECONDS, TEXTS
 
 NEEDED = ("dataset", "seed", "source", "target", "attack", "eps", "n", *FINGERPRINTS)
-TEXTS = ("dataset", "measurement", "source", "target", "attack", "part", *FINGERPRINTS)
 LABELS = ("dataset", "measurement", "seed", "source", "target", *FINGERPRINTS)
 DROPPED = (*LABELS, "part", "error_top1_low", "error_top1_high", *PAPER)  # what a run knows or works out for itself
 Label = tuple[Any, ...]  # as rows.KEY, then the seed

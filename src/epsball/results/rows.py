@@ -20,6 +20,8 @@ MATRIX_LINE = ("source", "attack", "eps")
 """columns of a transfer matrix beside its targets"""
 PAPER = ("paper_value", "paper_metric", "difference")
 FINGERPRINTS = ("source_model", "target_model", "identity")
+TEXTS = ("dataset", "measurement", "source", "target", "attack", "part", *FINGERPRINTS)
+"""columns of texts, whatever they look like: a model may be called 007, a fingerprint 12e456789012"""
 MISTAKES = (TOP1, TOP5)
 FURTHER = (
     *("e1", "e2", "epoch", "step", "bin_low", "bin_high"),
@@ -180,7 +182,7 @@ def with_dataset_names(rows: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def eps_label(eps: float) -> str:
-    """Write `eps` as people do: 0.3, 8/255, 16/256."""
+    """Write `eps` as people do: 0.3, 8/255, 5/256."""
     if isnan(eps) or len(f"{eps:g}") <= 6:
         return "-" if isnan(eps) else f"{eps:g}"
     for levels in (255, 256):
