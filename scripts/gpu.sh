@@ -25,7 +25,7 @@
 #   PACKAGES  folder of wheels that the machine lacks: `pip wheel --no-deps -w wheels hydra-core omegaconf
 #             antlr4-python3-runtime==4.9.3 torchattacks`
 #   DATA      folder of MNIST/raw, gzipped will do, and for the others of cifar10 or cifar-10-batches-py (data)
-#   PYTHON    interpreter (python3); DEVICE (cuda); SCALE paper, quick, smoke (paper); DATASET (mnist); SEEDS (3)
+#   PYTHON    interpreter (python3); DEVICE (cuda); SCALE paper, quick, smoke (paper); DATASET (mnist); SEEDS (tramer 3, others 1)
 #   MPS       1 (default): with several WORKERS on a GPU, NVIDIA's Multi-Process Service runs their kernels side by side (1.8
 #             times the steps a second of one process, docs/results/speed); 0: it does not
 #   WORKERS   models trained side by side (3); GRAPHS: CUDA graphs in tramer, null (where there is CUDA) unless the tests failed

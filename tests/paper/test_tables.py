@@ -275,10 +275,11 @@ def test_a_published_number_that_its_cell_cannot_have_is_refused(
     assert Table("T", {"A": "A"}, {"X": column}, {"A": [1.0]}, unit=unit, best="none").published("A", "X") == 1.0
 
 
-def test_a_column_is_not_called_as_anothers_spread() -> None:
-    columns = {"loss": "loss_mean({row})", "loss sd": "loss_sd({row})"}
+@pytest.mark.parametrize("label", ["loss", "{loop}"])
+def test_a_column_is_not_called_as_anothers_spread(label: str) -> None:
+    columns = {label: "loss_mean({row})", "loss sd": "loss_sd({row})"}
     with pytest.raises(ValueError, match=r"^columns\.loss sd should have another name: it means loss's ±"):
-        Table("T", {"A": "A"}, columns, None, unit="value", best="none")
+        Table("T", {"A": "A"}, columns, None, unit="value", best="none", for_={"loop": ["loss"]})
 
 
 # ---- cells of several quantities

@@ -225,6 +225,13 @@ def test_what_is_said_to_a_stream_that_was_never_there_fails_nothing(closed: str
     assert subprocess.run(command, timeout=60).returncode == 7
 
 
+def test_a_character_that_the_encoding_lacks_fails_nothing() -> None:
+    said = "from epsball.runtime.progress import unfailing_output\nwith unfailing_output():\n    print('1 \u00b1 2')"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", said], stdout=subprocess.PIPE, env=environment, timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, [b"1", b"?", b"2"])
+
+
 def test_what_can_be_written_is(capsys: pytest.CaptureFixture[str]) -> None:
     with unfailing_output():
         print("a result")

@@ -38,13 +38,15 @@ class Table(Shown):
         super().__post_init__()
         require(bool(self.rows), "rows should be at least one row, is empty")
         require(bool(self.columns), "columns should be at least one column, is empty")
-        for column in self.columns:
-            spread = f"{column} sd"
-            require(spread not in self.columns, f"columns.{spread} should have another name: it means {column}'s ±")
         with naming_field("rows"):
             known = self.row_fields
         with naming_field("columns"):
             wide = len(self.column_fields)
+        for column in self.column_fields:
+            spread = f"{column} sd"
+            require(
+                spread not in self.column_fields, f"columns.{spread} should have another name: it means {column}'s ±"
+            )
         for row in known:
             for column in self.column_fields:
                 with naming_field(f"columns.{column} of row {row}"):

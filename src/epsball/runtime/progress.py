@@ -30,7 +30,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Unfailing:
-    """A stream of text. Once it cannot be written, because its reader has gone or its disk is full, it is `nowhere`."""
+    """A stream of text. Once it cannot be written, because its reader has gone or its disk is full, it is `nowhere`;
+    characters that its encoding lacks are written as `?`."""
 
     def __init__(self, stream: TextIO, nowhere: TextIO) -> None:
         self.stream = stream
@@ -40,6 +41,8 @@ class Unfailing:
         """Write `text`, and return its length."""
         try:
             return self.stream.write(text)
+        except UnicodeEncodeError as error:
+            return self.write(text.encode(error.encoding, "replace").decode(error.encoding))
         except OSError:
             self.drop()
             return len(text)
