@@ -33,7 +33,10 @@ def run(tmp_path: Path, *arguments: str) -> tuple[str, str, str, set[str]]:
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        (["--help"], ["arch: ", "mnist_a", "suite: ", "trainer.epochs", "seed: 0", "python run.py", "paper/tramer: "]),
+        (
+            ["--help"],
+            ["arch: ", "mnist_a", "suite: ", "trainer.epochs", "seed: 0", "python run.py", "paper: tramer/all, "],
+        ),
         (["-h", "trainer=madry", "trainer.epochs=7"], ["arch: ", "epochs: 7", "name: madry"]),
         (["--cfg", "job", "paper=demo", "trainer.epochs=7"], ["experiment: demo", "epochs: 7"]),
         (

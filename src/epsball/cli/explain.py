@@ -228,6 +228,9 @@ def unknown_group(key: str, group: str, package: str, choices: Mapping[str, Any]
         return f"{key} is not a config key: +model@models.{name}={value} adds a model, arch and trainer are target's"
     if package:
         return f"{key} is not a config key: +{key}={value} adds it"
+    outer, _, folder = group.partition("/")
+    if folder:
+        return f"{key} is not a config key: {outer}={folder}/{value} chooses it"
     places = [name for name in choices if name.startswith(f"{group}@")]
     return f"{key} is not a config key: say where, as in {listed(f'{place}={value}' for place in places)}"
 

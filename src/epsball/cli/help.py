@@ -1,5 +1,6 @@
 """Answer `--help`. Hydra's own answer lists every group of configs twice, which takes longer than all the rest."""
 
+from itertools import groupby
 from string import Template
 
 from omegaconf import OmegaConf, open_dict
@@ -24,8 +25,10 @@ def print_help(words: list[str]) -> None:
 
 
 def groups_text() -> str:
-    """Return a line for each group of configs, `arch: mnist_a, mnist_b`; folders in it are groups of their own."""
-    folders = sorted(folder for folder in CONF.rglob("*") if folder.is_dir())
-    named = {folder.relative_to(CONF).as_posix(): options_of(folder.relative_to(CONF).as_posix()) for folder in folders}
-    lines = [f"{name}: {', '.join(word for word in options if '/' not in word)}" for name, options in named.items()]
-    return "".join(f"{line}\n" for line in lines if not line.endswith(": "))
+    """Return a line for each group of configs, `arch: mnist_a, mnist_b`, and for each folder in one, `paper:
+    madry/table1, madry/table2`."""
+    lines = []
+    for group in sorted(folder.name for folder in CONF.iterdir() if folder.is_dir()):
+        by_folder = groupby(options_of(group), key=lambda option: option.rpartition("/")[0])
+        lines += [f"{group}: {', '.join(options)}\n" for _, options in by_folder]
+    return "".join(lines)
