@@ -98,6 +98,16 @@ def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
     pd.testing.assert_frame_equal(results(stopped), results(tmp_path / "straight" / "run"), check_exact=True)
 
 
+def test_ones_own_words_win_wherever_they_stand(main: Main, done: Path) -> None:
+    """Also where the earlier ones set a field of what they leave out."""
+    said = json.loads((done / "run.json").read_text())
+    said["overrides"].append("models.target.trainer.epochs=2")
+    (done / "run.json").write_text(json.dumps(said))
+    for words in ([f"again={done}", "models.target=null"], ["models.target=null", f"again={done}"]):
+        ended = main(*words)
+        assert ended.code == 2 and "models should be at least one model" in ended.err, ended.err
+
+
 def test_its_words_are_those_of_its_record(main: Main, done: Path, tmp_path: Path) -> None:
     """Not of an overrides.yaml that a full disk left empty, which would be the config as it is without any words."""
     (done / ".hydra" / "overrides.yaml").write_text("")

@@ -25,6 +25,13 @@ def idle(*words: str) -> list[str]:
             ["paper=tramer/table4", "arch=resnet20", "trainer=madry"],
             {"arch=resnet20": "arch@models.NAME.arch", "trainer=madry": "trainer@models.NAME.trainer"},
         ),
+        (
+            ["paper=tramer/table4", "optimizer@trainer.optimizer=sgd", "+attack@trainer.watch.attack=pgd_20"],
+            {
+                "optimizer@trainer.optimizer=sgd": "optimizer@models.NAME.trainer.optimizer",
+                "+attack@trainer.watch.attack=pgd_20": "+attack@models.NAME.trainer.watch.attack",
+            },
+        ),
         (["paper=tramer/table4", "arch=mnist_a"], {}),  # which its models have: a file may have named it for that
         (["paper=kurakin/table1", "eps=0.2"], {"eps=0.2": "suite.NAME.eps"}),
         (
@@ -41,7 +48,7 @@ def test_what_nothing_refers_to_is_told(words: list[str], told: dict[str, str]) 
     "words",
     [
         ["trainer.epochs=3", "arch.activation={name: tanh}", "eps=0.1", "trainer=madry"],  # the model under test's
-        ["arch=mnist_c"],
+        ["arch=mnist_c", "optimizer@trainer.optimizer=sgd", "arch@models.holdout.arch=mnist_d"],
         ["paper=kariyappa/table2_conv3", "arch=ensemble_mix"],
         ["trainer.optimizer={name: sgd, lr: 0.1}", "+trainer.objective.extra=1"],
         ["paper=kurakin/table1", "trainer.batch_size=64", "trainer.objective.delay=0", "arch.width=0.25"],

@@ -26,6 +26,12 @@ def written(tmp_path: Path) -> Callable[[str, str], str]:
     return write
 
 
+def test_an_empty_variable_is_none(main: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EPSBALL_LOCAL", "")
+    ended = main("seeds=0")
+    assert ended.code == 2 and ended.err == "error: seeds should be at least 1, is 0\n"
+
+
 def test_it_comes_above_group_files_and_below_papers_and_the_command_line(
     compose: Compose, written: Callable[[str, str], str], tmp_path: Path
 ) -> None:

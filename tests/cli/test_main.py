@@ -566,6 +566,8 @@ def test_fields_and_images_of_an_attack_that_one_part_alone_has_are_that_parts(
     ("whole", "second", "told"),
     [
         ("suite: {fgsm: null}", "experiment: own/two", "suite is set beside parts, which have their own"),
+        ("eps: 0.1", "experiment: own/two", "eps is set beside parts, which have their own"),
+        ("models: {target: null}", "experiment: own/two", "models is set beside parts, which have their own"),
         ("", "experiment: own/two\nseed: 7", "part two has seed=7: that is the run's, for all parts"),
         ("", "experiment: own/two\nseeds: 2", "part two has seeds=2: that is the run's, for all parts"),
         ("", "experiment: own/one", "parts: experiment is own/one in one and own/one in another: each needs its own"),

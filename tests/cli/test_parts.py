@@ -24,6 +24,13 @@ def test_a_word_that_sets_a_model_or_a_field_of_one_is_for_the_part_that_has_it(
     assert theirs == {("models", "B")}
 
 
+def test_a_field_of_a_grid_is_for_the_part_that_has_it() -> None:
+    parts, word = ["kurakin/table1", "kurakin/figure1"], "grid.natural.values.width=[0.25]"
+    words, theirs = where_they_fit(parts, [[word, f"paper={part}"] for part in parts])
+    assert words == [["paper=kurakin/table1"], [word, "paper=kurakin/figure1"]]
+    assert theirs == {("grid", "natural")}
+
+
 @pytest.mark.parametrize("word", ["suite.pgd_cw.kappa=40", "suite.pgd_cw=null", "attack@suite.pgd_cw=pgd"])
 def test_a_word_that_sets_an_attack_or_a_field_of_one_is_for_the_part_that_has_it(word: str) -> None:
     parts = ["kariyappa/table2_conv3", "kariyappa/figure4_conv3"]

@@ -58,9 +58,8 @@ def with_earlier_words(words: Sequence[str]) -> tuple[list[str], EarlierRun | No
     theirs = {key_of(word) for word in earlier.words if not word.startswith("~")}
     own = {key_of(word) for word in words if word not in named}
     kept = [word for word in earlier.words if key_of(word) not in own]
-    new = [word for word in words if not (word.startswith("~") and word.lstrip("~") in theirs)]
-    place = new.index(named[0])
-    return [*new[:place], *kept, *new[place + 1 :]], replace(earlier, words=kept)
+    new = [word for word in words if not (word.startswith("~") and word.lstrip("~") in theirs) and word not in named]
+    return [*kept, *new], replace(earlier, words=kept)  # what stands last wins
 
 
 def read_earlier(directory: Path) -> EarlierRun:

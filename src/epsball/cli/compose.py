@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, convert, fraction_hint
-from epsball.cli.keys import absent_key
+from epsball.cli.keys import absent_key, reference_on, shared_group
 from epsball.cli.words import key_of
 from epsball.experiment.grid import expand_grids, laid_over
 from epsball.experiment.settings import STATED
@@ -198,6 +198,7 @@ def with_model_fields(
     `composed` is what Hydra made of them for each seed: it takes any key of a model, and puts them in place of a group
     that is the experiment's, `trainer: ${trainer}`. Raises ConfigError for a key that no model has, nor one of a grid.
     """
+    refuse_shared_groups(overrides)
     keys = {override: key_of(override) for override in overrides if override.lstrip("+").startswith("models.")}
     if not keys:
         return composed
@@ -213,6 +214,27 @@ def with_model_fields(
         {**own, "models": laid_over(plain.get("models"), own["models"])}
         for plain, own in zip(without, composed, strict=True)
     ]
+
+
+def refuse_shared_groups(overrides: Sequence[str]) -> None:
+    """ConfigError for a word that chooses an option for a model's group, or leaves out a field of it, where that group
+    is another key's, `trainer: ${trainer}`: Hydra would mix the option into it, or take the field from the other."""
+    words = {word: key_of(word).rpartition("@")[2] for word in overrides if "@" in key_of(word) or word[:1] == "~"}
+    words = {word: place for word, place in words.items() if place.startswith("models.") and place.count(".") > 1}
+    if not words:
+        return
+    config = hydra_config([word for word in overrides if word not in words])
+    for word, place in words.items():
+        if "@" in key_of(word):
+            choice = f"{key_of(word).partition('@')[0]}={word.partition('=')[2]}"
+            if shared := shared_group(config, place, choice):
+                raise ConfigError(f"{word}: {shared}")
+            continue
+        at, value = reference_on(config, place.rpartition(".")[0])
+        if at:
+            other = f"~{value[2:-1]}{place[len(at) :]} leaves it out of all"
+            alone = f", {place}=null of this one" if ".sources." in place[len(at) :] else ""
+            raise ConfigError(f"{word}: {at} is {value}, as of all that have it so: {other}{alone}")
 
 
 def write_hydra(directory: Path, config: DictConfig, overrides: list[str]) -> None:

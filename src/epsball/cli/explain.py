@@ -12,8 +12,8 @@ from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 
 from epsball.build import ConfigError, did_you_mean, listed, one_line, under
 from epsball.cli.compose import CONF, hydra_config, no_package
-from epsball.cli.keys import absent_key, keys_below
-from epsball.cli.words import choosing, key_of, own_folders, search_path, settings, typed_keys, unreadable
+from epsball.cli.keys import absent_key, keys_below, shared_group
+from epsball.cli.words import OF_PARTS, choosing, key_of, own_folders, search_path, settings, typed_keys, unreadable
 from epsball.experiment.settings import STATED
 
 WITH_FIELDS = ("arch", "attack", "trainer", "dataset", "measurement")
@@ -194,6 +194,8 @@ def unknown_key(key: str, part: str | None) -> str:
     group, _, package = key.partition("@")
     if options_of(group):
         return unknown_group(key, group, package, choices, config)
+    if f"~{key}" in settings() and config.get("parts") and key.split(".")[0] in (*OF_PARTS, *STATED):
+        return f"{key} is not a config key of the run itself: {key}=null leaves it out of the parts that have it"
     name, _, word = key.rpartition(".")
     place = OmegaConf.select(config, name) if name else config
     if place is not None and word not in keys_below(place, []).values() and (fields := fields_of_options(name, word)):
@@ -227,7 +229,8 @@ def unknown_group(key: str, group: str, package: str, choices: Mapping[str, Any]
         name = package.removeprefix("models.") or "NAME"
         return f"{key} is not a config key: +model@models.{name}={value} adds a model, arch and trainer are target's"
     if package:
-        return f"{key} is not a config key: +{key}={value} adds it"
+        shared = shared_group(config, package, f"{group}={value}")
+        return f"{key} is not a config key: {shared or f'+{key}={value} adds it'}"
     outer, _, folder = group.partition("/")
     if folder:
         return f"{key} is not a config key: {outer}={folder}/{value} chooses it"
@@ -286,14 +289,17 @@ def how_to_choose(key: str, value: str) -> str:
     place, _, name = key.rpartition(".")
     plus = "+" if f"+{key}={value}" in settings() else ""
     group = {"suite": "attack", "measurements": "measurement", "models": "model" if plus else ""}.get(place, name)
+    config = with_typed_options(None)
     if value in options_of(group):
-        return f": {plus}{group}@{key}={value} {'adds one' if plus else 'chooses an option'}"
-    if not options_of(group) and OmegaConf.select(with_typed_options(None), f"{key}.name"):  # arch.activation=elu
+        shared = "" if plus else shared_group(config, key, f"{group}={value}")
+        return f": {shared or f'{plus}{group}@{key}={value} ' + ('adds one' if plus else 'chooses an option')}"
+    if not options_of(group) and OmegaConf.select(config, f"{key}.name"):  # arch.activation=elu
         return f": {key}.name={value} chooses one"
     if key in STATED:
         return f": a paper has its own, paper=tramer/table1; one more is {key}.NAME={{...}}, see docs/statements.md"
     if place == "models" and value in options_of("arch") and not plus:
-        return f": arch@{key}.arch={value} chooses its architecture"
+        shared = shared_group(config, f"{key}.arch", f"arch={value}")
+        return f": {shared or f'arch@{key}.arch={value} chooses its architecture'}"
     return ""
 
 

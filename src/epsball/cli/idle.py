@@ -32,24 +32,30 @@ def compose(words: Sequence[str]) -> Composed:
 def idle_words(configs: Iterable[Composed], words: Sequence[str]) -> list[str]:
     """Say which words change nothing, because they set what acts by references alone and nothing else in any of the
     configs, one of each part, refers to it, and what would change something. No more configs are taken than needed."""
-    idle = {word: key_of(word) for word in words if acts_by_reference(key_of(word))}
+    idle = {word: key for word in words if acts_by_reference(key := key_of(word))}
     each = iter(configs)
     while idle and (composed := next(each, None)) is not None:
-        acting = [key for key in idle.values() if is_chosen_again(key, composed.choices) or acts(composed.config, key)]
+        acting = [
+            key
+            for key in idle.values()
+            if is_chosen_again(key, composed.choices) or acts(composed.config, key.rpartition("@")[2])
+        ]
         idle = {word: key for word, key in idle.items() if key not in acting}
-    own = {word: place_of_one(key) for word, key in idle.items()}
+    own = {word: f"{'+' * word.startswith('+')}{place_of_one(key)}" for word, key in idle.items()}
     return [f"{word} changes nothing: what is run has its own, one at a time set by {key}" for word, key in own.items()]
 
 
 def acts_by_reference(key: str) -> bool:
-    """Whether a key is of a group that acts by references alone: a field of it, or the choice of its option."""
-    return key.split(".")[0] in PLACES_OF_ONE and "@" not in key
+    """Whether a key is of a group that acts by references alone: a field of it, or the choice of its option, or of an
+    option in it, `optimizer@trainer.optimizer`."""
+    return key.rpartition("@")[2].split(".")[0] in PLACES_OF_ONE
 
 
 def place_of_one(key: str) -> str:
     """Return the key that sets of one model or attack what a key acts on by references."""
-    place = PLACES_OF_ONE[key.split(".")[0]].format(key)
-    return f"{key}@{place}" if key in OPTIONS else place
+    group, _, field = key.rpartition("@")
+    place = PLACES_OF_ONE[field.split(".")[0]].format(field)
+    return f"{group or key}@{place}" if group or key in OPTIONS else place
 
 
 def is_chosen_again(key: str, choices: Mapping[str, Any]) -> bool:

@@ -37,6 +37,28 @@ def absent_key(key: str, config: Mapping[Any, Any], groups: Collection[str] = ()
     return ""
 
 
+def reference_on(config: DictConfig, key: str) -> tuple[str, str]:
+    """Return the first key on the way to `key` that stands for another, and what it says, `${trainer}`; empty texts
+    where none does."""
+    node: Any = config
+    parts = key.split(".")
+    for i, part in enumerate(parts):
+        node = node._get_node(part, validate_access=False) if isinstance(node, DictConfig) else None
+        if node is None:
+            break
+        if node._is_interpolation():
+            return ".".join(parts[: i + 1]), str(node._value())
+    return "", ""
+
+
+def shared_group(config: DictConfig, key: str, choice: str) -> str:
+    """Say how all models get an option that was typed for one, where that one has its group from another key; empty
+    where it has its own."""
+    at, value = reference_on(config, key)
+    adds = "+model@models.NAME=mnist_b adds a model with its own"
+    return f"{at} is {value}, as of all that have it so: {choice} changes it for all, {adds}" if at else ""
+
+
 def meant(word: str, path: list[str], node: Any, config: Mapping[Any, Any], groups: Collection[str]) -> str:
     """Return what stands behind `... is not a config key`: what `word` was perhaps meant to be below `node`, whose own
     key is `path`, or anywhere in the config, and which keys there are."""

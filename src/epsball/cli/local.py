@@ -17,7 +17,7 @@ def check_local(runtime: RuntimeConf) -> None:
     """ConfigError where the chosen local file is not there, or could change a result. Hydra's `runtime` says which it
     is, and where config files are looked for."""
     name = runtime.choices.get("local")
-    if name in (None, ABSENT):
+    if name in (None, "", ABSENT):  # EPSBALL_LOCAL= is how scripts unset it
         return
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     found = next((file for folder in folders if (file := folder / "local" / f"{name}.yaml").is_file()), None)

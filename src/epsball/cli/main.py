@@ -147,7 +147,7 @@ def main() -> int:
             if (folder := typed_keys().get(key, "").strip("'\"")) and "${" not in folder:
                 make_folder(Path(folder), f"{key}={folder}")
         if asks_for_help(words):
-            print_help(words)
+            print_help(adding(words))
             return
         sys.argv[1:] = adding(words)
         session.stop.waits = True

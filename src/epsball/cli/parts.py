@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -21,6 +22,8 @@ from epsball.experiment.settings import COMPUTED, FILES, STATED, STATED_ONCE
 
 OF_RUN = (*COMPUTED, *FILES, "precision", "reuse", "rows", "missing")
 """config keys that say how a run is done: where a file lists parts, it says so for all of them"""
+OF_WHOLE = ("experiment", "parts", "seed", "seeds", *STATED, *STATED_ONCE)
+"""config keys that say what a run of parts is"""
 OF_PART = ("suite", "measurement", "measurements", "grid", "sources", "targets")
 """config keys that say what a part is: a file that lists parts cannot"""
 NAMED = (*OF_PARTS, *STATED)
@@ -195,13 +198,23 @@ def words_of_parts(
     """Return the words that compose each part. What the file that lists the parts says of how all are run, other than
     is `usual` without it, stands in them. ConfigError where it says what each part says for itself."""
     changed = [key for key in (*OF_PART, *OF_RUN) if of_file.get(key) != usual.get(key)]
-    for key in changed:
-        if key in OF_PART:
+    for key in (*changed, *keys_of_paper()):
+        if key not in (*OF_WHOLE, *OF_RUN):
             raise ConfigError(f"{key} is set beside parts, which have their own: set it in the file of each part")
     typed = {key_of(word) for word in overrides}
     common = common_words(plain, overrides, ["seed", "seeds", "paper", "parts", "experiment", "objective"])
     common += [f"{key}={as_value(plain[key])}" for key in changed if key not in typed]
     return [[*common, f"paper={part}"] for part in plain["parts"]]
+
+
+def keys_of_paper() -> list[str]:
+    """Return the keys that the file of the run's paper sets itself, without those of its defaults."""
+    runtime = HydraConfig.get().runtime
+    paper = runtime.choices.get("paper")
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    files = [folder / "paper" / f"{paper}.yaml" for folder in folders]
+    content = next((yaml.safe_load(file.read_text()) for file in files if file.is_file()), None)
+    return [str(key) for key in content or {} if key != "defaults"]
 
 
 def common_words(plain: dict[str, Any], overrides: list[str], without: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from epsball.build import ConfigError, listed
 
 AT_TOP = "@_global_."
 """what Hydra takes for @ before a place in the whole config"""
-OF_PARTS = ("models", "suite", "measurements")
+OF_PARTS = ("models", "grid", "suite", "measurements")
 """groups whose entries a run of parts does not have itself"""
 
 

@@ -146,7 +146,8 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
     seed = fields["seed"]
     if type(seed) is not int or seed < 0:
         raise ConfigError(f"{where}.seed should be an int of at least 0, is {seed!r}")
-    given = fields.get("trainer")
+    given = without_null_sources(fields.get("trainer"))
+    fields |= {"trainer": given} if "trainer" in fields else {}
     trainer: Trainer | None = None if given is None else construct(Trainer, given, where=at["trainer"])
     if trainer is not None and at["trainer"] == "trainer" and fits_itself(mapping(fields["arch"], at["arch"])):
         trainer = fields["trainer"] = None  # what it describes is the run's training of networks
@@ -171,6 +172,14 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         cache.specs[key] = ModelSpec(fields, identity, label, trainer, data, sources, seed, gradient, number)
     checked = cache.specs[key]  # perhaps with another watch, or other test images
     return replace(checked, config=fields, trainer=trainer, data=data, sources=sources)
+
+
+def without_null_sources(trainer: object) -> object:
+    """Return a trainer's config without the sources that are null: null leaves one out, as it does a model."""
+    sources = trainer.get("sources") if isinstance(trainer, Mapping) else None
+    if not isinstance(trainer, Mapping) or not isinstance(sources, Mapping):
+        return trainer
+    return {**trainer, "sources": {name: source for name, source in sources.items() if source is not None}}
 
 
 def build_sources(
