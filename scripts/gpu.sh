@@ -66,7 +66,7 @@ finish() {
     if [ -n "$prepared" ]; then
         pack_results
         pack_state
-        [ "$mps" -ne 1 ] || echo quit | nvidia-cuda-mps-control >>"$log" 2>&1
+        [ "$mps" -ne 1 ] || stop_mps
     fi
     [ -n "${WORK:-}" ] || rm -rf "$work"
     exit "$code"
@@ -125,11 +125,17 @@ start_mps() {
     export CUDA_MPS_PIPE_DIRECTORY="$work/mps" CUDA_MPS_LOG_DIRECTORY="$work/mps"
     mkdir -p "$work/mps"
     if nvidia-cuda-mps-control -d >>"$log" 2>&1; then
-        return 0
+        # the daemon starts its server with the first client; where it cannot, no process reaches the GPU
+        timeout 60 "$python" -c 'import torch; torch.zeros(1, device="cuda")' >>"$log" 2>&1 && return 0
+        stop_mps
     fi
     say "MPS did not start: models wait for one another on the GPU"
     unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
     return 1
+}
+
+stop_mps() {
+    echo quit | timeout 10 nvidia-cuda-mps-control >>"$log" 2>&1
 }
 
 say() {
@@ -152,9 +158,9 @@ within_time() {
 tests() {
     # shellcheck disable=SC2086 # several files
     within_time "$python" -m pytest -v -ra --tb=short --color=no -p no:cacheprovider \
-        ${TESTS:-tests/runtime}
+        ${TESTS:-tests/runtime/test_cuda.py tests/runtime/test_device.py tests/runtime/test_graphs.py}
     code=$?
-    [ "$code" -eq 0 ] || graphs=${GRAPHS:-false}
+    [ "$code" -ne 1 ] || graphs=${GRAPHS:-false} # a test failed; where the time was over, that says nothing of graphs
     return "$code"
 }
 

@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -102,6 +104,9 @@ ENSEMBLE = (
     *("arch=ensemble", "arch@arch.members.member=madry_mnist", "arch.copies=2"),
     *("arch.members.member.width=0.25", "arch.members.member.hidden=64"),
 )
+ENSEMBLE_NORM = (
+    *("arch=ensemble", "arch@arch.members.member=resnet20", "arch.copies=2", "arch.members.member.depth=8"),
+)
 LEARNS = (*MADRY, "trainer.optimizer.lr=0.01", "trainer.batch_size=64")  # the digits, in fifty steps
 FEW_STEPS = "trainer.objective.attack.steps=5"
 TRAINERS: dict[str, tuple[str, ...]] = {
@@ -120,7 +125,7 @@ TRAINERS: dict[str, tuple[str, ...]] = {
     "kurakin_nat": BATCH_NORM,
     "static_adv": MADRY,
     "diversity": ENSEMBLE,
-    "static_adv_diversity": ENSEMBLE,
+    "static_adv_diversity": ENSEMBLE_NORM,
 }
 ROUTES = {"ensemble_adv": 4, "kurakin": 2}  # computations that a training's steps alternate between, where not one
 
@@ -626,6 +631,17 @@ def test_a_function_that_waits_for_the_card_is_never_captured(caplog: pytest.Log
         assert torch.equal(graph_cache("waits", waits, x), x + 3)
     assert captured == [False] * (EAGER_CALLS + 4) and not graph_cache.graphs and graph_cache.replays == 0
     assert torch.cuda.get_sync_debug_mode() == 0 and "waits for the device" in caplog.text
+
+
+@cuda_alone
+def test_a_function_that_draws_on_the_host_is_never_captured(caplog: pytest.LogCaptureFixture) -> None:
+    """As a user's network that leaves out layers at random: a replay would repeat the draw of the capture."""
+    graph_cache, x = GraphCache(DEVICE), torch.arange(3.0, device=DEVICE)
+    caplog.set_level(logging.INFO)
+    for name, draw in {"torch": lambda: float(torch.rand(1)), "python": random.random, "numpy": np.random.rand}.items():
+        found = [graph_cache(name, lambda x, draw=draw: x + draw(), x) for _ in range(EAGER_CALLS + 4)]
+        assert len({float(each[0]) for each in found}) == len(found), name
+    assert not graph_cache.graphs and caplog.text.count("draws random numbers on the host") == 3
     for _ in range(EAGER_CALLS + 2):
         assert torch.equal(graph_cache("does not", torch.neg, x), -x)
     assert_replayed(graph_cache, 1)

@@ -1,10 +1,12 @@
 """When a function is captured, which graph gives way, what is said of a capture that fails. Graphs: in test_cuda.py."""
 
 import pickle
+import random
 import warnings
 from collections import Counter
 from collections.abc import Hashable
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from epsball.runtime.graphs import (
     GraphCache,
     capture_failed,
     graphs,
+    host_random_state,
     run_captured,
     synchronisation,
 )
@@ -43,6 +46,15 @@ def test_nothing_is_captured_on_the_cpu(allowed: bool) -> None:
     for _ in range(5):
         cache("key", torch.neg, torch.ones(2))
     assert not cache.active and not cache.graphs and not cache.calls and cache.replays == 0
+
+
+def test_the_hosts_random_state_is_another_after_each_draw() -> None:
+    states = [host_random_state(), host_random_state()]
+    assert states[0] == states[1]
+    for draw in (lambda: torch.rand(1), random.random, np.random.rand):
+        draw()
+        states.append(host_random_state())
+    assert len(set(states)) == 4
 
 
 # ---- which call is captured

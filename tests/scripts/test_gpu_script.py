@@ -70,7 +70,7 @@ def test_a_failed_stage_takes_no_other_and_one_that_overruns_is_ended(tmp_path: 
         "import time\ndef test_quick():\n    pass\ndef test_hangs():\n    time.sleep(3600)\n"
     )
     out, both = tmp_path / "out", [str(tmp_path / name) for name in ("test_fails.py", "test_hangs.py")]
-    assert call(out, "tests", "parity", TESTS=both[0], ONLY="attack fgsm") == 1
+    assert call(out, "tests", "parity", TESTS=both[0], ONLY="attack mi_fgsm") == 1
     assert codes(out) == {"tests": 1, "parity": 0}
     assert "test_fails FAILED" in (out / "log.txt").read_text()
     assert [(row["precision"], row["value"], row["error"]) for row in rows(out / "parity.csv")] == [

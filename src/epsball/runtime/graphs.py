@@ -1,6 +1,8 @@
 """CUDA graphs: a function of tensors is captured once and replayed, so that all its kernels are launched at once."""
 
 import logging
+import pickle
+import random
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -105,8 +108,9 @@ class GraphCache:
         return result
 
     def watched(self, key: Hashable, function: Callable[..., Tensor], tensors: Sequence[Tensor]) -> Tensor:
-        """Call without a graph, and find out whether the function waits for the device, which no capture survives."""
-        mode = torch.cuda.get_sync_debug_mode()
+        """Call without a graph, and find out whether the function waits for the device, which no capture survives, or
+        draws random numbers on the host, which every replay would repeat."""
+        mode, drawn = torch.cuda.get_sync_debug_mode(), host_random_state()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
@@ -117,6 +121,9 @@ class GraphCache:
         if place := synchronisation(caught):
             self.never.add(key)
             log.info("no CUDA graph of a function that waits for the device, at %s: its calls stay eager", place)
+        elif host_random_state() != drawn:
+            self.never.add(key)
+            log.info("no CUDA graph of a function that draws random numbers on the host: its calls stay eager")
         return result
 
     def capture(self, function: Callable[..., Tensor], tensors: Sequence[Tensor]) -> CapturedGraph:
@@ -134,6 +141,11 @@ class GraphCache:
             torch.cuda.set_stream(here)  # torch 2.11 leaves the side stream the current one
             raise capture_failed(first or error) from (first or error)
         return CapturedGraph(graph, inputs, output)
+
+
+def host_random_state() -> bytes:
+    """Return the state of the host's global random numbers: torch's, Python's and NumPy's."""
+    return pickle.dumps((torch.get_rng_state().numpy(), random.getstate(), np.random.get_state()))
 
 
 @cache

@@ -186,6 +186,7 @@ def batch_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of input, weight and bias: of the last two sum(g u) and sum(g), which are there without a
     weight, too."""
+    weight = torch.ones_like(mean) if weight is None else weight  # CUDA's kernel sums into a tensor like it
     all_three = [True, True, True]
     gradients: tuple[Tensor, Tensor, Tensor] = aten.native_batch_norm_backward(
         g, x, weight, None, None, mean, inverse_sd, True, eps, all_three
