@@ -12,7 +12,7 @@ from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 
 from epsball.build import ConfigError, did_you_mean, listed, one_line, under
 from epsball.cli.compose import CONF, hydra_config, no_package
-from epsball.cli.keys import absent_key, keys_below, shared_group
+from epsball.cli.keys import absent_key, keys_below, reference_on, shared_group
 from epsball.cli.words import OF_PARTS, choosing, key_of, own_folders, search_path, settings, typed_keys, unreadable
 from epsball.experiment.settings import STATED
 
@@ -204,7 +204,12 @@ def unknown_key(key: str, part: str | None) -> str:
         in_suite = f"; in this run it is {' or '.join(own[:3])}" if own else ""
         return f"{key} is not a config key: {listed(fields)}{in_suite}"
     groups = [name for name in choices if "/" not in name and "@" not in name]
-    new = f"{key} has no such keys: +{key}={typed_keys().get(key, '...')} adds them"
+    value = typed_keys().get(key, "...")
+    at, reference = reference_on(config, name)
+    if at and key.split(".")[0] in ("arch", "trainer"):
+        new = f"{key}: {at} is {reference}, another key's: models.target.{key}={value} sets it of one model"
+    else:
+        new = f"{key} has no such keys: +{key}={value} adds them"
     return absent_key(key, config, groups) or new
 
 
