@@ -252,15 +252,46 @@ def test_clip_start_at_the_edge_of_the_box(clip_start: bool, share: float) -> No
 
 def test_the_gradient_is_taken_at_the_start_clipped_or_not() -> None:
     """A slope that turns round below 0: only an unclipped start sees it."""
-    model = Curve(lambda x: x.abs().sum(1))
+    model = Curve(lambda x: (x + 0.02).abs().sum(1))
     x, y = pixels(0.0).expand(200, 1, 1, 1), torch.zeros(200, dtype=torch.long)
     ends = {
         clip_start: set(attack(model, x, y, seeded()).flatten().mul(1000).round().int().tolist())
         for clip_start in (True, False)
-        for attack in [gradient(start="sign", start_share=0.5, clip_start=clip_start)]
+        for attack in [gradient(start="sign", start_share=1 / 6, clip_start=clip_start)]
     }
-    assert ends[False] == {0, 300}  # -0.15 goes on down, 0.15 goes up
-    assert ends[True] == {0, 300}  # 0 has no slope; 0.15 goes up
+    assert ends[False] == {0, 300}  # -0.05 goes on down, 0.05 goes up
+    assert ends[True] == {250, 300}  # 0, too, goes up
+
+
+@pytest.mark.parametrize("loss", ["margin", "entropy"])
+def test_an_ensembles_other_losses_are_the_mean_of_its_members(loss: str) -> None:
+    other, attack = 3 * WEIGHT.flip(0) + 0.3, gradient(loss=loss, kappa=50.0 if loss == "margin" else 0.0)
+    own = [attack.gradient(linear(weight), X, Y)[1] for weight in (WEIGHT, other)]
+    both = attack.gradient(Ensemble([linear(WEIGHT), linear(other)], "mean_logit"), X, Y)[1]
+    torch.testing.assert_close(both, sum(own) / 2)
+    assert not torch.allclose(own[0], own[1])
+
+
+def towards_1(x: Tensor) -> Tensor:
+    """Class 1's logit rises with the pixel, and the true label's loss falls."""
+    u = x.flatten(1)
+    return torch.cat([4 + 0 * u, u, 3 - 3 * u], 1)
+
+
+def test_restarts_keep_the_highest_of_what_the_attack_increases() -> None:
+    x, y = torch.full((12, 1, 1, 1), 0.5), torch.zeros(12, dtype=torch.long)
+    attack, generator = pgd(1, 1e-3, eps=0.25, label="least_likely"), seeded()
+    singles = torch.stack([attack(Function(towards_1), x, y, generator) for _ in range(4)])
+    together = replace(attack, restarts=4)(Function(towards_1), x, y, seeded())
+    torch.testing.assert_close(together, singles.amax(0))
+
+
+@pytest.mark.parametrize(("kappa", "moves"), [(0.0, [1.0, 0.0, 0.0]), (0.5, [1.0, 1.0, 0.0])])
+def test_a_targeted_margin_goes_on_until_kappa(kappa: float, moves: list[float]) -> None:
+    attack = gradient(loss="margin", kappa=kappa, label="least_likely", eps=0.01)
+    x = torch.tensor([0.1, 0.7, 0.9], dtype=torch.float64).view(3, 1, 1, 1)  # margins of class 1: -0.8, 0.4, 0.8
+    slope = attack.gradient(Curve(lambda p: 2 * p.sum(1) - 1), x, torch.ones(3, dtype=torch.long))[1]
+    assert slope.flatten().sign().tolist() == moves
 
 
 def test_least_likely_is_judged_on_the_image_not_on_the_random_start() -> None:

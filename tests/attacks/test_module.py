@@ -11,6 +11,7 @@ import torch
 from torch import Generator, nn
 
 from epsball.attacks import ATTACKS, NamedAttack
+from epsball.attacks.attack import BrokenContract
 from epsball.attacks.module import ModuleAttack, try_attack
 from epsball.build import ConfigError, build
 from epsball.experiment.prepare import prepare_experiment
@@ -67,6 +68,10 @@ def viewing(model, x, y, eps):
     (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)
     steepest = gradient.abs().view(len(x), -1).amax(1).view(-1, 1, 1, 1)
     return (x + eps * gradient / steepest).clamp(0, 1)
+
+
+def bright(model, x, y, eps):
+    return x + eps
 """
 Config = dict[str, Any]
 
@@ -265,3 +270,9 @@ def test_what_fails_on_a_models_own_images_says_where(file: Path, model: nn.Modu
     attack, (x, y) = made(file, call="one"), images(1)
     with pytest.raises(RuntimeError, match=r"^one of .*attack\.py fails in line 2: TypeError: "):
         attack(model, x, y)
+
+
+def test_examples_in_the_ball_but_outside_the_box_are_told(file: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 10))
+    with pytest.raises(BrokenContract, match=r"0 beyond it, 0\.25 outside \[0, 1\]"):
+        made(file, call="bright", eps=0.25)(model, torch.ones(2, 2, 8, 8), torch.zeros(2, dtype=torch.long))

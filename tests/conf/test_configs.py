@@ -142,4 +142,5 @@ def test_measurement_files(compose: Compose, name: str) -> None:
 def test_diagnostic_files(compose: Compose, name: str) -> None:
     config = compose(f"diagnostic={name}")
     assert name != "none" or config == compose()
+    assert name == "none" or config["claims"] != compose().get("claims")
     assert measurements_of(config)

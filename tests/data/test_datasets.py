@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.error import URLError
@@ -198,13 +199,19 @@ def test_crop_of_the_whole_image_is_the_identity():
     torch.testing.assert_close(random_crop(x, 1.0, None), x)
 
 
-def test_crop_matches_interpolation_of_the_crop():
-    ramp = torch.linspace(0, 1, 32).expand(64, 1, 32, 32)  # value = place, so a crop's values are its borders
-    cropped = replace(OFF, crop=0.5)(ramp, seeded())
-    assert cropped.shape == ramp.shape and cropped.min() >= 0 and cropped.max() <= 1
-    torch.testing.assert_close(cropped, cropped[:, :, :1].expand_as(cropped))  # rows stay alike
-    side = (cropped[..., 24] - cropped[..., 8])[:, 0, 0] * 31 / 16  # slope = side fraction
-    assert side.min() > 0.49 and side.max() < 1.01 and side.max() - side.min() > 0.3
+def test_a_crop_has_its_side_and_its_place_along_both_axes():
+    ramp, sides = torch.linspace(0, 1, 32).expand(200, 1, 32, 32), []  # value = place
+    for x, axis in ((ramp, 3), (ramp.transpose(2, 3), 2)):
+        cropped = replace(OFF, crop=0.5)(x, seeded()).movedim(axis, -1)
+        assert cropped.shape == ramp.shape and cropped.min() >= 0 and cropped.max() <= 1
+        torch.testing.assert_close(cropped, cropped[:, :, :1].expand_as(cropped))  # lines stay alike
+        line = cropped[:, 0, 0]
+        side, centre = (line[:, 24] - line[:, 8]) * 31 / 16, (line[:, 15] + line[:, 16]) / 2
+        assert 0.49 < side.min() < 0.55 and 0.95 < side.max() < 1.01
+        assert centre.min() < 0.35 and centre.max() > 0.65  # not the middle of each
+        assert ((centre - 0.5).abs() <= (1 - side) / 2 + 0.02).all()
+        sides.append(side)
+    torch.testing.assert_close(*sides, rtol=0, atol=1e-4)  # a square
 
 
 @pytest.mark.parametrize(
@@ -692,3 +699,39 @@ def test_missing_and_damaged_npz(tmp_path):
         (tmp_path / "test.npz").write_bytes(damaged)
         with pytest.raises(ConfigError, match=r"test.npz cannot be read"):
             Npz(str(tmp_path), None, None).load()
+
+
+def test_the_order_of_files_is_that_of_their_names_whatever_the_disk_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path, each=6)
+    named, scandir = sorted(tmp_path.rglob("*.png")), os.scandir
+    expected = [str(named[i]) for i in stratified(np.repeat([0, 1], 6))]
+    for back in (False, True):
+
+        def listed(path, back=back):
+            return nullcontext(sorted(scandir(path), key=lambda entry: entry.name, reverse=back))
+
+        monkeypatch.setattr(os, "scandir", listed)
+        assert [file.path for file in readers.list_folder(tmp_path)[1]] == expected
+
+
+def test_images_are_resized_by_bilinear_interpolation(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "0.png")
+    middle = Image.fromarray(pixels).resize((8, 8), Image.Resampling.BILINEAR, box=(4, 0, 20, 16))
+    assert np.array_equal(decode_image(str(tmp_path / "0.png"), 3, 8), np.asarray(middle).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(("suffix", "name"), [("jpg", "cifar10_jpeg"), ("JPEG", "cifar10_jpeg"), ("png", "cifar10")])
+def test_cifar10_of_png_files_is_cifar10(tmp_path: Path, suffix: str, name: str) -> None:
+    for part, each in (("train", 4), ("test", 2)):
+        write_images(tmp_path / part, CIFAR_CLASSES, each, (32, 32), suffix=suffix)
+    assert cifar(tmp_path).name == name
+
+
+def test_cifar10_of_another_size_is_refused(tmp_path: Path) -> None:
+    for part, each in (("train", 4), ("test", 2)):
+        write_images(tmp_path / part, CIFAR_CLASSES, each, (28, 28))
+    with pytest.raises(ConfigError, match="the images should be 32x32"):
+        cifar(tmp_path)

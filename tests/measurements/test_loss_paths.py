@@ -444,3 +444,19 @@ def test_tables_and_text(tmp_path: Path) -> None:
     assert PATHS.say(shown).splitlines()[1].startswith(f"B, pgd eps 0.2: final loss {own['final_loss']:.3g}, its sd")
     assert PATHS.present(frames({"results": [{"measurement": "clean"}]}), tmp_path) == []
     assert PATHS.say(frames({"results": [{"measurement": "clean"}]})) == ""
+
+
+def towards_1(x: Tensor) -> Tensor:
+    """Class 1's logit rises with the pixel, and the true label's loss falls."""
+    u = x.flatten(1)
+    return torch.cat([4 + 0 * u, u, 3 - 3 * u], 1)
+
+
+def test_the_worst_of_several_starts_is_of_what_the_attack_increases(tmp_path: Path) -> None:
+    grey = Split(torch.full((4, 1, 1, 1), 128, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    still = replace(PGD, steps=1, step_size=1e-7, eps=0.25, label="least_likely")
+    setup = setup_of(tmp_path, still, models={"A": Function(towards_1)}, test=grey)
+    row = one(rows_of(replace(PATHS, steps=[1], drawn=1), setup), source="A", restarts=R)
+    starts = torch.cat([torch.stack(own) for _, _, own in starts_of(setup, still, "A")], 1)
+    expected = torch.nn.functional.cross_entropy(towards_1(starts.amax(0)), grey.y)
+    assert row["loss_mean"] == pytest.approx(float(expected), rel=1e-4)

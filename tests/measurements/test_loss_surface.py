@@ -17,7 +17,7 @@ from torch import nn
 from epsball.attacks import NamedAttack
 from epsball.attacks.noise import NoiseAttack
 from epsball.data.images import Batched, Split
-from epsball.measurements.loss_surface import LossSurface, find_transferring, losses_on_grid
+from epsball.measurements.loss_surface import LossSurface, find_transferring, losses_on_grid, mean_surface
 from epsball.measurements.measurement import Measurement, Rows, Setup
 from epsball.measurements.violations import Violation
 from epsball.results.given import GivenRows
@@ -272,3 +272,10 @@ def test_what_cannot_be_drawn_is_refused(sources: list[str], attacks: list[str],
     with pytest.raises(ValueError) as caught:
         SURFACE.check(sources, ["A", "B"], [NamedAttack(name, FGSM) for name in attacks])
     assert str(caught.value) == message
+
+
+def test_the_drawn_surface_is_that_of_the_rows(tmp_path: Path) -> None:
+    rows = SURFACE.measure(make_setup(tmp_path))["results"]
+    named = {"surface": "whole", "surface_zoom": "zoom"}
+    expected = [[named[row["attack"]], row["e1"], row["e2"], row["loss_mean"]] for row in rows]
+    assert mean_surface(pd.DataFrame(rows))[["window", "e1", "e2", "loss"]].values.tolist() == expected

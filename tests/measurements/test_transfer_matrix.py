@@ -173,15 +173,6 @@ def test_a_source_that_is_no_target_sees_its_own_examples_once(a: Oracle, b: Ora
     assert a.crafted == [3, 1] and a.seen == b.seen == [3, 1]
 
 
-def test_a_matrix_crafts_sources_x_attacks_and_shows_them_to_every_target(a: Oracle, b: Oracle) -> None:
-    attacks = [Mark(), Mark(reach=REACH / 2), Mark(reach=REACH / 4)]
-    for attack in attacks:
-        for source in (a, b):
-            crafted_on(source, {"a": a, "b": b}, attack, batch_size=4)
-    assert len(a.crafted) + len(b.crafted) == 2 * 3
-    assert len(a.seen) + len(b.seen) == 2 * 3 * 2
-
-
 def marked(top1: str, top5: str | None = None) -> Mistakes:
     """`x` is wrong, `.` is right."""
     return Mistakes(

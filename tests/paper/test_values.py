@@ -604,3 +604,11 @@ def test_rows_are_of_their_seeds() -> None:
     rows = [clean("A", 0.1, seed=seed) for seed in (3, 1, 3)]
     assert [sum(map(len, own.by_cell.values())) for own in by_seed(rows)] == [2, 1]
     assert [own.by_cell for own in by_seed([])] == [{}]
+
+
+def test_a_ratio_beside_what_keeps_no_images_is_of_its_own_shared_images() -> None:
+    first, second = alike(1000, 0.4, 0.1)
+    rows = [seen(clean("A", 0), first), seen(clean("B", 0), second[:500]), clean("C", 0.5)]
+    alone, beside = (summed(text, rows) for text in ("error(A) / error(B)", "error(A) / error(B) - error(C)"))
+    assert alone.value == pytest.approx(first[:500].mean() / second[:500].mean())
+    assert beside.value == pytest.approx(alone.value - 0.5)

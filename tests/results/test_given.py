@@ -153,7 +153,7 @@ def test_a_row_measured_twice_may_differ_in_its_last_bits(tmp_path: Path) -> Non
         read_given([written(tmp_path, first, {**first, "target": "B", "loss_mean": 0.5000001})]).find("aaa") or []
     )
     assert found["loss_mean"] == 0.5
-    for other in ({"loss_mean": 0.51}, {"error_top1": 0.26}, {"loss_mean": nan}):
+    for other in ({"loss_mean": 0.51}, {"loss_mean": 0.5001}, {"error_top1": 0.26}, {"loss_mean": nan}):
         assert refusal(written(tmp_path, first, {**first, **other})).endswith(
             "another line of its identity has other numbers"
         )

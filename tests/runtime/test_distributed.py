@@ -386,3 +386,12 @@ def test_the_first_process_draws_what_a_single_one_does(monkeypatch: pytest.Monk
         become(monkeypatch, r, 3)
         seeds.append(replica_seed(5, "fit"))
     assert seeds[0] == alone and len(set(seeds)) == 3
+
+
+def test_a_model_of_several_processes_begins_with_the_weights_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its batch norm is local it ends as another."""
+    target = composed("arch=resnet20", "models=alone", "trainer=standard")["models"]["target"]
+    one = build_spec(target, "models.target", BuildCache())
+    become(monkeypatch, 0, 2)
+    two = build_spec(target, "models.target", BuildCache())
+    assert one.key != two.key and one.model_seed == two.model_seed

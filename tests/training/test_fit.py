@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from epsball.attacks.attack import BrokenContract
 from epsball.build import ConfigError
-from epsball.data.images import to_unit
+from epsball.data.images import Split, to_unit
 from epsball.runtime.progress import Interrupted
 from epsball.training.fit import Diverged, TrainingState, batch_indices, load_optimizer, steps_per_epoch
 from epsball.training.objectives import Standard
@@ -55,6 +55,24 @@ def test_the_watch_is_the_error_of_the_first_training_images_under_the_attack() 
     assert clean[-1]["adversarial_error"] == float((model(x).argmax(1) != y).float().mean())
     _, attacked, _ = fitted(trainer(watch={"attack": strong, "images": 5}))
     assert (attacked[-1]["adversarial_error"], attacked[-1]["adversarial_n"]) == (1.0, 5)
+
+
+def test_the_clean_error_of_a_curve_is_of_the_first_thousand_test_images() -> None:
+    many = Split(torch.zeros(1001, 1, 6, 6, dtype=torch.uint8), torch.zeros(1001, dtype=torch.int64))
+    _, curve, _ = fitted(plain(epochs=0.25), on=replace(data(), test=many))
+    assert curve[-1]["clean_n"] == 1000
+
+
+def test_a_state_of_another_number_of_processes_goes_on_with_new_random_numbers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stopped = Recorder(interrupt_at=3)
+    with pytest.raises(Interrupted):
+        fitted(trainer(), recorder=stopped)
+    own = {"rng": stopped.last["rng"], "buffers": {}}
+    weights, _, _ = fitted(trainer(), recorder=Recorder({**stopped.last, "replicas": [own, own]}))
+    assert "the state is of 2 processes, not of 1: random numbers are new" in caplog.messages
+    assert not identical(weights, fitted(trainer())[0])
 
 
 def test_a_watch_of_no_images_is_refused() -> None:

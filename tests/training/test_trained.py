@@ -18,6 +18,7 @@ from filelock import FileLock
 from torch import nn
 
 from epsball.experiment.prepare import Experiment, prepare_experiment
+from epsball.runtime.device import environment
 from epsball.runtime.distributed import PeerLost
 from epsball.runtime.progress import Interrupted, Stop
 from epsball.runtime.store import LAST, CheckpointFolder, Store
@@ -27,7 +28,7 @@ from epsball.training.forecast import TrainingForecast
 from epsball.training.operations import operations_of_steps
 from epsball.training.parallel import Job, find_needs, train_in_parallel, train_in_worker, work_left
 from epsball.training.spec import BuildCache, build_spec, with_sources
-from epsball.training.trained import TrainedModels
+from epsball.training.trained import Checkpoints, TrainedModels
 
 Config = dict[str, Any]
 
@@ -537,3 +538,10 @@ def test_a_state_is_passed_to_no_one_who_has_begun(tmp_path: Path, caplog: pytes
     store.load_or_train("net", "k", torch.device("cpu"), lambda folder: ({"w": torch.zeros(1)}, {}, ""))
     store.pass_checkpoint("net", "k", {"step": 4})
     assert step() is None and store.has("k")
+
+
+def test_a_training_that_goes_on_elsewhere_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, cpu = CheckpointFolder(tmp_path), torch.device("cpu")
+    folder.save_state({"step": 3, "curve": [], "seconds": 1.0, "environment": {**environment(cpu), "threads": -1}})
+    Checkpoints.open("A", folder, {"watch": None, "test_checksum": ""}, cpu)
+    assert "A: threads changed since: the result may differ in the last bits" in caplog.messages
