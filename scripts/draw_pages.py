@@ -26,7 +26,7 @@ from epsball.paper.tables import Table, compare, paper_table
 from epsball.results.rows import as_dicts
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-PAPER_SCALE = ("tramer", "kariyappa/paper", "kariyappa/log_odds/paper/epochs")
+PAPER_SCALE = ("tramer", "kariyappa/paper", "kariyappa/log_odds/paper", "kariyappa/log_odds/paper/epochs")
 """folders of rows at paper scale; others are of quick"""
 TEXTS = dict.fromkeys(("source_model", "target_model", "identity", "worst_for"), str)
 STARTS = ("loss_paths", "restarts")
