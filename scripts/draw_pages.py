@@ -23,12 +23,12 @@ from epsball.experiment.grid import expand_grids, resolve
 from epsball.output.tables import markdown
 from epsball.paper.claims import Claim, claims_table, number_format, side_text
 from epsball.paper.tables import Table, compare, paper_table
-from epsball.results.rows import as_dicts
+from epsball.results.rows import TEXTS, as_dicts
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 PAPER_SCALE = ("tramer", "kariyappa/paper", "kariyappa/log_odds/paper", "kariyappa/log_odds/paper/epochs")
 """folders of rows at paper scale; others are of quick"""
-TEXTS = dict.fromkeys(("source_model", "target_model", "identity", "worst_for"), str)
+AS_TEXT = dict.fromkeys((*TEXTS, "worst_for"), str)
 STARTS = ("loss_paths", "restarts")
 """what parts of Madry's paper call a loss_paths: several have one, of other starts and images"""
 
@@ -79,7 +79,7 @@ def draw_part(config: dict[str, Any], rows: pd.DataFrame) -> Drawn:
 
 def read_rows(folder: Path) -> pd.DataFrame:
     """Read rows.csv, with the images that were mistaken where they were kept."""
-    rows = pd.read_csv(folder / "rows.csv", dtype=TEXTS)
+    rows = pd.read_csv(folder / "rows.csv", dtype=AS_TEXT)
     bits = folder / "mistakes.csv"
     return rows.merge(pd.read_csv(bits, dtype=str), on="identity", how="left") if bits.exists() else rows
 

@@ -44,6 +44,12 @@ class Brightness(nn.Module):
         return torch.cat([~bright, bright, torch.zeros_like(bright)], 1).float()
 
 
+def towards_1(x: Tensor) -> Tensor:
+    """Three classes for images of one pixel: class 1's logit rises with it, and the loss of label 0 falls."""
+    u = x.flatten(1)
+    return torch.cat([4 + 0 * u, u, 3 - 3 * u], 1)
+
+
 class Curve(nn.Module):
     """Two classes with logits (0, f(pixels)): what attacks of label 0 increase is a monotone function of f."""
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from every_attack import EPS, EVERY, GREY, NAMED, attack_spec, gradient, pgd, small_batch, small_net
-from linear import Curve, Function, batch_sizes, linear, seeded, softmax_gradient, two_class
+from linear import Curve, Function, batch_sizes, linear, seeded, softmax_gradient, towards_1, two_class
 from torch import Tensor, nn
 
 from epsball.attacks import ATTACKS
@@ -270,12 +270,6 @@ def test_an_ensembles_other_losses_are_the_mean_of_its_members(loss: str) -> Non
     both = attack.gradient(Ensemble([linear(WEIGHT), linear(other)], "mean_logit"), X, Y)[1]
     torch.testing.assert_close(both, sum(own) / 2)
     assert not torch.allclose(own[0], own[1])
-
-
-def towards_1(x: Tensor) -> Tensor:
-    """Class 1's logit rises with the pixel, and the true label's loss falls."""
-    u = x.flatten(1)
-    return torch.cat([4 + 0 * u, u, 3 - 3 * u], 1)
 
 
 def test_restarts_keep_the_highest_of_what_the_attack_increases() -> None:

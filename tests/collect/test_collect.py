@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -415,7 +416,7 @@ def test_models_may_have_names_that_look_like_numbers_or_nothing(tmp_path: Path,
     for file in ("results.csv", "run.json"):
         text = (run / file).read_text()
         for old, new in (("A", "007"), ("B", "nan")):
-            text = text.replace(f",{old},", f",{new},").replace(f",{old},", f",{new},").replace(f'"{old}"', f'"{new}"')
+            text = re.sub(rf"""(?<=[,"]){old}(?=[,"])""", new, text)
         (run / file).write_text(text)
     assert collect.main([str(tmp_path)]) == 0
     said = capsys.readouterr().out

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from linear import CountingModel, Function, linear, seeded, two_class
+from linear import CountingModel, Function, linear, seeded, towards_1, two_class
 from squares import BATCH, CLASSES, EPS, FGSM, NOISE, WEIGHTS, assert_same, errors, frames, losses, make_setup, whole
 from torch import Tensor, nn
 
@@ -444,12 +444,6 @@ def test_tables_and_text(tmp_path: Path) -> None:
     assert PATHS.say(shown).splitlines()[1].startswith(f"B, pgd eps 0.2: final loss {own['final_loss']:.3g}, its sd")
     assert PATHS.present(frames({"results": [{"measurement": "clean"}]}), tmp_path) == []
     assert PATHS.say(frames({"results": [{"measurement": "clean"}]})) == ""
-
-
-def towards_1(x: Tensor) -> Tensor:
-    """Class 1's logit rises with the pixel, and the true label's loss falls."""
-    u = x.flatten(1)
-    return torch.cat([4 + 0 * u, u, 3 - 3 * u], 1)
 
 
 def test_the_worst_of_several_starts_is_of_what_the_attack_increases(tmp_path: Path) -> None:

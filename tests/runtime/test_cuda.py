@@ -104,9 +104,7 @@ ENSEMBLE = (
     *("arch=ensemble", "arch@arch.members.member=madry_mnist", "arch.copies=2"),
     *("arch.members.member.width=0.25", "arch.members.member.hidden=64"),
 )
-ENSEMBLE_NORM = (
-    *("arch=ensemble", "arch@arch.members.member=resnet20", "arch.copies=2", "arch.members.member.depth=8"),
-)
+ENSEMBLE_NORM = ("arch=ensemble", "arch@arch.members.member=resnet20", "arch.copies=2", "arch.members.member.depth=8")
 LEARNS = (*MADRY, "trainer.optimizer.lr=0.01", "trainer.batch_size=64")  # the digits, in fifty steps
 FEW_STEPS = "trainer.objective.attack.steps=5"
 TRAINERS: dict[str, tuple[str, ...]] = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.conf import RuntimeConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -97,6 +98,14 @@ def register_resolver(name: str, resolver: Callable[..., Any]) -> None:
     """Tell OmegaConf what `${name:...}` stands for."""
     register = OmegaConf.register_new_resolver if VERSION else OmegaConf.register_resolver  # renamed with Hydra 1.4
     register(name, resolver, replace=True)  # type: ignore[call-arg]
+
+
+def chosen_file(group: str, runtime: RuntimeConf) -> Path | None:
+    """Return the file of the option that a group has in a run, the user's own too; None where it has none. Hydra's
+    `runtime` says which option it is, and where config files are looked for."""
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    files = [folder / group / f"{runtime.choices.get(group)}.yaml" for folder in folders]
+    return next((file for file in files if file.is_file()), None)
 
 
 def searched() -> list[str]:
@@ -234,7 +243,7 @@ def refuse_shared_groups(overrides: Sequence[str]) -> None:
         if at:
             other = f"~{value[2:-1]}{place[len(at) :]} leaves it out of all"
             alone = f", {place}=null of this one" if ".sources." in place[len(at) :] else ""
-            raise ConfigError(f"{word}: {at} is {value}, as of all that have it so: {other}{alone}")
+            raise ConfigError(f"{word}: {at} is {value}, shared by all that refer to it: {other}{alone}")
 
 
 def write_hydra(directory: Path, config: DictConfig, overrides: list[str]) -> None:

@@ -311,13 +311,6 @@ def how_to_choose(key: str, value: str) -> str:
 def followed(config: DictConfig, key: str) -> str:
     """Return the key whose value a key has, `${trainer}` and the like followed to their end; the key itself where there
     is none."""
-    node: Any = config
-    parts = key.split(".")
-    for i, part in enumerate(parts):
-        node = node._get_node(part, validate_access=False) if isinstance(node, DictConfig) else None
-        if node is None:
-            return key
-        if node._is_interpolation():
-            named = re.fullmatch(r"\$\{(\w[\w.]*)\}", str(node._value()))
-            return followed(config, ".".join([named[1], *parts[i + 1 :]])) if named else key
-    return key
+    at, value = reference_on(config, key)
+    named = re.fullmatch(r"\$\{(\w[\w.]*)\}", value)
+    return followed(config, f"{named[1]}{key[len(at) :]}") if named else key

@@ -56,7 +56,7 @@ def shared_group(config: DictConfig, key: str, choice: str) -> str:
     where it has its own."""
     at, value = reference_on(config, key)
     adds = "+model@models.NAME=mnist_b adds a model with its own"
-    return f"{at} is {value}, as of all that have it so: {choice} changes it for all, {adds}" if at else ""
+    return f"{at} is {value}, shared by all that refer to it: {choice} changes it for all, {adds}" if at else ""
 
 
 def meant(word: str, path: list[str], node: Any, config: Mapping[Any, Any], groups: Collection[str]) -> str:

@@ -6,6 +6,7 @@ from hydra.conf import RuntimeConf
 from omegaconf import OmegaConf
 
 from epsball.build import ConfigError, listed
+from epsball.cli.compose import chosen_file
 from epsball.experiment.settings import COMPUTED, FILES
 
 ABSENT = "none"  # local=none: without any
@@ -19,9 +20,7 @@ def check_local(runtime: RuntimeConf) -> None:
     name = runtime.choices.get("local")
     if name in (None, "", ABSENT):  # EPSBALL_LOCAL= is how scripts unset it
         return
-    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-    found = next((file for folder in folders if (file := folder / "local" / f"{name}.yaml").is_file()), None)
-    if found is not None:
+    if found := chosen_file("local", runtime):
         check_file(found)
     elif name != "default":
         raise ConfigError(f"local={name} does not exist: write conf/local/{name}.yaml, or say local={ABSENT}")

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -14,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from epsball.build import ConfigError, convert, mapping, naming_part
-from epsball.cli.compose import OPEN, composed, composed_seeds, hydra_config, searched, with_model_fields
+from epsball.cli.compose import OPEN, chosen_file, composed, composed_seeds, hydra_config, searched, with_model_fields
 from epsball.cli.explain import explain
 from epsball.cli.words import OF_PARTS, adding_word, key_of, place_of, search_path, value_of
 from epsball.experiment.grid import expand_grids
@@ -209,11 +208,8 @@ def words_of_parts(
 
 def keys_of_paper() -> list[str]:
     """Return the keys that the file of the run's paper sets itself, without those of its defaults."""
-    runtime = HydraConfig.get().runtime
-    paper = runtime.choices.get("paper")
-    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-    files = [folder / "paper" / f"{paper}.yaml" for folder in folders]
-    content = next((yaml.safe_load(file.read_text()) for file in files if file.is_file()), None)
+    file = chosen_file("paper", HydraConfig.get().runtime)
+    content = yaml.safe_load(file.read_text()) if file else {}
     return [str(key) for key in content or {} if key != "defaults"]
 
 
