@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from epsball.build import LONGEST_NAME, ConfigError, construct, did_you_mean, require
@@ -17,8 +18,8 @@ STATED_ONCE = ("objective", "conclusion")
 """config keys of statements of which a run has one each"""
 COMPUTED = ("device", "threads", "workers", "batch_size", "cuda_graphs", "deterministic", "channels_last")
 """config keys that say how a run is computed: in no identity, for they change last bits at most"""
-FILES = ("outputs", "data", "checkpoint_seconds")
-"""config keys that say where files lie, and how often the largest is written"""
+FILES = ("outputs", "data", "checkpoint_seconds", "track")
+"""config keys that say where files lie, how often the largest is written, and what shows learning curves"""
 COMPONENTS = (
     *("dataset", "attack", "suite", "models", "grid", "measurement", "measurements"),
     *(*STATED, *STATED_ONCE),
@@ -63,6 +64,8 @@ class Settings:
     """root folder of models, rows and run directories"""
     checkpoint_seconds: float
     """how often a training saves its state"""
+    track: Literal["tensorboard", "wandb"] | None
+    """what shows learning curves while models train"""
     reuse: bool
     """whether finished rows are taken from the store"""
     rows: list[str]
@@ -85,6 +88,8 @@ class Settings:
         require(1 <= self.workers <= MOST_PROCESSES, f"workers should be in [1, {MOST_PROCESSES}], is {self.workers}")
         seconds = self.checkpoint_seconds
         require(seconds >= 0, f"checkpoint_seconds should be at least 0, is {seconds:g}: 0 saves after every step")
+        there = self.track is None or find_spec(self.track) is not None
+        require(there, f"track is {self.track!r}, which is not installed: pip install epsball[track]")
         require(self.seed >= 0, f"seed should be at least 0, is {self.seed}")
         require(self.seed < 2**53, f"seed should be below 2^53, is {self.seed}: rows do not hold larger ones exactly")
 
@@ -105,6 +110,7 @@ class Settings:
             deterministic=self.deterministic,
             channels_last=self.channels_last,
             checkpoint_seconds=self.checkpoint_seconds,
+            track=self.track,
         )
 
 

@@ -17,6 +17,7 @@ from epsball.build import ConfigError, listed
 from epsball.runtime.distributed import local_rank, processes
 
 Precision = Literal["fp32", "tf32", "bf16"]
+Tracker = Literal["tensorboard", "wandb"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Execution:
     """how convolutions' weights are laid out"""
     checkpoint_seconds: float
     """how often a training saves its state"""
+    track: Tracker | None
+    """what shows learning curves while models train"""
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from epsball.runtime.store import canonical
 from epsball.training.adversarial import Origin
 from epsball.training.objectives import Objective
 from epsball.training.synchronised import synchronised
+from epsball.training.track import Show
 from epsball.training.trainer import Trainer, Watch
 
 State = dict[str, Any]
@@ -56,6 +57,8 @@ class TrainingControl:
     """called with the last state, from which a longer training can go on"""
     follow: Callable[[int, int], None] | None = None
     """called after each step with the number of steps taken and that of all"""
+    show: Show | None = None
+    """called with each row of the learning curve"""
 
 
 def fit(
@@ -87,7 +90,7 @@ def fit(
                 if control.follow is not None:
                     control.follow(state.step, total)
                 if state.step % per_epoch == 0:
-                    progress.say(describe(state.close_epoch(state.step / per_epoch)))
+                    show_epoch(state.close_epoch(state.step / per_epoch), progress, control)
                 due = time.monotonic() - saved > control.seconds_between
                 if state.step == total or any(largest(due, control.stop.signum or 0)):
                     control.save(state.state())
@@ -96,7 +99,7 @@ def fit(
             if control.pass_checkpoint is not None:
                 control.pass_checkpoint(state.state())
             if state.step > state.counted_from:  # the last epoch was cut short
-                progress.say(describe(state.close_epoch(state.step / per_epoch)))
+                show_epoch(state.close_epoch(state.step / per_epoch), progress, control)
     take_from_first(model)  # the running statistics of local batch norm, each process's own so far
     state.optimizer.zero_grad(set_to_none=True)  # the last gradients are as large as the model
     model.eval()
@@ -134,6 +137,13 @@ def take_from_first(model: nn.Module) -> None:
     """Give the model the first process's parameters and buffers."""
     if processes() > 1:
         model.load_state_dict(by_first(lambda: {name: value.cpu() for name, value in model.state_dict().items()}))
+
+
+def show_epoch(row: Mapping[str, float], progress: Progress, control: TrainingControl) -> None:
+    """Show a row of the learning curve to whoever follows the training."""
+    progress.say(describe(row))
+    if control.show is not None:
+        control.show(row)
 
 
 def describe(row: Mapping[str, float]) -> str:
