@@ -26,7 +26,7 @@ CLAIMS: dict[str, list[tuple[float, str, float]]] = {  # left, operator, right i
     "tramer-8": [(0.0, "<=", 0.3), (0.0, "<=", 0.3)],
     "tramer-9": [(6.0, ">", 3.8)],
     "tramer-10": [(3.9, "<=", 6.0)],
-    "tramer-11": [(6.0, "<", 11.8), (3.8, ">", 3.6 - 1)],
+    "tramer-11": [(6.0, "<", 0.75 * 11.8), (3.8, ">", 3.6 - 1)],
     "tramer-12": [(0.7 * 12, "<", 11), (11, "<", 1.3 * 12)],
     "tramer-13": [(57, "<", 80)],
     "tramer-14": [(2, "<", 2.9), (2.9, "<", 4), (99, ">", 95)],
@@ -91,10 +91,8 @@ TRANSFER = {  # Table 4, top 1, from A to B, from A to C, ... from D to C
 WHITE_BOX = {"fgsm": [65, 66, 70, 62], "iter_basic": [78, 79, 74, 73], "iter_ll": [100, 99, 100, 99]}  # Table 6
 CLAIMS |= {
     "kurakin-1": [(73.9, ">", 29.5 + 20), (77.6, ">", 78.4 - 1.5)],
-    "kurakin-2": [
-        (78.1 - 78.7, ">", 77.6 - 78.4 - 1),
-        *[(75.4, ">", 73.5), (75.7, ">", 74.0), (75.6, ">", 74.5), (74.4, ">", 73.9)],
-    ],
+    "kurakin-2": [(78.1 - 78.7, ">", 77.6 - 78.4 - 1)],
+    "kurakin-2-attacked": [(75.4, ">", 73.5), (75.7, ">", 74.0), (75.6, ">", 74.5), (74.4, ">", 73.9)],
     "kurakin-3": [(1.5, "<", 7.74), (23.2, "<", 38.7)],
     "kurakin-4": [
         *[(value, ">", 76.6) for value in (86.2, 87.6, 88.7, 87.0)],
@@ -152,10 +150,10 @@ WITHOUT_NUMBERS: dict[str, tuple[str, list[str]]] = {  # why there is nothing to
         'section 4 has no numbers: "were not able to increase robustness to either RAND+FGSM examples or FGSM examples '
         '(in white-box or black-box settings)"',
         [
-            "error(A_rand | A_rand, rand_fgsm, eps=0.3) >= error(A_adv | A_adv, rand_fgsm, eps=0.3)",
-            "error(A_rand | A_rand, fgsm, eps=0.3) >= error(A_adv | A_adv, fgsm, eps=0.3)",
-            "error(A_rand | B, rand_fgsm, eps=0.3) >= error(A_adv | B, rand_fgsm, eps=0.3)",
-            "error(A_rand | B, fgsm, eps=0.3) >= error(A_adv | B, fgsm, eps=0.3)",
+            "error(A_rand | A_rand, rand_fgsm, eps=0.3) >= error(A_adv | A_adv, rand_fgsm, eps=0.3) - 0.02",
+            "error(A_rand | A_rand, fgsm, eps=0.3) >= error(A_adv | A_adv, fgsm, eps=0.3) - 0.02",
+            "error(A_rand | B, rand_fgsm, eps=0.3) >= error(A_adv | B, rand_fgsm, eps=0.3) - 0.02",
+            "error(A_rand | B, fgsm, eps=0.3) >= error(A_adv | B, fgsm, eps=0.3) - 0.02",
         ],
     ),
     "tramer-16": (
@@ -478,7 +476,7 @@ def test_the_papers_numbers_confirm_what_is_claimed_of_all_its_ensembles(
 ROLES = {"target": "A_adv", "natural": "A", "holdout": "B"}
 ASKED: dict[str, tuple[list[tuple[float, str, float]], bool]] = {  # left, operator, right in per cent; whether it holds
     "white box strongest": ([(3.6, ">=", 11.9), (3.6, ">=", 18.2)], False),
-    "random step useless": ([(3.6, ">=", 34.1)], False),
+    "random step useless": ([(3.6, ">=", 34.1 - 15)], False),
     "gradients are not smoothed": ([(11, ">", 0.1 * 12)], True),
 }
 ASKED_WITHOUT_NUMBERS = {
@@ -513,3 +511,16 @@ def test_the_masking_diagnostic_says_that_the_papers_a_adv_masks(compose: Compos
         "Gradients look masked: 2 of 3 statements are refuted (white box strongest, random step useless)."
     )
     assert "FGSM from other models (judged at eps 0.3)" in " ".join(table["says"])
+
+
+@pytest.mark.parametrize("model", ["A", "B"])  # Table 2: a random step gains 3.9 and 1.6 points
+def test_it_does_not_call_the_papers_natural_models_masked(
+    compose: Compose, papers_rows: list[Config], model: str
+) -> None:
+    claims = {
+        name: construct(Claim, claim, where=name).mapped(lambda quantity: quantity.renamed({"target": model}))
+        for name, claim in compose("diagnostic=masking", "dataset=mnist")["claims"].items()
+        if name == "random step useless"
+    }
+    table = claims_table(claims, papers_rows)
+    assert list(table["verdict"]) == ["confirmed"] and table["gap"][0] > 0.1

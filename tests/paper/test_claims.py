@@ -539,6 +539,7 @@ def test_side_text_leaves_out_an_interval_that_is_none() -> None:
     assert side_text(line, "left") == "50.0"
     assert side_text({**line, "left_low": nan, "left_high": nan}, "left") == "50.0"
     assert side_text({**line, "left": nan}, "left") == "not measured"
+    assert side_text({**line, "left": nan, "left_low": -inf, "left_high": inf}, "left") == "no number (over 0)"
     assert side_text({**line, "percent": False}, "left") == "0.5"
 
 

@@ -1,6 +1,7 @@
 """Intervals against constants from the literature and numbers worked by hand."""
 
 import math
+import random
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from epsball.results.intervals import (
     error_estimates,
     estimate_cell,
     estimate_sum,
+    mean_estimate,
     normal_interval,
     ties_for_best,
     wilson,
@@ -160,6 +162,23 @@ def test_nothing_bounds_a_mean_with_an_infinite_value() -> None:
     found = estimate_cell(rows, METRICS["loss_mean"])
     assert (found.value, found.low, found.high, found.seeds) == (math.inf, -math.inf, math.inf, 2)
     assert math.isnan(found.sd)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_one_more_training_is_reached_in_95_cases_of_100(seeds: int) -> None:
+    """Normally distributed seeds, measured without error; with one seed nothing says how far another would be."""
+    generator = random.Random(0)
+    cases = 2000
+    reached = 0
+    for _ in range(cases):
+        *known, more = [generator.gauss(0.5, 0.1) for _ in range(seeds + 1)]
+        reached += mean_estimate([Estimate(value, value, value) for value in known]).reaches(more)
+    assert reached / cases == pytest.approx(0.0 if seeds == 1 else 0.95, abs=0.02)
+
+
+def test_of_one_seed_its_interval_is_reached() -> None:
+    found = Estimate(0.5, 0.4, 0.7)
+    assert [found.reaches(value) for value in (0.39, 0.4, 0.7, 0.71)] == [False, True, True, False]
 
 
 def test_a_mean_of_no_images_has_no_interval() -> None:

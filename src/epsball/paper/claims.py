@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import isfinite, isnan
+from math import inf, isfinite, isnan
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from epsball.build import naming_field, require
@@ -303,7 +303,7 @@ def side_text(check: Mapping[str, Any], side: str) -> str:
     than a point wide; other values with three digits."""
     value, low, high = (float(check[f"{side}{end}"]) for end in ("", "_low", "_high"))
     if isnan(value):
-        return "not measured"
+        return "no number (over 0)" if low == -inf else "not measured"
     number = number_format(bool(check["percent"]), high - low)
     return number(value) + (f" [{number(low)}, {number(high)}]" if high > low else "")
 

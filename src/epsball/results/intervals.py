@@ -107,6 +107,13 @@ class Estimate:
         ends = sorted((self.low * factor, self.high * factor)) if not isnan(self.low) else [nan, nan]
         return Estimate(self.value * factor, ends[0], ends[1], self.sd * abs(factor), self.seeds)
 
+    def reaches(self, value: float) -> bool:
+        """Whether `value` lies in the interval or, of several seeds, where that of one more would in 95 cases of 100:
+        seeds whose mean varies by t * sd / sqrt(k) vary by t * sd * sqrt(1 + 1 / k) themselves."""
+        seed = student_t(self.seeds - 1) * self.sd if self.seeds > 1 else 0.0
+        below, above = hypot(self.value - self.low, seed), hypot(self.high - self.value, seed)
+        return self.value - below <= value <= self.value + above
+
 
 UNBOUNDED = Estimate(nan, -inf, inf)
 """measured, but no number: a ratio over 0"""
