@@ -6,9 +6,11 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -34,6 +36,7 @@ from epsball.data.datasets import (
 )
 from epsball.data.images import Augment, Split, random_crop
 from epsball.data.readers import decode_image, enlarge_digits, idx_file, read_digits, read_idx, stratified
+from epsball.training.spec import BuildCache, load_data
 
 REAL = Path(os.environ.get("EPSBALL_DATA", ROOT / "data"))
 OFF = Augment(shift=0, crop=1.0, flip=False)
@@ -735,3 +738,11 @@ def test_cifar10_of_another_size_is_refused(tmp_path: Path) -> None:
         write_images(tmp_path / part, CIFAR_CLASSES, each, (28, 28))
     with pytest.raises(ConfigError, match="the images should be 32x32"):
         cifar(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "image_folder", "npz", "imagenet"])
+def test_a_folder_that_cannot_be_looked_into_is_one_line(compose: Callable[..., Any], name: str) -> None:
+    """As one without permission is, which root, who may run these tests, never meets."""
+    folder = "x" * 300
+    with pytest.raises(ConfigError, match=r"^dataset\.root: .*x{300}.* cannot be read: File name too long$"):
+        load_data(compose(f"dataset={name}")["dataset"] | {"root": folder}, "dataset", BuildCache())

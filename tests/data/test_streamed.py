@@ -35,7 +35,14 @@ from epsball.training.fit import TrainingState, saved_if_lost
 
 SAMPLE = ROOT / "data" / "imagenet_sample"
 FIELDS: dict[str, Any] = {
-    **{"name": "imagenet", "train_folder": "train", "test_folder": "val", "image_size": 16, "crop": 0.875},
+    **{
+        "name": "imagenet",
+        "train_folder": "train",
+        "test_folder": "val",
+        "image_size": 16,
+        "crop": 0.875,
+        "squash": False,
+    },
     **{"area": [0.08, 1.0], "aspect": [0.75, 4 / 3], "flip": True, "train_size": None, "test_size": None, "workers": 0},
 }
 STEPS = [torch.tensor(places) for places in ([3, 0, 7], list(range(20)), [5])]
@@ -93,6 +100,18 @@ def test_a_test_image_is_the_resized_centre_that_pil_gives(root: Path) -> None:
         assert torch.equal(x, as_tensor(small.crop((left, top, left + 16, top + 16))))
 
 
+def test_a_squashed_one_is_the_centre_of_both_sides(root: Path) -> None:
+    squashed = load(root, squash=True)
+    for file, x in zip(files(squashed.test), all_images(squashed.test, 4), strict=True):
+        image = Image.open(file).convert("RGB")
+        wide, high = (round(0.875 * edge) for edge in image.size)
+        left, top = round((image.width - wide) / 2), round((image.height - high) / 2)
+        centre = image.crop((left, top, left + wide, top + high))
+        assert torch.equal(x, as_tensor(centre.resize((16, 16), Image.Resampling.BILINEAR)))
+    plain = load(root)
+    assert plain.checksum == squashed.checksum and plain.test_checksum != squashed.test_checksum
+
+
 def test_a_training_image_is_the_random_crop_that_its_seed_gives(root: Path) -> None:
     train, mirrored = load(root).train, 0
     ((index, pixels),) = train.read([torch.arange(24)], seed=5, first=7)
@@ -124,7 +143,11 @@ def test_labels_names_and_order_are_those_of_an_image_folder(root: Path) -> None
     assert files(part.train) == files(loaded.train)[:6]
 
 
-def test_a_thousand_classes_are_called_imagenet(tmp_path: Path) -> None:
+def test_a_thousand_classes_are_called_imagenet_and_its_test_images_not_trained_on(
+    tmp_path: Path, compose: Any
+) -> None:
+    from epsball.experiment.prepare import prepare_experiment
+
     picture = tmp_path / "picture.jpeg"
     Image.new("RGB", (20, 20)).save(picture)
     for folder in ("train", "val"):
@@ -133,7 +156,10 @@ def test_a_thousand_classes_are_called_imagenet(tmp_path: Path) -> None:
             (tmp_path / folder / f"n{number:08}" / "0.JPEG").symlink_to(picture)
     loaded = load(tmp_path)
     assert (loaded.name, len(loaded.classes), len(loaded.train)) == ("imagenet", 1000, 1000)
-    assert load(tmp_path, train_folder="val").name == "imagenet_sample"  # no training set
+    assert load(tmp_path, train_folder="val").name == "imagenet"  # its test images are ImageNet's
+    own = line(tmp_path, "dataset.train_folder=val")[2:]
+    with pytest.raises(ConfigError, match="dataset has the test images to train on, too: dataset=imagenet has others"):
+        prepare_experiment(compose(*own))
 
 
 def test_parts_of_a_split(root: Path) -> None:
@@ -454,7 +480,9 @@ def test_the_sample_of_imagenet(compose: Any) -> None:
     for (x, y), file in zip(islice(data.test.batches(1), 3), files(data.test), strict=False):
         image = Image.open(file).convert("RGB")
         assert min(image.size) == 342 and Path(file).parent.name == data.classes[int(y)]
-        left, top = (round((edge - 299) / 2) for edge in image.size)
-        assert torch.equal(x[0], as_tensor(image.crop((left, top, left + 299, top + 299))))
+        wide, high = (round(0.875 * edge) for edge in image.size)
+        left, top = round((image.width - wide) / 2), round((image.height - high) / 2)
+        centre = image.crop((left, top, left + wide, top + high))
+        assert torch.equal(x[0], as_tensor(centre.resize((299, 299), Image.Resampling.BILINEAR)))
     (_, pixels), *_ = replace(data.train).read([torch.arange(2)], 0, 0)
     assert pixels.shape == (2, 3, 299, 299)

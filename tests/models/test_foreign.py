@@ -18,6 +18,7 @@ WRAPPED: dict[str, Any] = {
     "alone": WEIGHTS,
     "parallel": {f"module.{name}": value for name, value in WEIGHTS.items()},
     "compiled": {"state_dict": {f"_orig_mod.module.{name}": value for name, value in WEIGHTS.items()}, "epoch": 3},
+    "averaged": {"model_ema": {"n_averaged": torch.tensor(5), **{f"module.{k}": v for k, v in WEIGHTS.items()}}},
     "timm's": {"state_dict": {}, "state_dict_ema": WEIGHTS, "args": argparse.Namespace(lr=0.1)},
     **{key: {key: WEIGHTS, "optimizer": {"state": {}}} for key in ("state_dict", "model", "model_state_dict", "net")},
 }

@@ -158,7 +158,7 @@ def load_cifar_folder(settings: Dataset, folder: Path, counts: tuple[int, int]) 
     ]
     if splits[0][0].shape[1:] != (3, 32, 32):
         raise ConfigError(f"dataset.root: {folder}: the images should be 32x32")
-    jpeg = train[0].path.lower().endswith((".jpg", ".jpeg"))
+    jpeg = any(file.path.lower().endswith((".jpg", ".jpeg")) for file in (*train, *test))
     name, title = ("cifar10_jpeg", "CIFAR-10 (JPEG)") if jpeg else ("cifar10", "CIFAR-10")
     return assemble(settings, name, f"{title}, image folder {folder}", classes, *splits)
 
@@ -202,7 +202,9 @@ class StreamedFolder:
     image_size: int
     """pixels of a side of the square that a network sees"""
     crop: float
-    """central fraction of the short side that a test image shows"""
+    """central fraction of the sides, or of the short one, that a test image shows"""
+    squash: bool
+    """whether a test image is that fraction of both sides, resized to the square; else a square of the short side's"""
     area: tuple[float, ...]
     """smallest and largest share of an image's area that a training crop shows"""
     aspect: tuple[float, ...]
@@ -222,7 +224,7 @@ class StreamedFolder:
         require(self.workers is None or self.workers >= 0, f"workers should be at least 0 or null, is {self.workers}")
 
     def preprocessing(self) -> Preprocessing:
-        return Preprocessing(self.image_size, self.crop, self.area, self.aspect, self.flip)
+        return Preprocessing(self.image_size, self.crop, self.squash, self.area, self.aspect, self.flip)
 
     def load(self) -> Data:
         root = absolute(self.root)
@@ -238,7 +240,7 @@ class StreamedFolder:
         ]
         checksums = (
             streamed_checksum(train, files[0], (self.image_size, self.area, self.aspect, self.flip)),
-            streamed_checksum(test, files[1], (self.image_size, self.crop)),
+            streamed_checksum(test, files[1], (self.image_size, self.crop, *(["squash"] if self.squash else []))),
         )
         origin = f"{self.title}, {train} and {test}"
         require_classes(classes, origin)
@@ -260,7 +262,7 @@ class ImageNet(StreamedFolder):
     title: ClassVar[str] = "ImageNet"
 
     def row_name(self, classes: tuple[str, ...]) -> str:
-        return "imagenet" if len(classes) == 1000 and self.train_folder != self.test_folder else "imagenet_sample"
+        return "imagenet" if len(classes) == 1000 else "imagenet_sample"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Arrays = tuple[Array, Array]  # images uint8 NCHW, integer labels
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 FOLDER_LAYOUT = (
     "an image folder is dataset.root/train/<class>/*.png (or jpg, jpeg, bmp) and .../test/<class>/* (or val)"
@@ -211,9 +211,10 @@ def stratified(labels: Array) -> Array:
     """Return a fixed shuffled order of the examples in which every prefix has the class shares of the whole."""
     shuffled: Array = np.random.RandomState(0).permutation(len(labels))  # a stream that numpy keeps unchanged
     placed, rank, count = labels[shuffled], np.empty(len(labels)), np.bincount(labels)
-    for label in np.unique(labels):
-        members = placed == label
-        rank[members] = (np.arange(count[label]) + 0.5) / count[label]
+    by_class = np.argsort(placed, kind="stable")
+    first = np.cumsum(count) - count  # of each class, its place in by_class
+    own = placed[by_class]
+    rank[by_class] = (np.arange(len(labels)) - first[own] + 0.5) / count[own]
     order: Array = shuffled[np.argsort(rank, kind="stable")]
     return order
 

@@ -44,7 +44,9 @@ class Preprocessing:
     image_size: int
     """pixels of a side of the square that a network sees"""
     crop: float
-    """central fraction of the short side that a test image shows"""
+    """central fraction of the sides, or of the short one, that a test image shows"""
+    squash: bool
+    """whether a test image is that fraction of both sides, resized to the square; else a square of the short side's"""
     area: tuple[float, ...]
     """smallest and largest share of the image's area that a training crop shows"""
     aspect: tuple[float, ...]
@@ -61,9 +63,12 @@ class Preprocessing:
         require(rising, f"aspect should be two positive ratios, rising, is {list(self.aspect)}")
 
     def centre(self, image: "Image") -> "Image":
-        """Return the central square, resized: what tests see."""
+        """Return the centre, resized: what tests see."""
         from torchvision.transforms.v2 import functional as F
 
+        if self.squash:
+            central = F.center_crop(image, [round(self.crop * image.height), round(self.crop * image.width)])
+            return F.resize(central, [self.image_size, self.image_size])  # type: ignore[no-any-return]
         resized = F.resize(image, [round(self.image_size / self.crop)])
         return F.center_crop(resized, [self.image_size])  # type: ignore[no-any-return]
 

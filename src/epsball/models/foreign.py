@@ -22,6 +22,8 @@ NESTED = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dic
 """keys under which training scripts keep the weights, the first ones before the others: timm's, then common ones"""
 WRAPPER = re.compile(r"^(_orig_mod|module)\.")
 """what torch.compile, or DataParallel, puts before every name"""
+AVERAGED = "n_averaged"
+"""what torch's AveragedModel keeps beside the weights: of how many they are the mean"""
 SAVED = "as torch.save(net.state_dict(), FILE) or safetensors write it"
 
 
@@ -34,7 +36,7 @@ def load_checkpoint(network: nn.Module, file: str) -> None:
     """
     weights = read_weights(file)
     while weights.keys() != network.state_dict().keys() and any(map(WRAPPER.match, weights)):
-        weights = {WRAPPER.sub("", name): value for name, value in weights.items()}
+        weights = {WRAPPER.sub("", name): value for name, value in weights.items() if name != AVERAGED}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="for .*: copying from a non-meta parameter")

@@ -206,6 +206,9 @@ def load_data(config: object, where: str, cache: BuildCache) -> Data:
             cache.data[key] = settings.load()
         except ConfigError as error:
             raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+        except OSError as error:  # no permission, a network file system that is gone
+            what = f"{error.filename or settings.root} cannot be read: {error.strerror or error}"
+            raise ConfigError(f"{where}.root: {what}") from error
     return cache.data[key]
 
 
@@ -253,7 +256,7 @@ def check_trainer(trainer: Trainer | None, network: nn.Module, sources: int, whe
 
 def check_data(trainer: Trainer | None, network: nn.Module, data: Data, at: Mapping[str, str]) -> None:
     """ConfigError where a job's processes have no image each to train on, or where a training needs all images in
-    memory, or the same ones in every epoch, and they are streamed."""
+    memory, or the same ones in every epoch, and they are streamed, or would train on ImageNet's test images."""
     number = len(data.train)
     if trainer is not None and number < processes():
         raise ConfigError(f"{at['dataset']} has {number} training images, fewer than the job's {processes()} processes")
@@ -264,6 +267,9 @@ def check_data(trainer: Trainer | None, network: nn.Module, data: Data, at: Mapp
             return
         name = type(network).__name__
         raise ConfigError(f"{at['dataset']} is streamed, but {name} fits itself to all images at once, in memory")
+    tested = data.test.files if isinstance(data.test, StreamedSplit) else []
+    if data.name == "imagenet" and not set(tested).isdisjoint(data.train.files):
+        raise ConfigError(f"{at['dataset']} has the test images to train on, too: dataset=imagenet has others")
     if trainer.objective.takes_originals:
         place = next(iter(crafting(trainer.objective)), "objective")
         crops = f"{at['dataset']} is streamed, every epoch has random crops of its own"
