@@ -1,6 +1,7 @@
 """Learning curves in TensorBoard and Weights & Biases: the rows of training.csv, which they change nothing of."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,18 +60,33 @@ def test_weights_and_biases_has_the_model_as_a_run(main: Main, tmp_path: Path, m
     (folder,) = tmp_path.glob("models/*/")
     (file,) = folder.rglob("*.wandb")
     records = [Record.FromString(data) for data in chunks(file.read_bytes())]
-    (run,) = {(r.run.project, r.run.run_id, r.run.display_name) for r in records if r.HasField("run")}
+    (run,) = {(r.run.project, r.run.run_group, r.run.display_name) for r in records if r.HasField("run")}
     assert run == ("mine", folder.name.rpartition("-")[2], folder.name)
     losses = [item.value_json for r in records for item in r.history.item if "loss" in (item.key, *item.nested_key)]
     assert [float(loss) for loss in losses] == rows["loss"].tolist()
     assert [r.history.step.num for r in records if r.HasField("history")] == rows["step"].tolist()
 
 
+def test_without_an_account_there_is_no_question_but_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a terminal Weights & Biases would ask which account to take, and wait."""
+    wandb = pytest.importorskip("wandb")
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    wandb.teardown()
+    with caplog.at_level(logging.WARNING), tracked("wandb", tmp_path, "abc", {}) as show:
+        show({"step": 1, "loss": 0.5})
+    (line,) = [line.getMessage() for line in caplog.records if line.levelno == logging.WARNING]
+    assert line.endswith("is not tracked: no account: run `wandb login`, or set WANDB_MODE=offline")
+
+
 def test_a_tracker_that_fails_ends_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "file").touch()
-    with caplog.at_level(logging.WARNING), tracked("tensorboard", tmp_path / "file" / "model", "abc", {}) as record:
-        record({"step": 1, "loss": 0.5})
+    with caplog.at_level(logging.WARNING), tracked("tensorboard", tmp_path / "file" / "model", "abc", {}) as show:
+        show({"step": 1, "loss": 0.5})
     assert [line.getMessage().partition(":")[0] for line in caplog.records] == ["model is not tracked"]
 
 

@@ -3,7 +3,7 @@
 import copy
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -501,3 +501,13 @@ def test_a_term_by_the_name_of_another_column_of_the_curve_is_refused(
     monkeypatch.setattr(Breaking, "terms", ("kl",))
     _, curve, _ = fitted(replace(plain(), objective=Breaking(0.0)))
     assert all(row["kl"] == row["loss"] for row in curve)
+
+
+def test_each_row_of_the_curve_is_shown_those_of_an_earlier_process_first() -> None:
+    first, shown = Recorder(interrupt_at=6), list[Mapping[str, float]]()
+    with pytest.raises(Interrupted):
+        fitted(plain(), recorder=first)
+    second = Recorder(first.last)
+    second.control.show = shown.append
+    _, curve, _ = fitted(plain(), recorder=second)
+    assert [row["step"] for row in curve] == [4, 8, 10] and shown == curve

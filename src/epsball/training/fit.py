@@ -57,8 +57,8 @@ class TrainingControl:
     """called with the last state, from which a longer training can go on"""
     follow: Callable[[int, int], None] | None = None
     """called after each step with the number of steps taken and that of all"""
-    show: Show | None = None
-    """called with each row of the learning curve"""
+    show: Show = lambda row: None
+    """called with each row of the learning curve, those of earlier processes first"""
 
 
 def fit(
@@ -81,6 +81,8 @@ def fit(
             torch.manual_seed(replica_seed(seed, "fit"))
         if control.state is not None:
             state.load(control.state)
+        for row in state.curve:
+            control.show(row)
         saved = time.monotonic()
         with Progress(control.title, total, "steps", state.step) as progress:
             indices = batch_indices(data.train, trainer.batch_size, seed, state.step, total)
@@ -142,8 +144,7 @@ def take_from_first(model: nn.Module) -> None:
 def show_epoch(row: Mapping[str, float], progress: Progress, control: TrainingControl) -> None:
     """Show a row of the learning curve to whoever follows the training."""
     progress.say(describe(row))
-    if control.show is not None:
-        control.show(row)
+    control.show(row)
 
 
 def describe(row: Mapping[str, float]) -> str:

@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 def tracked(tracker: Tracker | None, folder: Path, key: str, identity: Mapping[str, Any]) -> Iterator[Show]:
     """Give what shows each row of one training's learning curve, in `tracker`, if there is one.
 
-    TensorBoard's events lie in `folder`, the model's own. In Weights & Biases the model of fingerprint `key` is a run
-    of the project epsball (or WANDB_PROJECT), with its spec as the run's config. A training that goes on does so there,
-    too; one whose tracker fails goes on without, with a warning.
+    TensorBoard's events lie in `folder`, the model's own. In Weights & Biases the training is a run of the project
+    epsball (or WANDB_PROJECT), in a group named by the model's fingerprint `key`, its spec the run's config; one that
+    goes on later is a run of its own. A training whose tracker fails goes on without, with a warning.
     """
     begin = {"tensorboard": begin_tensorboard, "wandb": begin_wandb}
     begun = attempt(folder, lambda: begin[tracker](folder, key, identity)) if tracker else None
@@ -50,7 +50,7 @@ def begin_tensorboard(folder: Path, key: str, identity: Mapping[str, Any]) -> tu
     """Return what writes a row to TensorBoard's events in `folder`, and what closes them."""
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder))
+    writer = SummaryWriter(str(folder), purge_step=0)  # a training that goes on shows its earlier epochs again
 
     def show(row: Mapping[str, float]) -> None:
         for name in row.keys() - {"step"}:
@@ -64,13 +64,8 @@ def begin_wandb(folder: Path, key: str, identity: Mapping[str, Any]) -> tuple[Sh
     """Return what sends a row to Weights & Biases, and what ends the run there."""
     import wandb
 
-    run = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "epsball"),
-        name=folder.name,
-        id=key,
-        resume="allow",
-        config=dict(identity),
-        dir=folder,
-        settings=wandb.Settings(silent=True),
-    )
+    if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False, verify=False):
+        raise RuntimeError("no account: run `wandb login`, or set WANDB_MODE=offline")
+    project, silent = os.environ.get("WANDB_PROJECT", "epsball"), wandb.Settings(silent=True)
+    run = wandb.init(project=project, name=folder.name, group=key, config=dict(identity), dir=folder, settings=silent)
     return lambda row: run.log(dict(row), step=int(row["step"])), run.finish

@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from epsball.runtime.store import CheckpointFolder, Store
 from epsball.training.fit import State, TrainingControl, fit, mismatched_columns
 from epsball.training.forecast import TrainingForecast
 from epsball.training.spec import ModelSpec, with_sources
-from epsball.training.track import Show, tracked
+from epsball.training.track import tracked
 
 Json = dict[str, Any]
 
@@ -111,7 +111,7 @@ class TrainedModels:
             sources = [self.get(f"{name}'s source {n}", source, execution) for n, source in spec.sources.items()]
             checkpoints = Checkpoints.open(name, folder, spec.curve, execution.device)
             with tracked(execution.track if is_first() else None, folder.path, spec.key, spec.identity) as show:
-                control = self.control(name, spec, execution, checkpoints, show)
+                control = replace(self.control(name, spec, execution, checkpoints), show=show)
                 curve = fit(network, spec.trainer, sources, data, spec.model_seed, control)
             seconds = checkpoints.seconds()
         found = find_mistakes(network.eval(), Batched(data.test, execution.batch_size, self.stop))
@@ -137,10 +137,8 @@ class TrainedModels:
         ready = len(self.records.keys() - {spec.key})
         return f", model {ready + 1} of {len(self.specs)}" if len(self.specs) > 1 else ""
 
-    def control(
-        self, name: str, spec: ModelSpec, execution: Execution, checkpoints: "Checkpoints", show: Show
-    ) -> TrainingControl:
-        """Return how one training is stopped, saved, shown and continued by a longer one."""
+    def control(self, name: str, spec: ModelSpec, execution: Execution, checkpoints: "Checkpoints") -> TrainingControl:
+        """Return how one training is stopped, saved and continued by a longer one."""
         longer = self.continuation(spec)
 
         def pass_checkpoint(to: ModelSpec, state: State) -> None:
@@ -155,7 +153,6 @@ class TrainedModels:
             cuda_graphs=execution.cuda_graphs,
             pass_checkpoint=partial(pass_checkpoint, longer) if longer else None,
             follow=partial(self.forecast.follow, spec.key) if self.forecast else None,
-            show=show,
         )
 
     def continuation(self, spec: ModelSpec) -> ModelSpec | None:
