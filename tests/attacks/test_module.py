@@ -202,6 +202,19 @@ def test_a_ball_of_no_size_can_be_tried(file: Path) -> None:
     try_attack(made(file, eps=0.0), (1, 8, 8), 10, where="attack")
 
 
+def test_it_is_tried_with_an_eps_of_each_example_where_a_trainer_draws_one(
+    tiny: Callable[..., Config], file: Path
+) -> None:
+    """torchattacks' Square takes a number only, which a training on it would find out after hours of clean steps."""
+    file.write_text("def scalar(model, x, y, eps):\n    return x + float(eps) * 0\n")
+    place = "trainer.objective.attack"
+    words = ("trainer=kurakin", "trainer.objective.count=4", f"attack@{place}=module", f"{place}.call=scalar")
+    drawn = (*words, f"{place}.file={file}")
+    with pytest.raises(ConfigError, match=r"trainer\.objective\.attack: scalar of .* fails"):
+        prepare_experiment(tiny(*drawn))
+    prepare_experiment(tiny(*drawn, "trainer.objective.eps_distribution=fixed"))
+
+
 def test_it_is_tried_once_for_all_models_and_seeds(tiny: Callable[..., Config], file: Path) -> None:
     calls = file.with_name("calls")
     calls.touch()
@@ -221,10 +234,10 @@ def test_it_is_tried_once_for_all_models_and_seeds(tiny: Callable[..., Config], 
 WRONG = {
     "far of FILE leaves the ball of eps 0.1: 0.1 beyond it, 0.1": {"call": "far"},
     "unknown of FILE leaves the ball of eps 0.1: nan beyond it": {"call": "unknown"},
-    "flat of FILE should give float32 images (2, 1, 28, 28) on cpu, gives float32 images (2, 784) on cpu": {
+    "flat of FILE should give float32 images (8, 1, 28, 28) on cpu, gives float32 images (8, 784) on cpu": {
         "call": "flat"
     },
-    "logits of FILE should give float32 images (2, 1, 28, 28) on cpu, gives a list": {"call": "logits"},
+    "logits of FILE should give float32 images (8, 1, 28, 28) on cpu, gives a list": {"call": "logits"},
     "broken of FILE fails in line 43: AttributeError: 'Sequential' object has no": {"call": "broken"},
     "call should name what attacks in FILE, is 'fgms' (did you mean 'fgsm'?): it has fgsm": {"call": "fgms"},
     "call should name what attacks in FILE, is null: it has fgsm, corner": {"call": None},

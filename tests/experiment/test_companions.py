@@ -99,3 +99,11 @@ def test_steps_that_miss_the_edge_of_the_ball_are_told(tiny: Callable[..., Confi
     assert told == [f"attack pgd: {SHORT}", f"the attack that target is trained on: {SHORT}"]
     wide = tiny("attack=pgd", "attack.steps=10", "attack.step_share=0.1", "trainer=madry", "scale=paper")
     assert not any("eps at most" in text for text in said_of(wide))
+
+
+@pytest.mark.parametrize(("steps", "share"), [(2, "0.5"), (3, "0.34"), (7, "0.15"), (30, "0.034"), (100, "0.01")])
+def test_the_step_that_is_told_reaches_the_edge(tiny: Callable[..., Config], steps: int, share: str) -> None:
+    words = ("attack=pgd", f"attack.steps={steps}")
+    (told,) = [text for text in said_of(tiny(*words, "attack.step_share=0.001")) if "eps at most" in text]
+    assert told.endswith(f"its edge takes step_share={share}")
+    assert not any("eps at most" in text for text in said_of(tiny(*words, f"attack.step_share={share}")))

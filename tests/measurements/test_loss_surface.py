@@ -262,8 +262,8 @@ def test_surfaces_that_make_no_sense_are_refused(change: dict[str, Any], message
 REFUSED = [
     (["A"], ["fgsm"], "other names 'B': the sources are A"),
     (["B"], ["fgsm"], "model names 'A': the sources are B"),
-    (["A", "B"], [], "name loss_surface needs one attack, has 0: suite=fgsm"),
-    (["A", "B"], ["fgsm", "pgd"], "name loss_surface needs one attack, has 2: suite=fgsm"),
+    (["A", "B"], [], "name loss_surface needs one attack, has 0: suite=fgsm attack=none"),
+    (["A", "B"], ["fgsm", "pgd"], "name loss_surface needs one attack, has 2: suite=fgsm attack=none"),
 ]
 
 

@@ -16,6 +16,7 @@ from epsball.models.layers import Shape
 from epsball.runtime.named_files import cause, check_arguments, found_in, imported, sha256_of
 
 GIVEN = ("model", "x", "y", "eps")
+TRIED = 8  # images; of two an attack that drops what is fooled may drop none, or both
 
 
 @dataclass(frozen=True)
@@ -83,27 +84,28 @@ class ModuleAttack:
         return x_adv.detach().to(x)
 
 
-def try_attack(attack: Attack, shape: Shape, classes: int, where: str) -> None:
-    """Let an attack of the user's own craft two examples (C, H, W) on a small linear network, before anything is
-    trained; once, however many models, seeds and parts of a run have it.
+def try_attack(attack: Attack, shape: Shape, classes: int, where: str, shrinks: bool = False) -> None:
+    """Let an attack of the user's own craft a few examples (C, H, W) on a small linear network, before anything is
+    trained, each with a share of eps if it `shrinks`; once, however many models, seeds and parts of a run have it.
 
     ConfigError, which says `where` the attack stands, where it fails, or where they are no images in the eps-ball.
     """
     if isinstance(attack, ModuleAttack):
         try:
-            try_once(attack, shape, classes)
+            try_once(attack, shape, classes, shrinks)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"{where}: {error}") from error
 
 
 @cache
-def try_once(attack: ModuleAttack, shape: Shape, classes: int) -> None:
+def try_once(attack: ModuleAttack, shape: Shape, classes: int, shrinks: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.rand(2, *shape, generator=generator), torch.tensor([0, classes - 1])
+    x, y = torch.rand(TRIED, *shape, generator=generator), torch.arange(TRIED) % classes
+    shrink = torch.linspace(1, 0.5, TRIED) if shrinks else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), classes)).eval()
-    attack(network, x, y, generator)
+    attack(network, x, y, generator, shrink)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Remarks on a valid config that may not do what its author expects, made before anything is trained."""
 
 from collections.abc import Iterator, Sequence
-from math import isclose
+from math import ceil, isclose, log10
 
 from epsball.attacks.gradient import GradientAttack
 from epsball.build import listed
@@ -61,7 +61,8 @@ def short_steps(experiment: Experiment) -> Iterator[str]:
         if isinstance(attack, GradientAttack) and attack.reach < 1 and not isclose(attack.reach, 1):
             steps, reach = attack.number_of_steps, attack.reach
             each = f"{steps} steps of {reach / steps:.3g} eps each go {reach:.3g} eps at most"
-            yield f"{who}: {each}: its edge takes step_share={1 / steps:.2g}"
+            ten = 10 ** (1 + ceil(log10(steps)))  # rounded up: a share that is a little small would be told of again
+            yield f"{who}: {each}: its edge takes step_share={ceil(ten / steps) / ten:g}"
 
 
 def equal_models(experiment: Experiment) -> Iterator[str]:

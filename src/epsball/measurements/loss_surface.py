@@ -70,7 +70,7 @@ class LossSurface(Measurement):
     def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[NamedAttack]) -> None:
         for field, name in (("model", self.model), ("other", self.other)):
             require(name in sources, f"{field} names {name!r}: the sources are {', '.join(sources)}")
-        require(len(attacks) == 1, f"name loss_surface needs one attack, has {len(attacks)}: suite=fgsm")
+        require(len(attacks) == 1, f"name loss_surface needs one attack, has {len(attacks)}: suite=fgsm attack=none")
 
     def clean_models(self, scope: Scope) -> Sequence[str]:
         return list(dict.fromkeys((self.model, self.other)))

@@ -57,7 +57,7 @@ class TransferMatrix(Measurement):
     cells: Literal["all", "asked"]
     """all of them, or only those that the config's tables, claims and figures ask about"""
     export: bool = False
-    """whether the examples of every attack on every source are written, in the format of Madry's challenges"""
+    """whether the examples of what is measured are written, in the format of Madry's challenges"""
     images: int | dict[str, int] | None = None
     """of how many test images, from the first, every attack has examples, or some by name; null, and others: all"""
 

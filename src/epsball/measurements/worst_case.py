@@ -35,8 +35,8 @@ Attacked = tuple[Tensor, Tensor, AttackState]
 
 @dataclass(frozen=True)
 class WorstCase(Measurement):
-    """Each source's error under the worst of all attacks of an eps on itself, per image; an image that is fooled is
-    shown to no further attack (Madry et al. 2017, section 5; Carlini's reviews: per-example minimum, not averages)."""
+    """Each source's error under the worst of all attacks of an eps on itself, per image; gradient attacks go no further
+    on an image that is fooled (Madry et al. 2017, section 5; Carlini's reviews: per-example minimum, not averages)."""
 
     @property
     def makes(self) -> tuple[str, ...]:
@@ -144,7 +144,10 @@ class Search:
     progress: Progress  # counts every image once per pass over the test set
 
     def craft(self, attack: Attack, generator: Generator) -> None:
-        """Mark the images whose one example fools the model."""
+        """Mark the images whose one example fools the model: of all images, unless all are fooled, for what an image's
+        example draws must not depend on which others are."""
+        if self.fooled.all():
+            return
         for index, x, y in self.batches():
             x_adv = craft(attack, self.model, x, y, generator)
             self.reach.add(x_adv, x)

@@ -164,8 +164,12 @@ class Adversarial:
     @property
     def repeats(self) -> bool:
         """Whether a frozen source gives the same examples of the same images every time."""
-        fixed = self.eps_distribution == "fixed" and self.eps_rise is None
-        return self.attack.deterministic and fixed and self.crafting_mode == "eval"
+        return self.attack.deterministic and not self.shrinks and self.crafting_mode == "eval"
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether examples have shares of eps, each its own."""
+        return self.eps_distribution != "fixed" or self.eps_rise is not None
 
     @property
     def terms(self) -> tuple[str, ...]:

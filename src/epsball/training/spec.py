@@ -153,8 +153,8 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         trainer = fields["trainer"] = None  # what it describes is the run's training of networks
     data = load_data(fields["dataset"], at["dataset"], cache)
     sources = build_sources(trainer, data, at, cache)
-    for key, attack in trainer.attacks.items() if trainer else ():
-        try_attack(attack, data.shape, len(data.classes), where=f"{at['trainer']}.{key}")
+    for key, (attack, shrinks) in trainer.attacks.items() if trainer else ():
+        try_attack(attack, data.shape, len(data.classes), f"{at['trainer']}.{key}", shrinks)
     identity = identity_of(fields, data, sources)
     local = processes() > 1 and trainer is not None and trainer.batch_norm == "local"
     if local and has_batch_norm(check_network(fields["arch"], data, at["arch"])):

@@ -195,10 +195,11 @@ class Trainer:
         return {f"{key}.count": part.count for key, part in parts if part.count is not None}
 
     @property
-    def attacks(self) -> dict[str, Attack]:
-        """Return the attacks that it crafts with, by their keys."""
-        own: dict[str, Attack] = {f"{key}.attack": part.attack for key, part in crafting(self.objective).items()}
-        return own if self.watch is None else {**own, "watch.attack": self.watch.attack}
+    def attacks(self) -> dict[str, tuple[Attack, bool]]:
+        """Return the attacks that it crafts with, by their keys, and whether examples have shares of eps."""
+        parts = crafting(self.objective).items()
+        own: dict[str, tuple[Attack, bool]] = {f"{key}.attack": (part.attack, part.shrinks) for key, part in parts}
+        return own if self.watch is None else {**own, "watch.attack": (self.watch.attack, False)}
 
     def check_processes(self, number: int) -> None:
         """Raise ValueError unless `number` processes can share every batch equally."""
