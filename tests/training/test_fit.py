@@ -2,6 +2,7 @@
 
 import copy
 import io
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -268,6 +269,30 @@ def test_examples_are_crafted_in_the_trainings_precision_also_those_before_it(
     assert before == (4 if when else 0) and len(seen) - before == (0 if when else 1)
     assert set(seen) == {dtype}
     assert all(images.dtype == torch.float32 for images in state.objective.cached)  # type: ignore[attr-defined]
+
+
+def test_crafting_before_training_is_told_and_can_be_stopped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It takes minutes on sources that are ensembles."""
+    monkeypatch.setattr("epsball.runtime.progress.SECONDS_BETWEEN_LINES", 0.0)
+    fields = {"eps_distribution": "fixed", "eps_rise": None, "crafted_on": "original", "crafted_once": True}
+    by, source, seen = trainer(objective={**ADVERSARIAL, **fields}), network(1).eval(), list[int]()
+    recorder = Recorder()
+
+    def stop_at_second(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen.append(len(given[0]))
+        if len(seen) == 3:  # PGD's steps on the first batch are two
+            recorder.control.stop.signum = 15
+
+    source.requires_grad_(False)[0].register_forward_pre_hook(stop_at_second)
+    with caplog.at_level(logging.INFO), pytest.raises(Interrupted):
+        fitted(by, sources=[source], recorder=recorder)
+    assert sum(seen) == 4 * BATCH and not recorder.saved
+    told = [line.getMessage() for line in caplog.records if "examples of a source" in line.getMessage()]
+    assert [line.rpartition(" images, ")[0] for line in told] == [
+        f"tiny: examples of a source: {done} of {IMAGES}" for done in (BATCH, 2 * BATCH)
+    ]
 
 
 # ---- one seed, one training

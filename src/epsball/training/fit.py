@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from epsball.training.track import Show
 from epsball.training.trainer import Trainer, Watch
 
 State = dict[str, Any]
+Batches = Iterator[tuple[Tensor, Tensor]]
 SCORED_IMAGES = 1000  # test images scored after each epoch, for the learning curve only
 VALUES_AT_ONCE = 2**25  # pixels of the images that are scored together, channels counted: 125 images of 299x299
 CRAFTED_ON_CUDA = 1000  # training images at a time whose examples on a frozen source are crafted before training
@@ -76,7 +78,8 @@ def fit(
     with borrowed, allow_tf32(trainer.precision), synchronised(model, trainer.batch_norm == "synchronised"):
         take_from_first(model)
         # examples that are crafted once are the same in all processes, whose seeds differ from here on
-        state = TrainingState.begin(model, trainer, sources, data, seed, control.cuda_graphs)
+        shown = partial(show_crafting, len(data.train), control)
+        state = TrainingState.begin(model, trainer, sources, data, seed, control.cuda_graphs, shown)
         if not is_first():
             torch.manual_seed(replica_seed(seed, "fit"))
         if control.state is not None:
@@ -106,6 +109,16 @@ def fit(
     state.optimizer.zero_grad(set_to_none=True)  # the last gradients are as large as the model
     model.eval()
     return state.curve
+
+
+def show_crafting(images: int, control: TrainingControl, batches: Batches) -> Batches:
+    """Yield the batches that a source's examples are crafted on before training: minutes for many steps of an ensemble,
+    in which the user is told how far it is, and may stop it."""
+    with Progress(f"{control.title}: examples of a source", images, "images") as progress:
+        for x, y in batches:
+            stop_together(control.stop)
+            yield x, y
+            progress.step(len(y))
 
 
 def saved_if_lost(
@@ -191,13 +204,15 @@ class TrainingState:
         data: Data,
         seed: int,
         cuda_graphs: bool = True,
+        crafting: Callable[[Batches], Batches] = iter,
     ) -> "TrainingState":
         """Return the state before the first step. `cuda_graphs`: whether CUDA may capture the steps of one process;
-        those of several exchange gradients, which no graph can."""
+        those of several exchange gradients, which no graph can. `crafting`: passes on the batches that examples are
+        crafted on before training."""
         model.train()
         device = data.train.device
         crafted = max(trainer.batch_size, CRAFTED_ON_CUDA) if device.type == "cuda" else trainer.batch_size
-        repeatable = (lambda: data.train.batches(crafted)) if repeats_images(trainer, data.train) else None
+        repeatable = (lambda: crafting(data.train.batches(crafted))) if repeats_images(trainer, data.train) else None
         per_epoch = steps_per_epoch(len(data.train), trainer.batch_size)
         with autocast(trainer.precision, device):  # the sources are frozen: it keeps no copies of their parameters
             objective = trainer.objective.prepare(sources, repeatable, trainer.epochs, seed, per_epoch)

@@ -100,6 +100,7 @@ class TrainedModels:
 
         data, began = self.data(spec.data, execution.device), time.perf_counter()
         curve: list[dict[str, float]]
+        sources = [self.get(f"{name}'s source {n}", source, execution) for n, source in spec.sources.items()]
         act = "scoring" if spec.as_it_is else "training"
         log.info("%s %s (%s-%s)%s", act, name, spec.label, spec.key, self.counted(spec))
         network = place_network(spec, execution)
@@ -108,7 +109,6 @@ class TrainedModels:
                 network.fit_to(*data.train.take(torch.arange(len(data.train))), spec.model_seed)
             seconds, curve = time.perf_counter() - began, []
         else:
-            sources = [self.get(f"{name}'s source {n}", source, execution) for n, source in spec.sources.items()]
             checkpoints = Checkpoints.open(name, folder, spec.curve, execution.device)
             with tracked(execution.track if is_first() else None, folder.path, spec.key, spec.identity) as show:
                 control = replace(self.control(name, spec, execution, checkpoints), show=show)
