@@ -25,13 +25,14 @@ from own_files import write_own_files
 from torch import nn
 
 from epsball.build import ConfigError
-from epsball.cli.main import Session, log_file
+from epsball.cli.main import Session
 from epsball.collect import table as collect
 from epsball.experiment import run
 from epsball.experiment.prepare import prepare_experiment
 from epsball.experiment.run import run_experiments
 from epsball.results.rows import KEY, error_rows
 from epsball.runtime.progress import JobFailed, Stop
+from epsball.runtime.run_log import log_file
 
 # ---- what the user got wrong
 

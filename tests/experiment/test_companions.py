@@ -107,3 +107,21 @@ def test_the_step_that_is_told_reaches_the_edge(tiny: Callable[..., Config], ste
     (told,) = [text for text in said_of(tiny(*words, "attack.step_share=0.001")) if "eps at most" in text]
     assert told.endswith(f"its edge takes step_share={share}")
     assert not any("eps at most" in text for text in said_of(tiny(*words, f"attack.step_share={share}")))
+
+
+def test_a_training_that_ends_before_its_delay_or_rise_is_told(tiny: Callable[..., Config]) -> None:
+    """Of 8 steps an epoch; the whole eps is there from the last stair on."""
+    words = ("trainer=madry", "models=alone", "trainer.epochs=2", "trainer.watch=null", "attack=none", "suite=fgsm")
+
+    def told(*more: str) -> list[str]:
+        return [text for text in said_of(tiny(*words, *more)) if " is trained on " in text]
+
+    clean = "target is trained on clean images alone: the delay is {} epochs of 2"
+    assert told("trainer.objective.delay=2") == [clean.format(2)] and told("trainer.objective.delay=7") == [
+        clean.format(7)
+    ]
+    assert told("trainer.objective.delay=1.8") == []
+    rise = "trainer.objective.eps_rise={{steps: {}, stairs: 4}}".format
+    rises = "target is trained on {} of the attack's eps at most: eps_rise takes {} steps, there are {}"
+    assert told(rise(40)) == [rises.format(0.5, 40, 16)] and told(rise(20)) == []
+    assert told(rise(20), "trainer.objective.delay=1") == [rises.format(0.5, 20, 8)]

@@ -31,6 +31,15 @@ def test_a_line_every_half_minute_says_how_long_is_left(caplog: pytest.LogCaptur
     assert caplog.messages == ["A: 50 of 100 steps, 31 s, 155 s left", "A: 60 of 100 steps, 62 s, 124 s left, loss 0.5"]
 
 
+def test_after_a_pause_what_is_left_is_by_the_last_lines(caplog: pytest.LogCaptureFixture) -> None:
+    seconds = iter([0.0, 31.0, *(4000.0 + 31 * line for line in range(12))])
+    with caplog.at_level(logging.INFO), Progress("A", 100, "steps", clock=lambda: next(seconds)) as progress:
+        for _ in range(13):
+            progress.step()
+    assert caplog.messages[1] == "A: 2 of 100 steps, 4000 s, 196000 s left"
+    assert caplog.messages[-1] == f"A: 13 of 100 steps, 4341 s, {31 * 87} s left"
+
+
 def test_a_stop_is_obeyed_at_once_where_nothing_is_to_be_saved() -> None:
     stop, before = Stop(), signal.getsignal(signal.SIGTERM)
     try:

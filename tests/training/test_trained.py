@@ -21,9 +21,10 @@ from epsball.experiment.prepare import Experiment, prepare_experiment
 from epsball.runtime.device import environment
 from epsball.runtime.distributed import PeerLost
 from epsball.runtime.progress import Interrupted, Stop
+from epsball.runtime.run_log import log_file
 from epsball.runtime.store import LAST, CheckpointFolder, Store
 from epsball.training import parallel, trained
-from epsball.training.fit import TrainingState, fit
+from epsball.training.fit import Diverged, TrainingState, fit
 from epsball.training.forecast import TrainingForecast
 from epsball.training.operations import operations_of_steps
 from epsball.training.parallel import Job, find_needs, train_in_parallel, train_in_worker, work_left
@@ -213,6 +214,22 @@ def test_a_worker_scores_its_model_in_the_precision_of_evaluations(
     experiment = prepare_experiment(tiny(f"precision={precision}", "trainer.epochs=1", f"outputs={tmp_path}"))
     train_in_worker(Job("target", experiment.specs["target"].config, None, experiment.execution, tmp_path))
     assert found == [(allowed, allowed)]
+
+
+def test_the_log_of_a_run_has_what_its_workers_say(tmp_path: Path, three_models: Callable[..., Experiment]) -> None:
+    with log_file(tmp_path / "run.log"):
+        train_together(three_models("logged", workers=2))
+    lines = (tmp_path / "run.log").read_text().splitlines()
+    for name in ("third's source first", "other", "third"):
+        assert sum(f"INFO training {name} (" in line for line in lines) == 1
+
+
+def test_a_training_that_diverged_begins_anew(tmp_path: Path, tiny: Callable[..., Config]) -> None:
+    words = ("models=alone", "trainer=standard", "trainer.optimizer.lr=1e30", "checkpoint_seconds=0")
+    experiment = prepare_experiment(tiny(*words, f"outputs={tmp_path}"))
+    with pytest.raises(Diverged):
+        train_together(experiment)
+    assert list(tmp_path.glob("models/*/")) and not list(tmp_path.rglob(LAST))
 
 
 def test_a_stop_ends_the_workers_with_their_state_saved(

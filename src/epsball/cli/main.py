@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -39,6 +39,7 @@ from epsball.experiment.settings import settings_of
 from epsball.runtime.distributed import PeerLost, agreed, gather, is_first, joined, processes, rank
 from epsball.runtime.files import make_folder
 from epsball.runtime.progress import Interrupted, JobFailed, Stop, unfailing_output
+from epsball.runtime.run_log import log_file
 
 log = logging.getLogger("epsball")
 
@@ -285,24 +286,3 @@ def held_back() -> Iterator[None]:
         held.flush()
     finally:
         root.handlers[:] = [own]
-
-
-class RunLog(logging.FileHandler):
-    """A file of log lines. Those that cannot be written, on a full disk, the terminal has alone."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Let the run go on: its results say for themselves whether there is room."""
-
-
-@contextmanager
-def log_file(path: Path) -> Iterator[None]:
-    """Copy all log lines inside the block, with times, into `path`."""
-    handler = RunLog(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        with suppress(OSError):
-            handler.close()

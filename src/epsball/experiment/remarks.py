@@ -1,6 +1,7 @@
 """Remarks on a valid config that may not do what its author expects, made before anything is trained."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import ceil, isclose, log10
 
 from epsball.attacks.gradient import GradientAttack
@@ -9,8 +10,10 @@ from epsball.experiment.prepare import Experiment
 from epsball.experiment.statements import Statements
 from epsball.paper.figures import Figure
 from epsball.paper.tables import Table
+from epsball.training.adversarial import Adversarial
+from epsball.training.fit import steps_of, steps_per_epoch
 from epsball.training.spec import with_sources
-from epsball.training.trainer import crafting
+from epsball.training.trainer import Trainer, crafting
 
 
 def remarks(parts: Sequence[Sequence[Experiment]], joint: Statements, run: str) -> Iterator[str]:
@@ -20,6 +23,7 @@ def remarks(parts: Sequence[Sequence[Experiment]], joint: Statements, run: str) 
         yield from other_data(first)
         yield from idle_attacks(first)
         yield from short_steps(first)
+        yield from short_trainings(first)
         yield from first.expected.holes(first.statements)
         yield from equal_models(first)
         yield from same_models(seeds)
@@ -54,15 +58,40 @@ def idle_attacks(experiment: Experiment) -> Iterator[str]:
 def short_steps(experiment: Experiment) -> Iterator[str]:
     """Say which attacks, of the experiment and of its trainings, have steps too small for the edge of their ball."""
     every = {f"attack {named.name}": named.attack for named in experiment.attacks}
-    for name, spec in with_sources(experiment.specs):
-        for part in crafting(spec.trainer.objective).values() if spec.trainer else ():
-            every[f"the attack that {name} is trained on"] = part.attack
+    for name, _, _, part in crafting_trainings(experiment):
+        every[f"the attack that {name} is trained on"] = part.attack
     for who, attack in every.items():
         if isinstance(attack, GradientAttack) and attack.reach < 1 and not isclose(attack.reach, 1):
             steps, reach = attack.number_of_steps, attack.reach
             each = f"{steps} steps of {reach / steps:.3g} eps each go {reach:.3g} eps at most"
             ten = 10 ** (1 + ceil(log10(steps)))  # rounded up: a share that is a little small would be told of again
             yield f"{who}: {each}: its edge takes step_share={ceil(ten / steps) / ten:g}"
+
+
+def short_trainings(experiment: Experiment) -> Iterator[str]:
+    """Say which trainings end before they have seen an adversarial image, or one of the whole eps."""
+    told: dict[str, list[str]] = {}
+    for name, images, trainer, part in crafting_trainings(experiment):
+        part = replace(part, per_epoch=steps_per_epoch(images, trainer.batch_size))
+        last = steps_of(trainer, images) - 1
+        if part.source(last) is None:
+            text = f"trained on clean images alone: the delay is {part.delay:g} epochs of {trainer.epochs:g}"
+            told.setdefault(text, []).append(name)
+        elif part.eps_rise is not None and part.share(last) < 1:
+            text = f"trained on {part.share(last):.2g} of the attack's eps at most: eps_rise takes"
+            text += f" {part.eps_rise.steps} steps, there are {last + 1 - part.clean_steps}"
+            told.setdefault(text, []).append(name)
+    for text, names in told.items():
+        yield f"{listed(names)} {'is' if len(names) == 1 else 'are'} {text}"
+
+
+def crafting_trainings(experiment: Experiment) -> Iterator[tuple[str, int, Trainer, Adversarial]]:
+    """Yield of each training, those of sources included, that crafts examples: the model's name, the number of training
+    images, the trainer, and the part of its objective that crafts."""
+    for name, spec in with_sources(experiment.specs):
+        if spec.trainer is not None:
+            for part in crafting(spec.trainer.objective).values():
+                yield name, len(spec.data.train), spec.trainer, part
 
 
 def equal_models(experiment: Experiment) -> Iterator[str]:

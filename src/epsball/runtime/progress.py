@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from epsball.runtime.distributed import is_first
 
 SECONDS_BETWEEN_LINES = 30.0
+LINES_COUNTED = 10  # whose time says how long is left: after a pause the lines before it say too much
 log = logging.getLogger(__name__)
 
 
@@ -193,9 +195,10 @@ class Progress:
         self, title: str, total: int, unit: str, start: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.title, self.total, self.unit, self.clock = title, total, unit, clock
-        self.start = self.done = start
+        self.done = start
         self.note = ""
         self.began = self.logged = clock()
+        self.lately = deque([(self.began, start)], maxlen=LINES_COUNTED)
         self.bar = tqdm(
             total=total,
             initial=start,
@@ -213,10 +216,11 @@ class Progress:
         now = self.clock()
         if self.bar.disable and now - self.logged >= SECONDS_BETWEEN_LINES:
             self.logged = now
-            seconds = now - self.began
-            left = seconds * (self.total - self.done) / (self.done - self.start)
-            counted = f"{self.title}: {self.done} of {self.total} {self.unit}, {seconds:.0f} s, {left:.0f} s left"
-            log.info("%s%s", counted, self.note)
+            since, before = self.lately[0]
+            left = (now - since) * (self.total - self.done) / (self.done - before)
+            self.lately.append((now, self.done))
+            spent = f"{now - self.began:.0f} s, {left:.0f} s left"
+            log.info("%s: %d of %d %s, %s%s", self.title, self.done, self.total, self.unit, spent, self.note)
 
     def say(self, note: str) -> None:
         """Show a note beside the count, such as the last epoch's loss."""

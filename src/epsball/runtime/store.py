@@ -106,6 +106,10 @@ class CheckpointFolder:
             log.warning("%s is damaged (%s): training starts again", file, one_line(error)[:100])
             return None
 
+    def drop_state(self) -> None:
+        """Let a training begin anew."""
+        (self.path / LAST).unlink(missing_ok=True)
+
     def save_state(self, state: Mapping[str, Any]) -> None:
         buffer = BytesIO()
         torch.save(dict(state), buffer)
@@ -298,7 +302,8 @@ def free_name(path: Path) -> Path:
 
 @contextmanager
 def locked(path: Path, waiting: str, poll: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock file; the system frees it when its holder dies."""
+    """Hold a lock file. The system frees it when its holder dies; where a file system has no locks (flock), filelock
+    leaves a mark instead, which a holder that was killed on another machine leaves for good."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, waited = FileLock(path), False
     while not lock.is_locked:
@@ -306,7 +311,7 @@ def locked(path: Path, waiting: str, poll: Callable[[], None]) -> Iterator[None]
             lock.acquire(timeout=0.5)
         except Timeout:
             if not waited:
-                log.info("%s: waiting for it", waiting)
+                log.info("%s: waiting for it (if nobody trains it: delete %s)", waiting, path)
             waited = True
             poll()
     try:

@@ -15,7 +15,8 @@ import torch
 
 from epsball.runtime.device import Execution, executing
 from epsball.runtime.distributed import PeerLost, cores
-from epsball.runtime.progress import Stop
+from epsball.runtime.progress import Interrupted, Stop
+from epsball.runtime.run_log import log_files, log_into
 from epsball.runtime.store import Store
 from epsball.training.spec import BuildCache, ModelSpec, build_spec
 from epsball.training.trained import TrainedModels
@@ -64,13 +65,18 @@ def train_in_parallel(
         text = "%d workers of %d threads on %d cores wait for one another and are several times slower: threads=%d"
         log.warning(text, workers, threads, cores(), max(1, cores() // workers))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, begin_worker, (threads,)) as pool:
+    with ProcessPoolExecutor(workers, context, begin_worker, (threads, log_files())) as pool:
         try:
             run_jobs(pool, workers, jobs, needs, left, models)
         except BaseException as error:
             for worker in multiprocessing.active_children():
                 worker.terminate()  # it saves its state and ends
-            pool.shutdown(cancel_futures=True)
+            try:
+                pool.shutdown(cancel_futures=True)
+            except Interrupted:  # asked for once more: at once, without saving
+                for worker in multiprocessing.active_children():
+                    worker.kill()
+                raise
             if isinstance(error, BrokenProcessPool):
                 models.stop.check()  # a signal to this process may have been to its workers, too
                 raise PeerLost("a training process was killed (out of memory?); the same command goes on") from None
@@ -137,9 +143,10 @@ def this_worker() -> Worker:
     return Worker()
 
 
-def begin_worker(threads: int) -> None:
+def begin_worker(threads: int, log_files: Sequence[str]) -> None:
     """Set a worker process up: its log, its signals, its share of the cores."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_into(log_files)
     this_worker().stop.obey_parent()
     torch.set_num_threads(threads)
 

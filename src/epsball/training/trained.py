@@ -19,7 +19,7 @@ from epsball.runtime.device import Execution, environment
 from epsball.runtime.distributed import is_first
 from epsball.runtime.progress import Stop
 from epsball.runtime.store import CheckpointFolder, Store
-from epsball.training.fit import State, TrainingControl, fit, mismatched_columns
+from epsball.training.fit import Diverged, State, TrainingControl, fit, mismatched_columns
 from epsball.training.forecast import TrainingForecast
 from epsball.training.spec import ModelSpec, with_sources
 from epsball.training.track import tracked
@@ -112,7 +112,11 @@ class TrainedModels:
             checkpoints = Checkpoints.open(name, folder, spec.curve, execution.device)
             with tracked(execution.track if is_first() else None, folder.path, spec.key, spec.identity) as show:
                 control = replace(self.control(name, spec, execution, checkpoints), show=show)
-                curve = fit(network, spec.trainer, sources, data, spec.model_seed, control)
+                try:
+                    curve = fit(network, spec.trainer, sources, data, spec.model_seed, control)
+                except Diverged:  # from a state that is not finite it could only diverge again
+                    folder.drop_state()
+                    raise
             seconds = checkpoints.seconds()
         found = find_mistakes(network.eval(), Batched(data.test, execution.batch_size, self.stop))
         self.known_mistakes(spec.data, execution)[spec.key] = found
