@@ -62,6 +62,11 @@ class InPlace(Net):
         return super().forward(x)
 
 
+class Softmax(Net):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
 class Viewing(nn.Module):
     def __init__(self, view=True):
         super().__init__()
@@ -415,3 +420,19 @@ def test_channels_last_is_for_networks_that_take_it(
     assert build(MODELS, pair, (1, 28, 28), 10, where="arch").takes_channels_last == (not view)
     run_experiments("own", [[experiment]], tmp_path / "run", [], Stop())
     assert (tmp_path / "run" / "results.csv").exists()
+
+
+@pytest.mark.parametrize(("call", "told"), [("Softmax", True), ("Net", False)])
+def test_probabilities_in_place_of_logits_are_told(
+    compose: Callable[..., dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture, call: str, told: bool
+) -> None:
+    """Losses take a softmax of them once more, whose gradients are small: a common cause of masked gradients."""
+    file = tmp_path / "own_net.py"
+    file.write_text(NET)
+    with caplog.at_level("INFO"):
+        prepare_experiment(
+            compose("arch=module", f"arch.file={file}", f"arch.call={call}", "models=alone", "device=cpu")
+        )
+    lines = [line.getMessage() for line in caplog.records if "probabilities" in line.getMessage()]
+    advice = "take the softmax away, of which the loss and attacks take one more"
+    assert lines == [f"models.target: {call} of {file} gives probabilities, should give logits: {advice}"] * told

@@ -172,6 +172,15 @@ def takes_channels_last(net: nn.Module, shape: Shape) -> bool:
     return True
 
 
+def gives_probabilities(net: nn.Module, shape: Shape) -> bool:
+    """Whether what a network, which takes an image, gives for one looks like probabilities, as after a softmax."""
+    net.eval()
+    with torch.no_grad():
+        given = net(torch.full((1, *shape), 0.5))
+    net.train()
+    return bool((given >= 0).all()) and abs(float(given.sum()) - 1) < 1e-3
+
+
 def is_head(pair: object, classes: int) -> bool:
     """Whether it is logits of one image with their weight."""
     if not (isinstance(pair, tuple) and len(pair) == 2):

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from epsball.build import listed, require
-from epsball.models.foreign import check_mean_std, load_checkpoint, normalised, takes_channels_last, try_one_image
+from epsball.models.foreign import (
+    check_mean_std,
+    gives_probabilities,
+    load_checkpoint,
+    normalised,
+    takes_channels_last,
+    try_one_image,
+)
 from epsball.models.layers import Shape
 from epsball.runtime.named_files import cause, check_arguments, found_in
 
@@ -38,6 +45,9 @@ def module(
         net = normalised(network, mean, std)
         unfit = f"{call} of {file} does not take images of {shape} (C, H, W): ERROR"
         try_one_image(net, shape, classes, "call", unfit)
+        if gives_probabilities(net, shape):
+            advice = "take the softmax away, of which the loss and attacks take one more"
+            net.remark = f"{call} of {file} gives probabilities, should give logits: {advice}"  # type: ignore[assignment]
         net.takes_channels_last = takes_channels_last(net, shape)  # type: ignore[assignment]
     net.has_weights = checkpoint is not None  # type: ignore[assignment]
     return net
