@@ -18,6 +18,15 @@ SCALES = ("smoke", "quick", "paper")
 SHAPES = {(1, 28, 28): 10, (3, 32, 32): 10, (3, 299, 299): 1000}
 Config = dict[str, Any]
 Compose = Callable[..., Config]
+OWN_LOSS = (
+    *(f"trainer.objective.file={ROOT / 'tests' / 'own_loss.py'}", "trainer.objective.call=trades"),
+    "+trainer.objective.arguments.eps=0.1",
+)
+
+
+def needed(trainer: str) -> tuple[str, ...]:
+    """Return the words without which a trainer is not whole: the user's file of trainer=module."""
+    return OWN_LOSS if trainer == "module" else ()
 
 
 def options(group: str) -> list[str]:

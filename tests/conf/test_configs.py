@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from configs import CONF, SCALES, Compose, check_model, network, options, text_of
+from configs import CONF, SCALES, Compose, check_model, needed, network, options, text_of
 
 from epsball.build import build
 from epsball.data.datasets import DATASETS
@@ -67,7 +67,7 @@ def test_arch_files(compose: Compose, name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", options("trainer"))
 def test_trainer_files(compose: Compose, name: str, scale: str) -> None:
     arch = "ensemble" if "diversity" in name else "mnist_d"
-    config = compose(f"trainer={name}", f"arch={arch}", f"scale={scale}", "models=alone")
+    config = compose(f"trainer={name}", f"arch={arch}", f"scale={scale}", "models=alone", *needed(name))
     assert config["trainer"]["name"] == name
     check_model(config["models"]["target"], "models.target")
 

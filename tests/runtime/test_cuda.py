@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from configs import OWN_LOSS
 from conftest import ROOT
 from linear import two_class
 from tiny_training import OPTIMIZERS, identical
@@ -121,6 +122,7 @@ TRAINERS: dict[str, tuple[str, ...]] = {
     "madry_cifar_fgsm": BATCH_NORM,
     "kurakin": (*BATCH_NORM, f"trainer.objective.delay={(EAGER_CALLS + 1) / STEPS}"),
     "kurakin_nat": BATCH_NORM,
+    "module": (*MADRY, *OWN_LOSS),
     "static_adv": MADRY,
     "diversity": ENSEMBLE,
     "static_adv_diversity": ENSEMBLE_NORM,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from configs import needed
 from conftest import ROOT
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -53,7 +54,7 @@ class OnMetaAlone(TorchDispatchMode):
 def begun(compose: Compose, name: str, *overrides: str) -> TrainingState:
     """A training on the meta device that has not made a step."""
     shape, arch = NETS.get(name, (MNIST, ["arch=mnist_d"]))
-    config = compose("scale=paper", "dataset=mnist", f"trainer={name}", *arch, *overrides)
+    config = compose("scale=paper", "dataset=mnist", f"trainer={name}", *needed(name), *arch, *overrides)
     trainer: Trainer = construct(Trainer, config["trainer"], where="trainer")
     specs = [config["arch"], *(source["arch"] for source in trainer.sources.values())]
     model, *sources = (build(MODELS, spec, shape, 10, where="arch").to(META) for spec in specs)

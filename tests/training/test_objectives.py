@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from configs import needed
 from linear import CONF, batch_sizes, linear, seeded, softmax_gradient, two_class
 from torch import Generator, Tensor, nn
 
@@ -960,7 +961,7 @@ TRAINERS = sorted(p.stem for p in (CONF / "trainer").glob("*.yaml"))
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_every_trainers_objective_gives_a_finite_loss_with_gradients(name: str, compose: Compose) -> None:
-    trainer = compose(f"trainer={name}", "scale=smoke")["trainer"]
+    trainer = compose(f"trainer={name}", "scale=smoke", *needed(name))["trainer"]
     spec, sources = trainer["objective"], trainer["sources"]
     objective = build(OBJECTIVES, spec, where="trainer.objective")
     model = smooth_ensemble(torch.float32) if spec["name"] == "diversity" else flat_net()
@@ -991,6 +992,7 @@ PLANNED: dict[str, tuple[str, ...]] = {  # file: name, placement, passes, weight
     "madry_cifar_fgsm": ("adversarial", "only", "one", "1.0", "true"),
     "madry_nat": ("standard",),
     "madry_cifar_nat": ("standard",),
+    "module": ("module",),
     "static_adv": ("adversarial", "append", "one", "1.0", "true"),
     "diversity": ("diversity", "append", "one", "1.0", "truncated_normal"),
     "static_adv_diversity": ("diversity", "append", "one", "1.0", "true"),
@@ -1003,7 +1005,7 @@ def test_every_trainer_has_an_entry_here() -> None:
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_trainer_says_what_the_paper_says(name: str, compose: Compose) -> None:
-    spec = compose(f"trainer={name}")["trainer"]["objective"]
+    spec = compose(f"trainer={name}", *needed(name))["trainer"]["objective"]
     objective = build(OBJECTIVES, spec, where="trainer.objective")
     found = [spec["name"]]
     part = objective.data if isinstance(objective, Diversity) else objective

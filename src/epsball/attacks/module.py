@@ -1,5 +1,6 @@
 """An attack of the user's own Python file."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,13 +100,17 @@ def try_attack(attack: Attack, shape: Shape, classes: int, where: str, shrinks: 
 
 @cache
 def try_once(attack: ModuleAttack, shape: Shape, classes: int, shrinks: bool) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.rand(TRIED, *shape, generator=generator), torch.arange(TRIED) % classes
+    network, x, y = trial(shape, classes)
     shrink = torch.linspace(1, 0.5, TRIED) if shrinks else None
+    attack(network.eval(), x, y, torch.Generator().manual_seed(0), shrink)
+
+
+def trial(shape: Shape, classes: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return a small linear network, and a few images with labels, on which a user's own code is tried."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), classes)).eval()
-    attack(network, x, y, generator, shrink)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
+        return network, torch.rand(TRIED, *shape), torch.arange(TRIED) % classes
 
 
 @contextmanager

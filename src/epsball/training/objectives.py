@@ -7,13 +7,19 @@ filled in by `prepare`.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from functools import cache
+from typing import Any, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 
+from epsball.attacks.attack import BrokenContract
 from epsball.attacks.losses import cross_entropy
-from epsball.build import require
+from epsball.attacks.module import trial
+from epsball.build import ConfigError, bound, require
 from epsball.models import heads
+from epsball.models.layers import Shape
+from epsball.runtime.named_files import cause, check_arguments, found_in, imported, sha256_of
 from epsball.training.adversarial import Adversarial, Batches, Origin, no_sources
 from epsball.training.diversity import Diversity
 
@@ -97,8 +103,91 @@ class Standard:
         return self
 
 
+@dataclass(frozen=True)
+class ModuleObjective:
+    """What `call(model, x, y, **arguments)` of a Python file gives: the loss of a batch x, (N, C, H, W) in [0, 1], with
+    labels y (N,), a scalar with gradients.
+
+    `model` maps images to logits (N, classes); it is in train mode, and is left so. What the call draws with torch is
+    the training's.
+    """
+
+    file: str | None
+    """the Python file"""
+    call: str | None
+    """the function in it, or what can be called like one"""
+    arguments: dict[str, Any]
+    """of the call, by name"""
+    sha256: str = bound("")
+    """of the file"""
+
+    def __post_init__(self) -> None:
+        called = found_in(self.file, self.call, "trainer.objective.file=my/loss.py", "gives the loss")
+        check_arguments(called, f"{self.call} of {self.file}", self.arguments, "model", "x", "y")
+        object.__setattr__(self, "sha256", sha256_of(str(self.file)))
+
+    def __hash__(self) -> int:
+        return hash((self.sha256, self.call))  # arguments may be lists
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None = None) -> Tensor:
+        """Raises RuntimeError, one line, where the user's code fails or gives something else."""
+        called, name = getattr(imported(str(self.file), self.sha256), str(self.call)), f"{self.call} of {self.file}"
+        try:
+            loss = called(model, x, y, **self.arguments)
+        except (Exception, SystemExit) as error:
+            raise RuntimeError(f"{name} fails{cause(error, str(self.file))}") from error
+        if not isinstance(loss, Tensor) or loss.shape != () or not loss.requires_grad:
+            given = f"one of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            given += " without gradients" if isinstance(loss, Tensor) and not loss.requires_grad else ""
+            raise BrokenContract(f"{name} should give a scalar loss with gradients, gives {given}")
+        if not model.training:
+            raise BrokenContract(f"{name} should leave the model in train mode")
+        return loss
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def takes_originals(self) -> bool:
+        return False
+
+    @property
+    def depends_on_epochs(self) -> bool:
+        return False
+
+    def route(self, step: int) -> Hashable:
+        return None
+
+    def check(self, model: nn.Module, number_of_sources: int) -> None:
+        no_sources(number_of_sources)
+
+    def prepare(
+        self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0, per_epoch: int = 1
+    ) -> Self:
+        return self
+
+
+def try_objective(objective: Objective, shape: Shape, classes: int, where: str) -> None:
+    """Let a loss of the user's own be that of a few images (C, H, W) and a small linear network, before anything is
+    trained. ConfigError, which says `where` it stands, where it fails or gives no loss."""
+    if isinstance(objective, ModuleObjective):
+        try:
+            try_once(objective, shape, classes)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"{where}: {error}") from error
+
+
+@cache
+def try_once(objective: ModuleObjective, shape: Shape, classes: int) -> None:
+    network, x, y = trial(shape, classes)
+    with torch.random.fork_rng(devices=[]):
+        objective(network.train(), x, y, 0).backward()  # type: ignore[no-untyped-call]
+
+
 OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
     "standard": Standard,
     "adversarial": Adversarial,
     "diversity": Diversity,
+    "module": ModuleObjective,
 }

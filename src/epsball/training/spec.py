@@ -34,6 +34,7 @@ from epsball.runtime.named_files import ARGUMENTS, with_contents
 from epsball.runtime.store import canonical, fingerprint
 from epsball.training.adversarial import check_gradient
 from epsball.training.diversity import members
+from epsball.training.objectives import try_objective
 from epsball.training.synchronised import check_synchronised, has_batch_norm
 from epsball.training.trainer import Trainer, crafting
 
@@ -153,6 +154,8 @@ def build_spec(config: object, where: str, cache: BuildCache, places: Mapping[st
         trainer = fields["trainer"] = None  # what it describes is the run's training of networks
     data = load_data(fields["dataset"], at["dataset"], cache)
     sources = build_sources(trainer, data, at, cache)
+    if trainer is not None:
+        try_objective(trainer.objective, data.shape, len(data.classes), f"{at['trainer']}.objective")
     for key, (attack, shrinks) in trainer.attacks.items() if trainer else ():
         try_attack(attack, data.shape, len(data.classes), f"{at['trainer']}.{key}", shrinks)
     identity = identity_of(fields, data, sources)
