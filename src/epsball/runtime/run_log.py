@@ -37,6 +37,7 @@ def log_files() -> list[str]:
 
 
 def log_into(files: Sequence[str]) -> None:
-    """Copy this process's log lines into these files from now on."""
+    """Copy this process's log lines into these files from now on, those that can be written."""
     for file in files:
-        logging.getLogger().addHandler(RunLog(file))
+        with suppress(OSError):
+            logging.getLogger().addHandler(RunLog(file))
