@@ -568,6 +568,9 @@ def test_fields_and_images_of_an_attack_that_one_part_alone_has_are_that_parts(
     [
         ("suite: {fgsm: null}", "experiment: own/two", "suite is set beside parts, which have their own"),
         ("eps: 0.1", "experiment: own/two", "eps is set beside parts, which have their own"),
+        ("defaults: [override /dataset: mnist]", "experiment: own/two", "dataset is set beside parts, which have"),
+        ("defaults: [override /attack: fgsm]", "experiment: own/two", "attack is set beside parts, which have"),
+        ("defaults: [override /trainer: madry]", "experiment: own/two", "trainer is set beside parts, which have"),
         ("models: {target: null}", "experiment: own/two", "models is set beside parts, which have their own"),
         ("", "experiment: own/two\nseed: 7", "part two has seed=7: that is the run's, for all parts"),
         ("", "experiment: own/two\nseeds: 2", "part two has seeds=2: that is the run's, for all parts"),

@@ -23,8 +23,8 @@ OF_RUN = (*COMPUTED, *FILES, "precision", "reuse", "rows", "missing")
 """config keys that say how a run is done: where a file lists parts, it says so for all of them"""
 OF_WHOLE = ("experiment", "parts", "seed", "seeds", *STATED, *STATED_ONCE)
 """config keys that say what a run of parts is"""
-OF_PART = ("suite", "measurement", "measurements", "grid", "sources", "targets")
-"""config keys that say what a part is: a file that lists parts cannot"""
+WITH_FIELDS = ("dataset", "arch", "trainer")
+"""groups of which a file of parts may choose an option that a part has: its fields are keys of the whole run then"""
 NAMED = (*OF_PARTS, *STATED)
 """groups whose entries parts have, under names of their own"""
 ATTACK = "attack"
@@ -196,14 +196,28 @@ def words_of_parts(
 ) -> list[list[str]]:
     """Return the words that compose each part. What the file that lists the parts says of how all are run, other than
     is `usual` without it, stands in them. ConfigError where it says what each part says for itself."""
-    changed = [key for key in (*OF_PART, *OF_RUN) if of_file.get(key) != usual.get(key)]
-    for key in (*changed, *keys_of_paper()):
+    changed = [key for key in of_file if of_file[key] != usual.get(key)]
+    chosen = [
+        key for key in changed if key not in ("hydra", "eps") and not is_a_parts(key, of_file)
+    ]  # eps: a dataset's
+    for key in (*chosen, *keys_of_paper()):
         if key not in (*OF_WHOLE, *OF_RUN):
             raise ConfigError(f"{key} is set beside parts, which have their own: set it in the file of each part")
     typed = {key_of(word) for word in overrides}
     common = common_words(plain, overrides, ["seed", "seeds", "paper", "parts", "experiment", "objective"])
-    common += [f"{key}={as_value(plain[key])}" for key in changed if key not in typed]
+    common += [f"{key}={as_value(plain[key])}" for key in changed if key in OF_RUN and key not in typed]
     return [[*common, f"paper={part}"] for part in plain["parts"]]
+
+
+def is_a_parts(group: str, of_file: dict[str, Any]) -> bool:
+    """Whether a group of WITH_FIELDS has the option in a file of parts that it has in one of the parts."""
+    option = of_file["hydra"]["runtime"]["choices"].get(group)
+    for part in of_file["parts"] if group in WITH_FIELDS else ():
+        with composing(part):
+            own = without_resolving(f"paper={part}", *searched())
+        if own["hydra"]["runtime"]["choices"].get(group) == option:
+            return True
+    return False
 
 
 def keys_of_paper() -> list[str]:
