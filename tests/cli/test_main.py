@@ -202,6 +202,23 @@ def test_a_process_with_a_wrong_config_exits_with_2(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("trainer.epochs=-1 hydra.run.dir={}", "trainer.epochs should be positive"),
+        ("-m seed=0,1 trainer.epoch=3 hydra.sweep.dir={}", "trainer.epoch is not a config key"),
+        ("-m seed=0,1 hydra.run.dir={}", "names the folder of a single run: hydra.sweep.dir={} names that of a sweep"),
+        ("hydra.sweep.dir={}", "names the folder of a sweep (-m): hydra.run.dir={} names that of a single run"),
+    ],
+)
+def test_a_named_folder_is_made_for_a_run_alone(
+    main: Callable[..., Ended], tmp_path: Path, words: str, told: str
+) -> None:
+    ended = main(*words.format(tmp_path / "new" / "folder").split())
+    assert ended.code == 2 and told.format(tmp_path / "new" / "folder") in ended.err, ended.err
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_sweep_whose_folder_cannot_be_made_is_told_in_one_line(main: Callable[..., Ended], tmp_path: Path) -> None:
     """Hydra makes it before any job."""
     (tmp_path / "file").touch()

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -53,6 +53,8 @@ class Session:
     """of the jobs of this process"""
     again: EarlierRun | None = None
     """the run that the command repeats or goes on with"""
+    new_folders: list[Path] = field(default_factory=list)
+    """that the command's words name and that were not there, each before the one that it lies in"""
 
     def run_job(self, config: DictConfig) -> float | None:
         """Run one job and return the value of its objective, if it has one. Raises JobFailed in a launcher's worker and
@@ -140,13 +142,16 @@ def main() -> int:
     def jobs() -> None:
         words, session.again = with_earlier_words(sys.argv[1:])
         sys.argv[1:] = words = in_order(words)
-        refuse_sweep(options().multirun)  # before Hydra begins its jobs, each of which would connect the processes anew
+        if options().multirun:  # before Hydra begins its jobs, each of which would connect the processes anew
+            check_mode(sweeping=True)
         refuse_several_options()
         refuse_absent_folders()
         refuse_shadowed_files()
         for key in ("hydra.run.dir", "hydra.sweep.dir"):  # Hydra makes them before any job
             if (folder := typed_keys().get(key, "").strip("'\"")) and "${" not in folder:
-                make_folder(Path(folder), f"{key}={folder}")
+                path = Path(folder)
+                session.new_folders += [place for place in (path, *path.parents) if not place.exists()]
+                make_folder(path, f"{key}={folder}")
         if asks_for_help(words):
             print_help(adding(words))
             return
@@ -158,7 +163,12 @@ def main() -> int:
             session.stop.check()  # of a launcher whose workers were stopped
             raise
 
-    return session.exit_code(jobs)
+    code = session.exit_code(jobs)
+    if code == 2:
+        for folder in session.new_folders:
+            with suppress(OSError):  # of one that holds something
+                folder.rmdir()
+    return code
 
 
 def run(
@@ -171,7 +181,7 @@ def run(
     runtime = HydraConfig.get()
     with stop.at_once():
         with agreed(), naming_typed_keys(config, again), held_back():
-            refuse_sweep(runtime.mode is RunMode.MULTIRUN)  # of hydra.mode in a file
+            check_mode(runtime.mode is RunMode.MULTIRUN)  # hydra.mode in a file says so, too
             check_local(runtime.runtime)
             plain = as_plain(config, dict(runtime.runtime.choices))
             if plain.get("parts"):
@@ -231,10 +241,15 @@ def naming_typed_keys(config: DictConfig, again: EarlierRun | None) -> Iterator[
         raise ConfigError(naming_its_word(as_typed(str(error), config), again)) from None
 
 
-def refuse_sweep(sweeping: bool) -> None:
-    """ConfigError for a sweep of several processes: each would make folders of its own."""
+def check_mode(sweeping: bool) -> None:
+    """ConfigError for a sweep of several processes, each of which would make folders of its own, and for the folder of
+    a single run in a sweep, or the other way round, which would stay empty."""
     if sweeping and processes() > 1:
         raise ConfigError("--multirun is for a single process: give torchrun one command after the other")
+    run, sweep = ("hydra.run.dir", "a single run"), ("hydra.sweep.dir", "a sweep (-m)")
+    (key, what), (other, this) = (run, sweep) if sweeping else (sweep, run)
+    if folder := typed_keys().get(key):
+        raise ConfigError(f"{key}={folder} names the folder of {what}: {other}={folder} names that of {this}")
 
 
 def agree_on(hashes: list[str], devices: list[str]) -> None:
