@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from commands import Ended, tiny_line
 
-from epsball.cli.idle import Composed, compose, idle_words
+from epsball.cli.idle import Composed, compose, idle_words, labelling_words
 
 OWN = "what is run has its own, one at a time set by"
 
@@ -75,6 +75,21 @@ def test_of_several_parts_one_that_a_word_acts_on_is_enough() -> None:
     assert idle_words(map(part, acting), words) == [] and taken == acting[:2]  # no more than needed
 
 
+def test_a_trainers_name_is_told_to_be_a_label() -> None:
+    grid = "grid.g={model: target, values: {t: [standard, madry]}, keys: {t: trainer.name}}"
+    telling = ["trainer.name=standard", "+models.copy.trainer.name=madry", grid, "grid.g.keys.t=trainer.name"]
+    others = [
+        "arch.name=mnist_d",
+        "attack.name=noise",
+        "~trainer.name",
+        "trainer.objective.name=standard",
+        "trainer=madry",
+    ]
+    told = labelling_words([*telling, *others])
+    assert [text.partition(" changes the label of a trainer alone: trainer=OPTION")[0] for text in told] == telling
+
+
 def test_a_run_says_so(main: Callable[..., Ended]) -> None:
-    ended = main(*tiny_line("suite=none", "attack=none", "eps=0.1"))
-    assert ended.code == 0 and f"eps=0.1 changes nothing: {OWN} suite.NAME.eps" in ended.err
+    ended = main(*tiny_line("suite=none", "attack=none", "eps=0.1", "trainer.name=madry"))
+    assert ended.code == 0 and "trainer.name=madry changes the label" in ended.err
+    assert f"eps=0.1 changes nothing: {OWN} suite.NAME.eps" in ended.err

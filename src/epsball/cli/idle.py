@@ -1,4 +1,4 @@
-"""Words of the command line that change nothing, as a trainer's fields where all models of a paper have their own."""
+"""Words of the command line that change nothing, as a trainer's fields where models have their own, or a mere label."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -43,6 +43,19 @@ def idle_words(configs: Iterable[Composed], words: Sequence[str]) -> list[str]:
         idle = {word: key for word, key in idle.items() if key not in acting}
     own = {word: f"{'+' * word.startswith('+')}{place_of_one(key)}" for word, key in idle.items()}
     return [f"{word} changes nothing: what is run has its own, one at a time set by {key}" for word, key in own.items()]
+
+
+def labelling_words(words: Sequence[str]) -> list[str]:
+    """Say which words change the label of a trainer alone, where an arch's or attack's name chooses the class."""
+    how = "trainer=OPTION chooses one, trainer@models.NAME.trainer=OPTION that of one model"
+    labelling = [word for word in words if not word.startswith("~") and labels_a_trainer(word)]
+    return [f"{word} changes the label of a trainer alone: {how}" for word in labelling]
+
+
+def labels_a_trainer(word: str) -> bool:
+    """Whether a word sets a trainer's name, or makes a grid that does."""
+    key = key_of(word)
+    return f".{key}".endswith(".trainer.name") or (key.split(".")[0] == "grid" and "trainer.name" in word)
 
 
 def acts_by_reference(key: str) -> bool:

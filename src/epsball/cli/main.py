@@ -31,7 +31,7 @@ from epsball.cli.compose import (
 )
 from epsball.cli.explain import as_typed, explain, refuse_several_options, refuse_shadowed_files
 from epsball.cli.help import asks_for_help, print_help
-from epsball.cli.idle import Composed, compose, idle_words
+from epsball.cli.idle import Composed, compose, idle_words, labelling_words
 from epsball.cli.local import check_local
 from epsball.cli.parts import adding, parts_of
 from epsball.cli.words import accept_lazy_help, choosing, in_order, options, refuse_absent_folders, typed_keys
@@ -200,7 +200,8 @@ def run(
             parts, joint = prepare_parts(composed.configs, composed.whole)
             one = [Composed(config, runtime.runtime.choices)]
             own = map(compose, composed.words) if plain["parts"] else one
-            for told in (*remarks(parts, joint, plain["experiment"]), *idle_words(own, overrides)):
+            of_words = (*labelling_words(overrides), *idle_words(own, overrides))
+            for told in (*remarks(parts, joint, plain["experiment"]), *of_words):
                 log.info("%s", told)
         experiments = [experiment for part in parts for experiment in part]
         agree_on([one.config_hash for one in experiments], [one.execution.device.type for one in experiments])
