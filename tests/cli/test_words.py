@@ -4,7 +4,7 @@ from argparse import Action, ArgumentParser
 
 import pytest
 
-from epsball.cli.words import accept_lazy_help, hydra_parser
+from epsball.cli.words import accept_lazy_help, hydra_parser, in_order
 
 
 class Lazy:
@@ -25,3 +25,16 @@ def test_help_that_is_no_text_is_not_looked_into(monkeypatch: pytest.MonkeyPatch
         parser._check_help(Action(["--lazy"], "lazy", help=Lazy()))  # type: ignore[arg-type, attr-defined]
         with pytest.raises(ValueError, match="badly formed"):
             parser._check_help(Action(["--text"], "text", help="50 %"))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("words", "ordered"),
+    [
+        ("trainer=madry --info defaults seed=1", "--info defaults trainer=madry seed=1"),
+        ("trainer=madry --info", "--info all trainer=madry"),
+        ("-i trainer=madry", "-i all trainer=madry"),
+        ("seed=1 --cfg job -m arch=mnist_a", "--cfg job -m seed=1 arch=mnist_a"),
+    ],
+)
+def test_flags_and_their_values_may_stand_anywhere(words: str, ordered: str) -> None:
+    assert in_order(words.split()) == ordered.split()

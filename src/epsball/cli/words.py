@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 from argparse import Action, ArgumentError, ArgumentParser, Namespace
+from collections import deque
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -26,15 +27,18 @@ def in_order(words: list[str]) -> list[str]:
     Raises ConfigError for a flag that is none of Hydra's.
     """
     parser = hydra_parser()
-    with_value = {name for name, flag in parser._option_string_actions.items() if flag.nargs is None}
-    flags, others, rest = [], [], iter(words)
-    for word in rest:
-        if not word.startswith("-"):
-            others.append(word)
-            continue
-        flags.append(word)
-        if word in with_value and (value := next(rest, None)) is not None:
-            flags.append(value)
+    flags: list[str] = []
+    others: list[str] = []
+    rest = deque(words)
+    while rest:
+        word = rest.popleft()
+        (flags if word.startswith("-") else others).append(word)
+        flag = parser._option_string_actions.get(word)
+        if flag and flag.nargs == "?":  # --info, whose value may be left out
+            own = bool(rest) and "=" not in rest[0] and rest[0][:1] not in "-~"
+            flags.append(rest.popleft() if own else str(flag.const))
+        elif flag and flag.nargs is None and rest:
+            flags.append(rest.popleft())
     check_flags(parser, [*flags, *others])
     return [*flags, *others]
 
