@@ -40,18 +40,25 @@ WIDE = "grid.wide={model: target, values: {width: [0.5, 1]}, keys: {width: arch.
 ONE = ("models=alone", "arch=mnist_d", "trainer=standard")
 WRONG: dict[str, tuple[list[str], list[str]]] = {
     "misspelt key": (["sorces=null"], ["sorces", "'sources'"]),
-    "misspelt field": (["trainer.epoch=3"], ["trainer.epoch", "'epochs'"]),
+    "misspelt field": (["trainer.epoch=3"], ["trainer.epoch", "'trainer.epochs'"]),
+    "a model that a paper lacks": (
+        ["paper=madry/table1", "optimizer=sgd"],
+        ["say where", "models.A.trainer.optimizer=sgd, optimizer@trainer.optimizer=sgd"],
+    ),
     "misspelt field, added": (["+trainer.epoch=3", *ONE], ["trainer.epoch", "'epochs'"]),
     "misspelt deep field": (["trainer.lrr=3"], ["trainer.lrr", "'trainer.optimizer.lr'"]),
     "misspelt deep field, added": (["+trainer.lrr=3", *ONE], ["trainer.lrr", "optimizer"]),
-    "misspelt model": (["models.targt.trainer.epochs=3"], ["models.targt.trainer.epochs", "'target'", "copy, natural"]),
-    "misspelt model, left out": (["models.copyy=null"], ["models.copyy is not a config key", "'copy'"]),
-    "misspelt field of a model": (["models.natural.trainer.epoch=3"], ["models.natural.trainer.epoch", "'epochs'"]),
+    "misspelt model": (
+        ["models.targt.trainer.epochs=3"],
+        ["(did you mean 'models.target.trainer.epochs'?)", "copy, natural"],
+    ),
+    "misspelt model, left out": (["models.copyy=null"], ["models.copyy is not a config key", "'models.copy'"]),
+    "misspelt field of a model": (["models.natural.trainer.epoch=3"], ["'models.natural.trainer.epochs'"]),
     "misspelt deep field of a model": (
         ["models.natural.trainer.lr=3"],
         ["models.natural.trainer.lr", "'models.natural.trainer.optimizer.lr'"],
     ),
-    "misspelt part of a model": (["models.natural.trainr.epochs=3"], ["models.natural.trainr.epochs", "'trainer'"]),
+    "misspelt part of a model": (["models.natural.trainr.epochs=3"], ["'models.natural.trainer.epochs'"]),
     "misspelt part of a model, added": (
         ["+models.target.sed=3", *ONE],
         ["models.target.sed is not a field", "'seed'"],
@@ -59,11 +66,11 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "a field of a number": (["models.copy.seed.x=3"], ["models.copy.seed.x is not a config key"]),
     "misspelt model of a grid": (
         tiny_line(WIDE, "models.wide_widht_1.trainer.epochs=3"),
-        ["models.wide_widht_1.trainer.epochs", "'wide_width_1'", "target, wide_width_0_5, wide_width_1"],
+        ["(did you mean 'models.wide_width_1.trainer.epochs'?)", "target, wide_width_0_5, wide_width_1"],
     ),
     "misspelt field of a grid's model": (
         tiny_line(WIDE, "models.wide_width_1.trainer.epoch=3"),
-        ["models.wide_width_1.trainer.epoch is not a config key", "'epochs'"],
+        ["models.wide_width_1.trainer.epoch is not a config key", "'models.wide_width_1.trainer.epochs'"],
     ),
     "misspelt key of a grid": (
         tiny_line(WIDE, "grid.wide.keys.width=arch.widht"),
@@ -72,7 +79,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "misspelt field of a grid": (tiny_line("grid.wide.valus.width=[1]"), ["grid.wide.valus", "'values'"]),
     "misspelt grid": (tiny_line(WIDE, "sources=[wid]"), ["sources names 'wid'", "'wide'"]),
     "misspelt grids": (["grd.wide.model=target"], ["grd.wide.model", "'grid'"]),
-    "misspelt field of a suite": (["suite.fgsm.epss=0.1"], ["suite.fgsm.epss", "'eps'"]),
+    "misspelt field of a suite": (["suite.fgsm.epss=0.1"], ["suite.fgsm.epss", "'suite.fgsm.eps'"]),
     "misspelt option": (["arch=mnist_z"], ["arch=mnist_z does not exist", "mnist_a, mnist_b"]),
     "null for an option": (["attack=null"], ["attack=null does not exist", "fgsm", "none"]),
     "a number for an option": (["dataset=3", "seed=1"], ["dataset=3 does not exist: choose one of cifar10, digits"]),
@@ -102,7 +109,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         tiny_line("measurement.name=worst_cse"),
         ["measurement.name is 'worst_cse'", "'worst_case'"],
     ),
-    "misspelt field of a measurement": (["measurement.cell=asked"], ["measurement.cell", "'cells'"]),
+    "misspelt field of a measurement": (["measurement.cell=asked"], ["measurement.cell", "'measurement.cells'"]),
     "misspelt choice of a measurement": (
         tiny_line("measurement.cells=some"),
         ["measurement.cells should be one of all, asked, is 'some'"],
@@ -573,7 +580,7 @@ def test_fields_and_images_of_an_attack_that_one_part_alone_has_are_that_parts(
     assert ended.code == 2 and "measurement.images.week is none of the attacks" in ended.err, ended.err
     for word, answer in {
         "suite.week.eps=0.05": "part one: suite.week.eps is not a config key",
-        "suite.weak.esp=0.05": "part two: suite.weak.esp is not a config key (did you mean 'eps'?)",
+        "suite.weak.esp=0.05": "part two: suite.weak.esp is not a config key (did you mean 'suite.weak.eps'?)",
         "suite.weak.eps=[": "'suite.weak.eps=[' cannot be read",
     }.items():
         ended = main(*words, word)
@@ -686,7 +693,7 @@ def test_a_sweep_in_which_only_configs_are_wrong_exits_with_2(
     ("line", "told"),
     [
         ("arch=mnist_d,mnist_z", "mnist_z"),
-        ("arch=mnist_d,mnist_b trainer.epoch=3", "trainer.epoch is not a config key (did you mean 'epochs'?)"),
+        ("arch=mnist_d,mnist_b trainer.epoch=3", "trainer.epoch is not a config key (did you mean 'trainer.epochs'?)"),
     ],
     ids=["misspelt", "misspelt beside"],
 )

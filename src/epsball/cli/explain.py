@@ -142,8 +142,17 @@ def several_values(word: str) -> str:
         how = "a run has one; -m runs each in turn"
         more = "; a run has several attacks in its suite: +attack@suite.pgd=pgd" if key == "attack" else ""
         return f"{word} names several: {how}{more}"
+    if key == "seeds":
+        return f"{word} names several: {how_many_seeds(value)}"
+    if isinstance(OmegaConf.select(with_typed_options(None), key), int | float) and not key.endswith(".eps"):
+        return f"{word} names several: a run has one; -m runs each in turn"
     others = f"{key}=[{value}] is a list, '{key}=\"{value}\"' a text with commas"
     return f"{word} names several: -m runs each in turn, {others}"
+
+
+def how_many_seeds(values: str) -> str:
+    """Say how a run has several seeds, where `values` were typed."""
+    return f"it is how many seeds, from seed on: seeds={values.count(',') + 1}, or -m seed={values}"
 
 
 def refuse_several_options() -> None:
@@ -186,7 +195,7 @@ def no_such_option(group: str, option: str, options: list[str]) -> str:
 def unknown_key(key: str, part: str | None) -> str:
     """Say what a key that does not exist was perhaps meant to be: one beside it, one further down, a field of another
     option of a group, or a group that is added."""
-    config = with_typed_options(part)
+    config = with_typed_options(part, without=key)
     choices = config.hydra.runtime.choices
     if not key.startswith("hydra."):
         with open_dict(config):
@@ -213,12 +222,12 @@ def unknown_key(key: str, part: str | None) -> str:
     return absent_key(key, config, groups) or new
 
 
-def with_typed_options(part: str | None) -> DictConfig:
-    """Return the config with those of the typed options that there are, and the paper of a part; with no typed option
-    where one of them is what does not compose."""
+def with_typed_options(part: str | None, without: str = "") -> DictConfig:
+    """Return the config with those of the typed options that there are, but for that of the key `without`, and
+    the paper of a part; with no typed option where one of them is what does not compose."""
     paper = [f"paper={part}"] if part else []
     typed = [choosing(word) for word in settings() if key_of(word) != "paper"] if part else settings()
-    words = [word for word in typed if word.partition("=")[2] in options_of(key_of(word))]
+    words = [word for word in typed if word.partition("=")[2] in options_of(key_of(word)) and key_of(word) != without]
     try:
         return hydra_config([*words, *paper, *search_path()])
     except HydraException:
@@ -239,7 +248,8 @@ def unknown_group(key: str, group: str, package: str, choices: Mapping[str, Any]
     outer, _, folder = group.partition("/")
     if folder:
         return f"{key} is not a config key: {outer}={folder}/{value} chooses it"
-    places = [name for name in choices if name.startswith(f"{group}@")]
+    chosen = [name for name in choices if name.startswith(f"{group}@")]
+    places = [name for name in chosen if OmegaConf.select(config, name.partition("@")[2]) is not None]  # not left out
     return f"{key} is not a config key: say where, as in {listed(f'{place}={value}' for place in places)}"
 
 
@@ -284,9 +294,19 @@ def as_typed(message: str, config: DictConfig) -> str:
         return message
     if origin != key and origin in typed:
         return f"{origin}{message[len(key) :]} ({key} is {origin})"
-    return (
-        f"{message}{how_to_choose(key, str(typed.get(key)))}" if "should be a group of fields" in message else message
-    )
+    return f"{message}{how_to_give(key, str(typed.get(key)), message)}"
+
+
+def how_to_give(key: str, value: str, message: str) -> str:
+    """Say how a key gets the value that was typed for it where a group of fields, a list or a number should stand."""
+    should = message.removeprefix(f"{key} should be ")
+    if "should be a group of fields" in message:
+        return how_to_choose(key, value)
+    if should.startswith("a list, each a text"):
+        return f": {key}=[{value}]"
+    if should.startswith(("an int", "a float")) and value.startswith("[") and (inner := value.strip("[] ")):
+        return f": {how_many_seeds(inner)}" if key == "seeds" else f": -m {key}={inner} runs each in turn"
+    return ""
 
 
 def how_to_choose(key: str, value: str) -> str:

@@ -32,7 +32,7 @@ def absent_key(key: str, config: Mapping[Any, Any], groups: Collection[str] = ()
     for i, part in enumerate(parts):
         known = [str(name) for name in node] if isinstance(node, Mapping) else []
         if part not in known:
-            return f"{key} is not a config key{meant(part, parts[:i], node, config, groups if i == 0 else ())}"
+            return f"{key} is not a config key{meant(part, parts[:i], parts[i + 1 :], node, config, groups)}"
         node = node[part]
     return ""
 
@@ -59,14 +59,19 @@ def shared_group(config: DictConfig, key: str, choice: str) -> str:
     return f"{at} is {value}, shared by all that refer to it: {choice} changes it for all, {adds}" if at else ""
 
 
-def meant(word: str, path: list[str], node: Any, config: Mapping[Any, Any], groups: Collection[str]) -> str:
+def meant(
+    word: str, path: list[str], rest: list[str], node: Any, config: Mapping[Any, Any], groups: Collection[str]
+) -> str:
     """Return what stands behind `... is not a config key`: what `word` was perhaps meant to be below `node`, whose own
-    key is `path`, or anywhere in the config, and which keys there are."""
+    key is `path`, or anywhere in the config, with the `rest` of the key where there is one, and which keys there are.
+    At the top it may be one of `groups`, too."""
     if not isinstance(node, Mapping):
         return f": {'.'.join(path)} is no group of keys, it is {written(node)}"
     known, place = [str(name) for name in node], ".".join(path)
-    names = [*known, *groups]
-    found = nearest(SYNONYMS.get(word, word), names, keys_below(node, path), keys_below(config, []), place in ADDED)
+    names, everywhere = known if path else [*known, *groups], keys_below(config, [])
+    found = nearest(SYNONYMS.get(word, word), names, keys_below(node, path), everywhere, place in ADDED)
+    found = [".".join([*path, name]) if name in names else name for name in found]
+    found = [whole if (whole := ".".join([name, *rest])) in everywhere else name for name in found]
     said = f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
     if found and not path:
         return said
