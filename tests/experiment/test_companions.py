@@ -121,6 +121,7 @@ def test_a_training_that_ends_before_its_delay_or_rise_is_told(tiny: Callable[..
         clean.format(7)
     ]
     assert told("trainer.objective.delay=1.8") == []
+    assert said_of(tiny("trainer=static_adv", "models=alone")) == []  # whose sources are bound when it trains
     rise = "trainer.objective.eps_rise={{steps: {}, stairs: 4}}".format
     rises = "target is trained on {} of the attack's eps at most: eps_rise takes {} steps, there are {}"
     assert told(rise(40)) == [rises.format(0.5, 40, 16)] and told(rise(20)) == []

@@ -74,7 +74,7 @@ def short_trainings(experiment: Experiment) -> Iterator[str]:
     for name, images, trainer, part in crafting_trainings(experiment):
         part = replace(part, per_epoch=steps_per_epoch(images, trainer.batch_size))
         last = steps_of(trainer, images) - 1
-        if part.source(last) is None:
+        if last < part.clean_steps:
             text = f"trained on clean images alone: the delay is {part.delay:g} epochs of {trainer.epochs:g}"
             told.setdefault(text, []).append(name)
         elif part.eps_rise is not None and part.share(last) < 1:
