@@ -27,7 +27,7 @@ PUBLISHED = {  # by folder
     "kariyappa/log_odds/activations": Published({0, 1, 2}, claims=1, tables=3, identities=30),
     "kariyappa/log_odds/images_30000": Published({0}, claims=4, tables=2, identities=24),
     "kariyappa/log_odds/images_30000/seed_1": Published({1}, claims=4, tables=2, identities=24),
-    "kariyappa/log_odds/paper": Published({0}, claims=3, tables=1, identities=11),
+    "kariyappa/log_odds/paper": Published({0}, claims=3, tables=1, identities=22),
     "kariyappa/log_odds/paper/epochs": Published({0}, claims=3, tables=2, identities=114),
     "kariyappa/log_odds/paper/noise_alone": Published({0, 1, 2}, claims=3, tables=2, identities=108),
     "kariyappa/paper": Published({0}, claims=5, tables=3, identities=68),
