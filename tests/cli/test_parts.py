@@ -39,6 +39,14 @@ def test_a_word_that_sets_an_attack_or_a_field_of_one_is_for_the_part_that_has_i
     assert theirs == {("suite", "pgd_cw")}
 
 
+def test_a_field_of_the_attack_is_for_the_parts_that_have_one() -> None:
+    parts, word, chosen = ["tramer/table2", "demo"], "attack.eps=0.2", "attack=pgd"
+    words, _ = where_they_fit(parts, [[word, "paper=tramer/table2"], [chosen, word, "paper=demo"]])
+    assert words == [["paper=tramer/table2"], [chosen, word, "paper=demo"]]
+    words, _ = where_they_fit(parts[:1], [[word, "paper=tramer/table2"]])
+    assert words == [[word, "paper=tramer/table2"]]  # none has: it is told
+
+
 @pytest.mark.parametrize(
     ("word", "parts"),
     [  # what the part with iterative attacks, that with one-step attacks and one that crafts none have of it

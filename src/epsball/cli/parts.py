@@ -135,6 +135,8 @@ def adding(words: list[str]) -> list[str]:
 def needed_by(word: str) -> set[Entry]:
     """Return the entries that a part has to have for a word, where any has, attacks and fields of `measurement`."""
     group, name, field = place_of(word)
+    if group == ATTACK and name:  # a field of `attack`, whichever it is
+        return {(ATTACK, "")}
     if group == "measurement" and name:
         below = {(group, f"{name}.*")} if field or isinstance(value_of(word), dict) else set()
         return {(group, name), *below, *([(ATTACK, field)] if field else [])}
@@ -149,6 +151,7 @@ def entries_of(config: dict[str, Any]) -> set[Entry]:
     groups = {("measurement", f"{name}.*") for name, value in fields.items() if isinstance(value, dict)}
     suites = [mapping(config.get(group) or {}, group) for group in ("suite", ATTACK)]
     attacks = {(ATTACK, name) for suite in suites for name, attack in suite.items() if attack is not None}
+    attacks |= {(ATTACK, "")} if config.get(ATTACK) else set()
     return groups | attacks | {(group, name) for group in (*NAMED, "measurement") for name in config.get(group) or ()}
 
 
