@@ -40,6 +40,8 @@ def test_models_and_attacks_to_come_and_there(
     )
     experiment = prepare_experiment({**first, "outputs": str(tmp_path)})
     run_experiments("tiny", [[experiment]], tmp_path / "run", [], Stop())
+    there = "attacks: 0 to craft, of a source at an eps; 1 rows reused"
+    assert told(first, tmp_path, caplog) == (["models: none needed", there], {})
     longer = {**spec, "trainer": {**spec["trainer"], "epochs": 3}}
     both = {**config, "models": {"target": spec, "other": {**spec, "seed": 1}, "longer": longer}}
     said, left = told(both, tmp_path, caplog)

@@ -30,7 +30,10 @@ def tell_workload(parts: Sequence[Part], models: TrainedModels) -> TrainingForec
     ready = len(needed.keys() - untrained.keys())
     given = sum(spec.as_it_is for spec in untrained.values())
     as_they_are = f", {given} as they are" if given else ""
-    log.info("models: %d to train%s%s, %d trained already", len(untrained) - given, going_on, as_they_are, ready)
+    if needed:
+        log.info("models: %d to train%s%s, %d trained already", len(untrained) - given, going_on, as_they_are, ready)
+    else:  # trained or not
+        log.info("models: none needed")
     if work.craftings or work.finished:
         log.info("attacks: %d to craft, of a source at an eps; %d rows reused", len(work.craftings), len(work.finished))
     return TrainingForecast(steps_left(untrained, models), operations_of_steps(untrained))
