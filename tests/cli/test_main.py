@@ -639,6 +639,8 @@ def test_weights_of_ones_own_may_be_others_in_each_seed(main: Callable[..., Ende
 def test_several_seeds_in_a_sweep(main: Callable[..., Ended], tmp_path: Path) -> None:
     ended = main("-m", *tiny_line("seeds=2", "trainer.epochs=1,2"))
     assert ended.code == 0
+    (sweep,) = (tmp_path / "outputs").rglob("multirun.yaml")
+    assert ended.out.splitlines()[-1] == f"python scripts/collect.py {sweep.parent} puts them into one table"
     told = re.findall(r"^(.*)models=alone.* trainer\.epochs=(\d)", ended.err + ended.out, re.MULTILINE)
     assert told == [("job: ", "1"), ("job: ", "2")]
     found = [rows_of(path.parent) for path in sorted((tmp_path / "outputs").rglob("results.csv"))]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,11 +10,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -124,6 +127,15 @@ class Session:
                 return False
             time.sleep(0.1)
         return True
+
+
+class TellOfCollecting(Callback):
+    """What Hydra calls at the end of a sweep, whatever launcher it has: say how its jobs become one table."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = str(config.hydra.sweep.dir)
+        if len(list(Path(folder).glob("*/run.json"))) > 1:
+            print(f"python scripts/collect.py {shlex.quote(folder)} puts them into one table")
 
 
 @unfailing_output()
