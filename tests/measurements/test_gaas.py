@@ -298,7 +298,7 @@ def test_a_claim_says_which_eps_and_how_many_directions(sign: str, verdict: str,
     rows = BOTH.measure(make_setup(tmp_path, models=models, test=grey(50, 4)))["results"]
     for eps, k, found in ((0.1, 4, verdict), (EPS, 4, verdict), (EPS, 16, "open"), (0.3, 4, "open")):
         check = f" {sign} ".join(f"gaas_share({name} | {name}, gaas, eps={eps}, directions={k})" for name in models)
-        (judged,) = judge_claim(Claim("says", "paper", [check]), by_seed(in_a_file(rows)))
+        (judged,) = judge_claim(Claim("says", [check]), by_seed(in_a_file(rows)))
         assert judged.verdict == found  # what was not measured is open
 
 

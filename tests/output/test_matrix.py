@@ -130,7 +130,7 @@ def test_an_interval_is_in_per_cent_as_its_value_is() -> None:
     rows = attacked(0.4)
     low, high = (100 * end for end in wilson(400, 1000))
     assert list(best_in_bold(rows)["A"])[1:] == [f"40.0 [{low:.1f}, {high:.1f}]"] * 2
-    summary = claims_summary(claims_table({"c": Claim("s", "p", ["error(A | A, fgsm) < 0.5"])}, as_dicts(rows)))
+    summary = claims_summary(claims_table({"c": Claim("s", ["error(A | A, fgsm) < 0.5"])}, as_dicts(rows)))
     assert list(summary["ours"]) == [f"40.0 [{low:.1f}, {high:.1f}] < 50.0"]
     assert list(summary["left - right"]) == [f"-10.0 [{low - 50:.1f}, {high - 50:.1f}]"]
     assert claims_sections(summary)[0].text.startswith("Rates are in per cent, ratios and other metrics as they are")

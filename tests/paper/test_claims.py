@@ -26,7 +26,7 @@ from epsball.paper.values import by_seed
 
 
 def judged(check: str, *rows: Row) -> Check:
-    (found,) = judge_claim(Claim("says", "paper", [check]), by_seed(rows))
+    (found,) = judge_claim(Claim("says", [check]), by_seed(rows))
     return found
 
 
@@ -104,7 +104,7 @@ def test_a_margin_is_judged_as_a_difference() -> None:
 def test_the_verdict_of_a_claim_is_that_of_its_weakest_check(found: list[str], expected: str) -> None:
     errors = {"confirmed": 0.1, "refuted": 0.9, "open": 0.5}
     rows = [clean("B", 0.5), *(clean(f"A{i}", errors[verdict]) for i, verdict in enumerate(found))]
-    claim = Claim("says", "paper", [f"error(A{i}) < error(B)" for i in range(len(found))])
+    claim = Claim("says", [f"error(A{i}) < error(B)" for i in range(len(found))])
     assert overall_verdict(judge_claim(claim, by_seed(rows))) == expected
 
 
@@ -159,7 +159,7 @@ def of_verdicts(confirmed: int, refuted: int, still_open: int) -> list[Check]:
     """So many checks of each verdict."""
     rows = [clean("B", 0.5), clean("confirmed", 0.1), clean("refuted", 0.9), clean("open", 0.5)]
     names = ["confirmed"] * confirmed + ["refuted"] * refuted + ["open"] * still_open
-    return judge_claim(Claim("says", "paper", [f"error({name}) < error(B)" for name in names]), by_seed(rows))
+    return judge_claim(Claim("says", [f"error({name}) < error(B)" for name in names]), by_seed(rows))
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_claim_of_most_cells_needs_its_share_of_checks(
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.01])
 def test_a_share_is_a_fraction(share: float) -> None:
     with pytest.raises(ValueError, match=r"^share should be in \(0, 1\], is "):
-        Claim("says", "paper", ["error(A) < 1"], share=share)
+        Claim("says", ["error(A) < 1"], share=share)
 
 
 def test_a_ratio_over_zero_in_one_seed_leaves_its_claim_open() -> None:
@@ -204,7 +204,7 @@ def test_a_ratio_over_zero_in_one_seed_leaves_its_claim_open() -> None:
         for seed, (a, c) in enumerate(pairs)
         for row in (clean("A", a, 1000, seed=seed), clean("C", c, 1000, seed=seed))
     ]
-    claim = Claim("says", "paper", ["error(A) / error(C) <= 0.5"])
+    claim = Claim("says", ["error(A) / error(C) <= 0.5"])
     (check,) = judge_claim(claim, by_seed(rows))
     assert check.verdict == "confirmed"
     more = [*rows, clean("A", 0.2, 1000, seed=3), clean("C", 0.0, 1000, seed=3)]
@@ -228,27 +228,27 @@ def test_a_ratio_over_zero_in_one_seed_leaves_its_claim_open() -> None:
 )
 def test_a_check_that_no_rate_could_change_is_refused(check: str, told: str) -> None:
     with pytest.raises(ValueError, match=rf"^checks\[1\]: {re.escape(told)}"):
-        Claim("says", "paper", ["error(A) < 0.1", check])
+        Claim("says", ["error(A) < 0.1", check])
 
 
 @pytest.mark.parametrize(
     "check", ["error(A) < 1", "error(A) >= 0", "error(A) - error(B) > 1", "error(A) / error(B) > 5", "gal(A) < 5"]
 )
 def test_a_check_that_could_come_out_otherwise_is_taken(check: str) -> None:
-    assert [comparison.text for comparison in Claim("says", "paper", [check]).comparisons] == [check]
+    assert [comparison.text for comparison in Claim("says", [check]).comparisons] == [check]
 
 
 @pytest.mark.parametrize("check", ["error(A) <= error(A)", "error(A) > error(A)", "error(A) + 0.01 >= 1 - accuracy(A)"])
 def test_a_quantity_compared_with_itself_is_open(check: str) -> None:
     """As training_loss(A, epoch=1) > training_loss(A, epoch=LAST) where one epoch is all."""
-    (found,) = judge_claim(Claim("says", "paper", [check]), by_seed([clean("A", 0.2, 1000)]))
+    (found,) = judge_claim(Claim("says", [check]), by_seed([clean("A", 0.2, 1000)]))
     assert found.verdict == "open"
 
 
 def test_all_pairs_leave_out_what_would_be_compared_with_itself() -> None:
     pairs: dict[str, object] = {"source": ["A", "B", "C"], "target": ["A", "B", "C"]}
     check = "accuracy({target} | {source}, fgsm) >= accuracy({target} | {target}, fgsm) - 0.01"
-    checks = judge_claim(Claim("says", "paper", [check], for_=pairs), by_seed([]))
+    checks = judge_claim(Claim("says", [check], for_=pairs), by_seed([]))
     found = [one.comparison.left.quantities[0] for one in checks]
     assert len(found) == 6 and all(quantity.source != quantity.target for quantity in found)
 
@@ -257,7 +257,7 @@ def test_the_share_of_a_claim_counts_in_claims_csv() -> None:
     rows = [clean("B", 0.5), *(clean(f"A{i}", 0.1 if i else 0.9) for i in range(10))]
     loops: Loops = {"i": {"none": 0, **{str(i): i for i in range(1, 10)}}}
     for share, verdict in ((0.9, "confirmed"), (0.95, "refuted")):
-        claim = Claim("says", "paper", ["error(A{i}) < error(B)"], share=share, for_=loops)
+        claim = Claim("says", ["error(A{i}) < error(B)"], share=share, for_=loops)
         table = claims_table({"c": claim}, rows)
         assert len(table) == 10 and set(table["verdict"]) == {verdict}
         assert list(table["check_verdict"]) == ["refuted", *["confirmed"] * 9]
@@ -265,9 +265,7 @@ def test_the_share_of_a_claim_counts_in_claims_csv() -> None:
 
 
 def test_claims_of_one_name_say_of_which_part_they_are() -> None:
-    tables = [
-        claims_table({"c": Claim("says", "paper", [f"error(A) < {most}"])}, [clean("A", 0.5)]) for most in (0.1, 0.9)
-    ]
+    tables = [claims_table({"c": Claim("says", [f"error(A) < {most}"])}, [clean("A", 0.5)]) for most in (0.1, 0.9)]
     one, other = (table.assign(part=part) for table, part in zip(tables, ("mine/a", "mine/b"), strict=True))
     said = console_claims(claims_summary(pd.concat([one, other])))
     assert said.split("\n")[1:3] == ["mine/a c  refuted    says", "mine/b c  confirmed  says"]
@@ -276,9 +274,9 @@ def test_claims_of_one_name_say_of_which_part_they_are() -> None:
 
 def test_a_seed_that_lacks_a_side_counts_in_neither() -> None:
     rows = [clean("A", 0.1), clean("B", 0.2), clean("A", 0.7, seed=1), clean("B", 0.4, seed=2)]
-    (check,) = judge_claim(Claim("says", "paper", ["error(A) < error(B)"]), by_seed(rows))
+    (check,) = judge_claim(Claim("says", ["error(A) < error(B)"]), by_seed(rows))
     assert (check.left.value, check.right.value, check.gap.value) == pytest.approx((0.1, 0.2, -0.1))
-    (lacking,) = judge_claim(Claim("says", "paper", ["error(A) < error(B)"]), by_seed(rows[2:3]))
+    (lacking,) = judge_claim(Claim("says", ["error(A) < error(B)"]), by_seed(rows[2:3]))
     assert lacking.left.value == 0.7 and isnan(lacking.right.value) and isnan(lacking.gap.value)
 
 
@@ -328,7 +326,7 @@ def test_what_was_compared_image_by_image_is_said() -> None:
         "error(A) < 2 * error(A)": "-",
         "error(A) < error(E)": "-",
     }
-    table = claims_table({"c": Claim("says", "paper", list(checks))}, rows)
+    table = claims_table({"c": Claim("says", list(checks))}, rows)
     assert dict(zip(table["check"], table["paired"], strict=True)) == checks
 
 
@@ -374,11 +372,11 @@ def test_an_exact_tie_is_one_whatever_floating_point_makes_of_it(margin: float) 
         for sign, holds in signs.items():
             for text in (f"accuracy(A) {sign} accuracy(B) - {margin}", f"error(A) - {margin} {sign} error(B)"):
                 for images in ("sample", "all"):
-                    (check,) = judge_claim(Claim("says", "paper", [text], images=images), by_seed(rows))
+                    (check,) = judge_claim(Claim("says", [text], images=images), by_seed(rows))
                     assert (check.holds, check.in_seeds) == (holds, [holds]), (text, count)
                     exactly = "confirmed" if holds else "refuted"
                     assert (check.verdict, check.gap.value) == ("open" if images == "sample" else exactly, 0.0)
-    (check,) = judge_claim(Claim("says", "paper", ["error(A) < error(B) + 0.1"], images="all"), by_seed(TIED_IN_MEAN))
+    (check,) = judge_claim(Claim("says", ["error(A) < error(B) + 0.1"], images="all"), by_seed(TIED_IN_MEAN))
     assert (check.holds, check.in_seeds, check.gap.value) == (False, [True, False], 0.0)
 
 
@@ -388,9 +386,9 @@ TIED_IN_MEAN = [clean("A", 0.3), clean("B", 0.3), clean("A", 0.4, seed=1), clean
 
 def test_about_is_two_checks_with_a_margin() -> None:
     rows = pair(40, 42, agree=260)
-    claim = Claim("says", "paper", ["error(B) - 0.03 < error(A) < error(B) + 0.03"])
+    claim = Claim("says", ["error(B) - 0.03 < error(A) < error(B) + 0.03"])
     assert overall_verdict(judge_claim(claim, by_seed(rows))) == "confirmed"
-    narrow = Claim("says", "paper", ["error(B) - 0.001 < error(A) < error(B) + 0.001"])
+    narrow = Claim("says", ["error(B) - 0.001 < error(A) < error(B) + 0.001"])
     assert overall_verdict(judge_claim(narrow, by_seed(rows))) == "open"
 
 
@@ -406,9 +404,9 @@ def test_a_ratio_is_judged_by_its_own_interval() -> None:
         (check.left.high + 1e-6, "refuted"),
     ):
         assert judged(f"{text} > {bound + 1e-9}", *rows).verdict == verdict
-    line = claims_table({"c": Claim("says", "paper", [f"{text} > 0.5"])}, rows).iloc[0]
+    line = claims_table({"c": Claim("says", [f"{text} > 0.5"])}, rows).iloc[0]
     assert not line["percent"] and side_text(line, "left").startswith("0.667 [") and side_text(line, "right") == "0.5"
-    whole = Claim("says", "paper", [f"{text} > 0.66"], images="all")
+    whole = Claim("says", [f"{text} > 0.66"], images="all")
     (certain,) = judge_claim(whole, by_seed(rows))
     assert certain.left.low == certain.left.high == certain.left.value and certain.verdict == "confirmed"
     assert judged(f"{text} > 0.66", *rows).verdict == "open"
@@ -426,7 +424,7 @@ def test_one_claim_is_judged_over_two_data_sets() -> None:
     rows = [clean("A", 0.1), clean("B", 0.4)]
     rows += [row | {"dataset": "cifar10", "error_top1": 1 - row["error_top1"]} for row in rows]
     loops: Loops = {"data": ["digits", "cifar10"]}
-    claim = Claim("says", "paper", ["error(A, dataset={data}) < error(B, dataset={data})"], for_=loops)
+    claim = Claim("says", ["error(A, dataset={data}) < error(B, dataset={data})"], for_=loops)
     assert [check.verdict for check in judge_claim(claim, by_seed(rows))] == ["confirmed", "refuted"]
     across = judged("error(A, dataset=cifar10) - error(A, dataset=digits) > 0.5", *rows)
     assert across.gap.value == pytest.approx(0.3) and across.verdict == "confirmed"
@@ -466,9 +464,9 @@ ROWS: list[Row] = [
     *(fgsm("A", "B", 0.50, 1000), fgsm("A", "B", 0.54, 1000, 1)),
 ]
 CLAIMS = {
-    "one": Claim("A is better", "1 < 5", ["error(A) < error(A | B, fgsm)", "error(B) > 0.5"]),
-    "two": Claim("B transfers", "no numbers", ["error(A | B, fgsm) >= error(B | A, fgsm)"]),
-    "three": Claim("A is good", "1 < 10", ["error(B) <= 0.1"]),
+    "one": Claim("A is better", ["error(A) < error(A | B, fgsm)", "error(B) > 0.5"], "1 < 5"),
+    "two": Claim("B transfers", ["error(A | B, fgsm) >= error(B | A, fgsm)"], "no numbers"),
+    "three": Claim("A is good", ["error(B) <= 0.1"], "1 < 10"),
 }
 
 
@@ -492,7 +490,7 @@ def test_claims_table_has_a_line_per_check() -> None:
 def test_in_how_many_seeds_a_check_holds() -> None:
     rows = [clean("A", error, seed=seed) for seed, error in enumerate((0.1, 0.2, 0.4))]
     rows += [*(clean("B", 0.3, seed=seed) for seed in range(3)), clean("C", 0.5, seed=2)]
-    found = {"one": Claim("says", "paper", ["error(A) < error(B)", "error(B) < error(C)", "error(A) < error(D)"])}
+    found = {"one": Claim("says", ["error(A) < error(B)", "error(B) < error(C)", "error(A) < error(D)"])}
     table = claims_table(found, rows)
     assert table[["seeds_holding", "seeds"]].values.tolist() == [[2, 3], [1, 1], [0, 0]]
     assert list(claims_summary(table)["holds in seeds"]) == ["2 of 3; 1 of 1; 0 of 0"]
@@ -518,8 +516,8 @@ def test_claims_summary_says_our_numbers_in_the_order_of_the_papers() -> None:
 
 def test_values_that_are_no_rates_are_not_in_per_cent() -> None:
     rows = [clean("A", 0.1, 400, gradient_l2_mean=0.12, gradient_l2_sd=0.8, gradient_zero_share=0.5)]
-    found = {"norm": Claim("says", "paper", ["gradient_l2_mean(A) < 3"])}
-    found["zeros"] = Claim("says", "paper", ["gradient_zero_share(A) > 0.2"])
+    found = {"norm": Claim("says", ["gradient_l2_mean(A) < 3"])}
+    found["zeros"] = Claim("says", ["gradient_zero_share(A) > 0.2"])
     summary = claims_summary(claims_table(found, rows))
     assert list(summary["ours"]) == ["0.12 [0.0414, 0.199] < 3", "50.0 [45.1, 54.9] > 20.0"]
 
@@ -557,8 +555,8 @@ def test_a_claim_about_the_test_images_themselves_has_no_interval_of_one_seed_an
         clean("B", 0.1, 400, gradient_l2_mean=0.11, gradient_l2_sd=0.9),
     ]
     text = ["gradient_l2_mean(B) < gradient_l2_mean(A)"]
-    (sampled,) = judge_claim(Claim("says", "paper", text), by_seed(one))
-    (whole,) = judge_claim(Claim("says", "paper", text, images="all"), by_seed(one))
+    (sampled,) = judge_claim(Claim("says", text), by_seed(one))
+    (whole,) = judge_claim(Claim("says", text, images="all"), by_seed(one))
     assert (sampled.verdict, whole.verdict) == ("open", "confirmed")
     assert whole.left.low == whole.left.high == 0.11
     seeds = [
@@ -566,7 +564,7 @@ def test_a_claim_about_the_test_images_themselves_has_no_interval_of_one_seed_an
         for model, means in (("A", (0.12, 0.14)), ("B", (0.13, 0.11)))  # gaps: 0.01, -0.03
         for seed, mean in enumerate(means)
     ]
-    (several,) = judge_claim(Claim("says", "paper", text, images="all"), by_seed(seeds))
+    (several,) = judge_claim(Claim("says", text, images="all"), by_seed(seeds))
     half = T1 * stdev((0.11, 0.13)) / 2**0.5
     assert several.verdict == "open"
     assert several.left.high - several.left.value == pytest.approx(half, rel=1e-3)
@@ -574,8 +572,8 @@ def test_a_claim_about_the_test_images_themselves_has_no_interval_of_one_seed_an
 
 def test_claims_of_several_parts_stand_in_the_order_of_their_numbers() -> None:
     """A claim that two parts make is judged by each part's rows alone."""
-    first = {f"tramer-{n}": Claim(f"says {n}", "p", ["error(A) < 0.5"]) for n in (10, 2)}
-    second = {f"tramer-{n}": Claim(f"says {n}", "p", ["error(A) < 0.5", "error(A) < 0.6"]) for n in (1, 2)}
+    first = {f"tramer-{n}": Claim(f"says {n}", ["error(A) < 0.5"]) for n in (10, 2)}
+    second = {f"tramer-{n}": Claim(f"says {n}", ["error(A) < 0.5", "error(A) < 0.6"]) for n in (1, 2)}
     tables = [claims_table(first, [clean("A", 0.1)]), claims_table(second, [clean("A", 0.9)])]
     judged_parts = [table.assign(part=part) for part, table in zip(("one", "two"), tables, strict=True)]
     summary = claims_summary(pd.concat(judged_parts, ignore_index=True))
@@ -612,7 +610,7 @@ def attacked(own: Sequence[float], other: Sequence[float]) -> list[Row]:
 def test_a_claim_is_judged_where_a_rate_is_nearest_to_one_half(
     own: Sequence[float], other: Sequence[float], chosen: str, verdict: str
 ) -> None:
-    claim = Claim("says", "paper", [STRONGER], for_=EPS, at=AT)
+    claim = Claim("says", [STRONGER], for_=EPS, at=AT)
     table = claims_table({"c": claim}, attacked(own, other))
     assert list(table["verdict"]) == [verdict] and list(table["says"]) == [f"says (judged at eps {chosen})"]
     assert table["check"][0] == STRONGER.format(eps=chosen)
@@ -621,7 +619,7 @@ def test_a_claim_is_judged_where_a_rate_is_nearest_to_one_half(
 def test_over_seeds_it_is_the_mean_that_chooses() -> None:
     owns = ((0.5, 0.9, 1.0), (0.0, 0.2, 1.0))
     rows = [{**row, "seed": seed} for seed, own in enumerate(owns) for row in attacked(own, (0.0, 0.0, 0.0))]
-    claim = Claim("says", "paper", [STRONGER], for_=EPS, at=AT)
+    claim = Claim("says", [STRONGER], for_=EPS, at=AT)
     assert claim.chosen(by_seed(rows)) == {"eps": "0.2"}  # 0.25, 0.55, 1
 
 
@@ -630,7 +628,7 @@ def test_what_is_compared_with_itself_is_left_out() -> None:
     growth = [
         f"error(A | A, fgsm, eps={a}) <= error(A | A, fgsm, eps={b})" for a, b in (("0.1", "{eps}"), ("{eps}", "0.3"))
     ]
-    claim = Claim("says", "paper", growth, for_=EPS, at=AT)
+    claim = Claim("says", growth, for_=EPS, at=AT)
     for own, count in (((0.1, 0.5, 0.9), 2), ((0.1, 0.2, 0.4), 1), ((0.6, 0.9, 1.0), 1)):
         checks = judge_claim(claim, by_seed(attacked(own, own)))
         assert len(checks) == count and {check.verdict for check in checks} == {"confirmed"}
@@ -638,7 +636,7 @@ def test_what_is_compared_with_itself_is_left_out() -> None:
 
 
 def test_it_asks_about_all_values_that_it_may_choose() -> None:
-    claim = Claim("says", "paper", ["error(A | B, fgsm, eps={eps}) > 0"], for_=EPS, at=AT)
+    claim = Claim("says", ["error(A | B, fgsm, eps={eps}) > 0"], for_=EPS, at=AT)
     asked = {(quantity.source, dict(quantity.conditions)["eps"]) for quantity in claim.quantities}
     assert asked == {(source, eps) for source in "AB" for eps in (0.1, 0.2, 0.3)}
 
@@ -654,7 +652,7 @@ def test_it_asks_about_all_values_that_it_may_choose() -> None:
 )
 def test_what_cannot_choose_is_refused(at: dict[str, str], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        Claim("says", "paper", [STRONGER], for_=EPS, at=at)
+        Claim("says", [STRONGER], for_=EPS, at=at)
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ def test_a_chain_holds_where_python_says_so(seed: int) -> None:
     sides = [f"error({draw.choice(NAMES)})" if draw.random() < 0.5 else random_side(draw, 2) for _ in range(3)]
     sides[1] = f"{sides[1]} + 30 * (error(B) - error(C))"  # could be anything: no constant decides it
     text = f"{sides[0]} {signs[0]} {sides[1]} {signs[1]} {sides[2]}"
-    checks = judge_claim(Claim("says", "paper", [text]), by_seed(rows))
+    checks = judge_claim(Claim("says", [text]), by_seed(rows))
     assert all(check.holds for check in checks) == eval(text, reader(rows))
 
 
@@ -279,7 +279,7 @@ def test_names_can_be_swapped() -> None:
 
 
 def test_a_claim_and_a_table_under_other_names_ask_about_those() -> None:
-    claim = Claim("says", "paper", ["error(A) < error(B)", "error(A) < 0.1"])
+    claim = Claim("says", ["error(A) < error(B)", "error(A) < 0.1"])
     assert claim.quantities == [A, B, A]
     assert claim.mapped(lambda asked: asked.renamed({"A": "B"})).quantities == [B, B, B]
     assert table().quantities == [A, A_ON_B, B, replace(B, attacks=("fgsm",))]
@@ -288,7 +288,7 @@ def test_a_claim_and_a_table_under_other_names_ask_about_those() -> None:
 
 def test_other_quantities_stand_on_top_of_each_other() -> None:
     """A part is renamed for its own run, and its run for all."""
-    claim = Claim("says", "paper", ["error(A) < 0.1"])
+    claim = Claim("says", ["error(A) < 0.1"])
     for names in ({"A": "B"}, {"B": "C"}):
         claim = claim.mapped(lambda asked, names=names: asked.renamed(names))  # type: ignore[misc]
     assert [asked.target for asked in claim.quantities] == ["C"]
@@ -484,8 +484,8 @@ def test_a_table_that_does_not_fit_is_refused(changes: dict[str, Any], parts: li
 
 
 def test_a_claim_has_checks_that_can_be_read() -> None:
-    assert "checks should be at least one comparison" in refusal(lambda: Claim("says", "paper", []))
-    message = refusal(lambda: Claim("says", "paper", ["error(A) < 1", "eror(A) < 1"]))
+    assert "checks should be at least one comparison" in refusal(lambda: Claim("says", []))
+    message = refusal(lambda: Claim("says", ["error(A) < 1", "eror(A) < 1"]))
     assert message.startswith("checks[1]") and "did you mean 'error'?" in message
 
 
@@ -612,5 +612,5 @@ def test_every_operator_means_what_it_means_in_python() -> None:
     for left, right in [(0.1, 0.2), (0.2, 0.1), (0.2, 0.2)]:
         rows = [row(source=name, target=name, attack="clean", error_top1=e) for name, e in (("A", left), ("B", right))]
         for sign, compare in signs.items():
-            check = judge_claim(Claim("says", "paper", [f"error(A) {sign} error(B)"]), by_seed(rows))[0]
+            check = judge_claim(Claim("says", [f"error(A) {sign} error(B)"]), by_seed(rows))[0]
             assert check.holds == compare(left, right)

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from cells import T1, T399, Row, Z, clean, fgsm, seen, wilson
 
+from epsball.build import construct
+from epsball.paper.claims import Claim, claims_table
 from epsball.paper.tables import Table, compare, comparison_text, paper_table, table_sections, with_paper_values
 from epsball.results.metrics import Unit
 
@@ -389,3 +391,12 @@ def test_rows_of_several_data_sets_are_compared_with_none_of_them() -> None:
     )
     frame = compare({"t": here}, [*OURS, clean("A", 0.5) | {"dataset": "mnist"}])
     assert frame["ours"][0] == 2 and list(frame["inside"]) == ["-", "-"] and frame["difference"].isna().all()
+
+
+def test_a_table_and_a_claim_of_ones_own_need_no_paper() -> None:
+    table = construct(
+        Table, {"title": "T", "rows": {"A": "A"}, "columns": {"Clean": "error({row})"}, "unit": "percent"}, where="t"
+    )
+    assert compare({"t": table}, ROWS)["paper"].isna().all() and not table.groups
+    claim = construct(Claim, {"says": "A errs less than B", "checks": ["error(A) < error(B)"]}, where="c")
+    assert list(claims_table({"c": claim}, ROWS)["paper"]) == [""]

@@ -119,7 +119,7 @@ def test_an_accuracy_is_one_minus_the_error_with_its_interval_mirrored() -> None
     assert list(compared["ours"]) == pytest.approx([87.5, 50.0])
     assert list(compared["difference"]) == pytest.approx([0.5, -10.0])
     assert list(paper_table("t", table, compared)["clean"]) == ["**87.5** (87.0)", "50.0 (60.0)"]
-    judged = claims_table({"c": Claim("says", "paper", ["accuracy(A) > accuracy(B)"])}, rows)
+    judged = claims_table({"c": Claim("says", ["accuracy(A) > accuracy(B)"])}, rows)
     assert list(judged["check_verdict"]) == ["confirmed"]
     beside = with_paper_values(pd.DataFrame(rows), {"t": table})
     assert list(beside["difference"]) == pytest.approx([0.005, -0.1])
@@ -204,7 +204,7 @@ def test_a_claim_is_in_per_cent_where_its_metrics_are(add: Callable[[Metric], No
     add(SHARE)
     add(MARGIN)
     rows = [clean("A", robust_share=0.25, margin=0.25)]
-    claims = {"rate": Claim("s", "p", ["robust(A) > 0.2"]), "mean": Claim("s", "p", ["margin(A) > 0.2"])}
+    claims = {"rate": Claim("s", ["robust(A) > 0.2"]), "mean": Claim("s", ["margin(A) > 0.2"])}
     assert list(claims_summary(claims_table(claims, rows))["ours"]) == ["25.0 > 20.0", "0.25 > 0.2"]
 
 

@@ -43,10 +43,10 @@ class Claim(Repeated):
 
     says: str
     """in words"""
-    paper: str
-    """the numbers it rests on"""
     checks: list[str]
     """comparisons that all hold where it is right"""
+    paper: str = ""
+    """the numbers it rests on, of a paper's"""
     images: Literal["sample", "all"] = "sample"
     """sample: every value has an interval; all: the claim is about these images, so only seeds differ"""
     share: float = 1.0

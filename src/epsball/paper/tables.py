@@ -29,9 +29,9 @@ class Table(Shown):
     """by the row's label what stands for {row} in the columns' expressions, or for each of several placeholders"""
     columns: dict[str, str]
     """an expression by the column's label"""
-    paper: dict[str, list[float | None]] | None
+    paper: dict[str, list[float | None]] | None = None
     """per row, a number for each column or null; null: no paper has it"""
-    best: Literal["none", "columns", "rows"]
+    best: Literal["none", "columns", "rows"] = "none"
     """where the metric's better end, and what is tied with it, is marked"""
 
     def __post_init__(self) -> None:
