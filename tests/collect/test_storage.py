@@ -18,10 +18,10 @@ from epsball.runtime.store import Store
 KEYS = {name: f"{name}bcdef012345" for name in "123456"}
 
 
-def make_model(outputs: Path, name: str, spec: object = None, *, trained: bool = True, aside: str = "") -> Path:
+def make_model(outputs: Path, name: str, *, trained: bool = True, aside: str = "") -> Path:
     folder = outputs / "models" / f"mnist_a-standard-{KEYS[name]}{aside}"
     folder.mkdir(parents=True)
-    files = {"spec.json": json.dumps({"spec": spec}), "manifest.json": "{}", "model.safetensors": "x" * 1500}
+    files = {"spec.json": "{}", "manifest.json": "{}", "model.safetensors": "x" * 1500}
     for file, content in (files if trained else {"last.pt": "state"}).items():
         (folder / file).write_text(content)
     return folder
@@ -46,15 +46,13 @@ def old(path: Path, content: str = "half") -> Path:
 
 @pytest.fixture
 def outputs(tmp_path: Path) -> Path:
-    """Model 1 is used and was trained on 2, which was trained on 3; nothing uses 4; 5 is half trained, 6 damaged."""
+    """Models 1, its source 2, that one's source 3, and 5 are used; nothing uses 4; 5 is half trained, 6 damaged."""
     root = tmp_path / "outputs"
-    make_model(root, "1", {"trainer": {"sources": [KEYS["2"]]}})
-    make_model(root, "2", {"trainer": {"sources": [KEYS["3"]]}})
-    make_model(root, "3")
-    make_model(root, "4")
+    for name in "1234":
+        make_model(root, name)
     make_model(root, "5", trained=False)
     make_model(root, "6", aside=".damaged")
-    make_run(root, "first", "15")
+    make_run(root, "first", "1235")
     make_run(root / "transfer" / "first", "part", "1")
     make_run(root, "second", "6", status="failed")
     (root / "rows").mkdir()
@@ -83,14 +81,14 @@ def test_list_says_what_there_is_and_who_uses_it(outputs: Path, capsys: pytest.C
     before = everything(outputs)
     assert main(["list", str(outputs)]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert lines[0].startswith("3 runs, ") and "6 models, 7.7 kB" in lines
+    assert lines[0].startswith("3 runs, ") and "6 models, 7.5 kB" in lines
     assert any(line.startswith("transfer/first: transfer, done, 2026-11-26, ") for line in lines)
     assert any("transfer/third: transfer, interrupted (process gone)" in line for line in lines)
     used = {line.split()[1].rstrip(","): line.rpartition(": ")[2] for line in lines if line.startswith("mnist_a")}
     assert used == {
         KEYS["1"]: "transfer/first",
-        KEYS["2"]: f"source of {KEYS['1']}",
-        KEYS["3"]: f"source of {KEYS['2']}",
+        KEYS["2"]: "transfer/first",
+        KEYS["3"]: "transfer/first",
         KEYS["4"]: "no run",
         KEYS["5"]: "transfer/first",
         KEYS["6"]: "no run",

@@ -14,7 +14,7 @@ from epsball.collect.runs import status_of
 from epsball.runtime.files import is_abandoned, try_lock
 from epsball.runtime.progress import unfailing_output
 from epsball.runtime.records import read_record
-from epsball.runtime.store import LAST, MANIFEST, SPEC
+from epsball.runtime.store import LAST, MANIFEST
 
 FOLDER = re.compile(r"(?P<label>.+)-(?P<key>[0-9a-f]{12})(?P<damaged>\.damaged(-\d+)?)?")
 """as the store names a model's"""
@@ -45,7 +45,7 @@ class StoredModel:
     label: str
     key: str
     runs: list[str]
-    """the runs that use it, and the models that were trained on it"""
+    """the runs that use it"""
 
 
 @unfailing_output()
@@ -167,31 +167,17 @@ def read_run_folder(path: Path) -> RunFolder:
 
 
 def find_models(outputs: Path, runs: Sequence[RunFolder]) -> list[StoredModel]:
-    """Return the folders of the store's models, each with the runs that use it and the used models trained on it."""
-    places = [
-        (path, match) for path in sorted((outputs / "models").glob("*")) if (match := FOLDER.fullmatch(path.name))
-    ]
+    """Return the folders of the store's models, each with the runs that use it."""
     users: dict[str, list[str]] = {}
     for run in runs:
         for key in run.models:
             users.setdefault(key, []).append(shorter(run.path, outputs))
-    specs = {match["key"]: read_text(path / SPEC) for path, match in places if not match["damaged"]}
-    waiting = [key for key in specs if key in users]
-    while waiting:
-        model = waiting.pop()
-        for key in specs:
-            if key != model and f'"{key}"' in specs[model]:
-                waiting += [key] if key not in users else []
-                users.setdefault(key, []).append(f"source of {model}")
-    used = {path: [] if match["damaged"] else users.get(match["key"], []) for path, match in places}
-    return [StoredModel(path, match["label"], match["key"], used[path]) for path, match in places]
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""
+    found = []
+    for path in sorted((outputs / "models").glob("*")):
+        if match := FOLDER.fullmatch(path.name):
+            used = [] if match["damaged"] else users.get(match["key"], [])
+            found.append(StoredModel(path, match["label"], match["key"], used))
+    return found
 
 
 def state(path: Path) -> str:
