@@ -187,6 +187,18 @@ def test_the_files_content_is_its_identity(file: Path) -> None:
     assert identity(file) != first
 
 
+def test_a_file_among_its_arguments_counts_by_content_as_a_trainers_does(file: Path) -> None:
+    """Else rows of another surrogate's weights would be reused."""
+    file.write_text("def surrogate(model, x, y, eps, checkpoint):\n    return x\n")
+    weights = file.with_name("s.pt")
+    weights.write_text("first")
+    named = NamedAttack("any", made(file, call="surrogate", arguments={"checkpoint": str(weights)}))
+    first = named.identity
+    assert str(weights) not in str(first)
+    weights.write_text("second")
+    assert named.identity != first
+
+
 def test_a_model_trained_on_it_has_the_content_in_its_identity(tiny: Callable[..., Config], file: Path) -> None:
     words = ("trainer=fgsm_adv", "attack@trainer.objective.attack=module", "trainer.objective.attack.call=corner")
 

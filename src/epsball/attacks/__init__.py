@@ -8,6 +8,7 @@ from epsball.attacks.attack import Attack
 from epsball.attacks.gradient import GradientAttack
 from epsball.attacks.module import ModuleAttack
 from epsball.attacks.noise import NoiseAttack
+from epsball.runtime.named_files import with_contents
 
 ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "gradient": GradientAttack,
@@ -27,10 +28,10 @@ class NamedAttack:
     @property
     def identity(self) -> dict[str, Any]:
         """Return all that its examples depend on: its settings, and its kind as ATTACKS names it, its class where a
-        function there makes it; the content of its file, not its own name."""
+        function there makes it; the contents of its files, not its own name."""
         own = type(self.attack)
         kind = next((kind for kind, attack in ATTACKS.items() if attack is own), own.__name__)
         settings = asdict(self.attack)  # type: ignore[call-overload]
         if isinstance(self.attack, ModuleAttack):
-            settings["file"] = settings.pop("sha256")
-        return {"name": kind, **settings}
+            settings["file"] = settings.pop("sha256")  # of the code that runs, though the file may have changed since
+        return {"name": kind, **with_contents(settings)}
