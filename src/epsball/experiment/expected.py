@@ -9,7 +9,6 @@ from epsball.experiment.grid import as_text
 from epsball.experiment.statements import Statements
 from epsball.measurements.measurement import Cell, Further, Measurement, Scope, grid_columns
 from epsball.paper.expressions import ANY, Quantity, is_equal
-from epsball.paper.figures import Figure
 from epsball.paper.objective import Objective
 from epsball.results.metrics import ERROR_METRICS, METRICS
 from epsball.results.rows import FURTHER, MEASURED
@@ -40,9 +39,8 @@ class Expected:
         """ConfigError where a table, a claim, the objective or a point of a figure is about several rows of a seed, or
         asks for a step, an epoch or the like that no row will have."""
         for where, statement in statements.named():
-            drawn = (statement.x, statement.each or "", *BINS) if isinstance(statement, Figure) else ()
             for quantity in statement.single:
-                self.check_quantity(quantity, drawn, where)
+                self.check_quantity(quantity, statement.drawn, where)
 
     def holes(self, statements: Statements) -> Iterator[str]:
         """Yield a line for each statement that asks for errors that no row will have, though their models exist."""
@@ -71,7 +69,7 @@ class Expected:
         return False
 
     def check_quantity(self, quantity: Quantity, drawn: Collection[str], where: str) -> None:
-        """Check one quantity as `check` does; in the columns `drawn` a figure has all that there is."""
+        """Check one quantity as `check` does; in the columns `drawn` a statement has all that there is."""
         said = {**dict(quantity.conditions), **dict.fromkeys(drawn, ANY)}
         every = [
             (label, further)

@@ -10,7 +10,6 @@ from epsball.experiment.prepare import ExpectedCell, Experiment, prepare_experim
 from epsball.experiment.settings import folder_of_part
 from epsball.experiment.statements import KnownNames, Statements
 from epsball.paper.expressions import Quantity
-from epsball.paper.figures import Figure
 from epsball.results.metrics import ERROR_METRICS
 from epsball.results.rows import KEY
 from epsball.training.spec import BuildCache
@@ -88,18 +87,17 @@ def check_joint(joint: Statements, experiments: Sequence[Experiment]) -> None:
     """ConfigError where what is stated of several experiments together asks about an error that several rows of a seed
     will have, or about none."""
     for where, statement in joint.named():
-        drawn = (statement.x, statement.each or "") if isinstance(statement, Figure) else ()
         for quantity in statement.single:
             if quantity.metric in ERROR_METRICS:
-                check_unique(quantity, experiments, drawn, where)
+                check_unique(quantity, experiments, statement.drawn, where)
     if joint.objective:
         check_measured(joint.objective, [one.expected for one in experiments])
 
 
 def check_unique(quantity: Quantity, experiments: Sequence[Experiment], drawn: Collection[str], where: str) -> None:
     """ConfigError where several experiments have an error that is asked about, of different models, attacks or images,
-    or in rows that a column tells apart of which the quantity says nothing; in the columns `drawn` a figure has all
-    that there is. Rows that further columns tell apart are known when measured."""
+    or in rows that a column tells apart of which the quantity says nothing; in the columns `drawn` a statement has
+    all that there is. Rows that further columns tell apart are known when measured."""
     said = {column for column, _ in quantity.conditions}
     if not said <= set(KEY):
         return

@@ -108,6 +108,10 @@ class Figure(Shown):
         every = (quantity for sides in self.sides.values() for side in sides for quantity in side.quantities)
         return list(dict.fromkeys(every))
 
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        return (self.x, *([self.each] if self.each else []), "bin_low", "bin_high")
+
     def check_histogram(self) -> None:
         """ValueError unless y is the share of one quantity, over its bins."""
         binned = [name for name, metric in METRICS.items() if metric.binned]

@@ -29,6 +29,11 @@ class Statement(ABC):
         """Return what it asks about of one source and one attack each, each once."""
         return list(dict.fromkeys(one for asked in self.quantities for one in asked.single))
 
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """Return the columns of the rows in which it has all that there is."""
+        return ()
+
     def mapped(self, change: Change) -> Self:
         """Return the same about other quantities."""
         return replace(self, changes=(*self.changes, change))
