@@ -25,7 +25,10 @@ from epsball.training.diversity import Diversity
 
 
 class Objective(Protocol):
-    """Settings first, model at call time. `origin`: where the batch comes from, where known."""
+    """Settings first, model at call time. `origin`: where the batch comes from, where known.
+
+    One without terms, sources and examples to craft inherits all but its call and `check`.
+    """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None = None) -> Tensor:
         """Return the loss, a scalar with gradients; where it has `terms`, (1 + terms,): the loss, then they.
@@ -37,10 +40,12 @@ class Objective(Protocol):
     @property
     def terms(self) -> tuple[str, ...]:
         """Names of the terms of the loss that training.csv shows beside it, in columns of their own."""
+        return ()
 
     @property
     def takes_originals(self) -> bool:
         """Whether it crafts on the images before augmentation."""
+        return False
 
     @property
     def depends_on_epochs(self) -> bool:
@@ -48,9 +53,11 @@ class Objective(Protocol):
 
         Then a longer training does not begin with the very steps of a shorter one.
         """
+        return False
 
     def route(self, step: int) -> Hashable:
         """Name what the control flow of a step depends on: steps of one route are one computation on other data."""
+        return None
 
     def check(self, model: nn.Module, number_of_sources: int) -> None:
         """Raise ValueError when this objective cannot train `model`, before any training."""
@@ -64,10 +71,11 @@ class Objective(Protocol):
         augmentation, or `takes_originals`), else None. `seed`: of its choices between sources. `per_epoch`: steps of
         an epoch.
         """
+        return self
 
 
 @dataclass(frozen=True)
-class Standard:
+class Standard(Objective):
     """Cross-entropy on the clean batch; for an ensemble, the mean of its members'."""
 
     label_smoothing: float
@@ -79,32 +87,12 @@ class Standard:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step: int, origin: Origin | None = None) -> Tensor:
         return cross_entropy(heads(model, x), y, self.label_smoothing).mean()
 
-    @property
-    def terms(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def takes_originals(self) -> bool:
-        return False
-
-    @property
-    def depends_on_epochs(self) -> bool:
-        return False
-
-    def route(self, step: int) -> Hashable:
-        return None
-
     def check(self, model: nn.Module, number_of_sources: int) -> None:
         no_sources(number_of_sources)
 
-    def prepare(
-        self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0, per_epoch: int = 1
-    ) -> Self:
-        return self
-
 
 @dataclass(frozen=True)
-class ModuleObjective:
+class ModuleObjective(Objective):
     """What `call(model, x, y, **arguments)` of a Python file gives: the loss of a batch x, (N, C, H, W) in [0, 1], with
     labels y (N,), a scalar with gradients.
 
@@ -144,28 +132,8 @@ class ModuleObjective:
             raise BrokenContract(f"{name} should leave the model in train mode")
         return loss
 
-    @property
-    def terms(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def takes_originals(self) -> bool:
-        return False
-
-    @property
-    def depends_on_epochs(self) -> bool:
-        return False
-
-    def route(self, step: int) -> Hashable:
-        return None
-
     def check(self, model: nn.Module, number_of_sources: int) -> None:
         no_sources(number_of_sources)
-
-    def prepare(
-        self, sources: Sequence[nn.Module], train: Batches | None, epochs: float, seed: int = 0, per_epoch: int = 1
-    ) -> Self:
-        return self
 
 
 def try_objective(objective: Objective, shape: Shape, classes: int, where: str) -> None:
