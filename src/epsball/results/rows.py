@@ -104,26 +104,20 @@ def over_seeds(rows: "pd.DataFrame", by: Sequence[str]) -> "pd.DataFrame":
     """Return one row per `by`, in order of appearance: mean of each rate, `<rate>_sd` (ddof 1, NaN for
     one seed), `seeds`; of a rate that some of a cell's seeds lack, `<rate>_seeds`, how many have it.
 
-    paper_value and paper_metric are kept where the rows have them.
+    `rows` have one row per `by` and seed. paper_value and paper_metric are kept where the rows have them.
     """
     import pandas as pd
 
     rates = [metric.name for metric in METRICS.values() if metric.is_rate and metric.name in rows.columns]
-    rows = rows.astype(dict.fromkeys(rates, float))
-    by = list(by)
-    groups = rows.groupby(by, sort=False, dropna=False)
-    seeds = groups["seed"].nunique()
     paper = [column for column in ("paper_value", "paper_metric") if column in rows.columns]
-    parts = [groups[rates].mean(), groups[rates].std(ddof=1).add_suffix("_sd"), seeds.rename("seeds")]
+    groups = rows.astype(dict.fromkeys(rates, float)).groupby(list(by), sort=False, dropna=False)
+    seeds, counts = groups["seed"].nunique().rename("seeds"), groups[rates].count()
+    fewer = [rate for rate in rates if ((counts[rate] > 0) & (counts[rate] < seeds)).any()]
+    parts = [groups[rates].mean(), groups[rates].std().add_suffix("_sd"), counts[fewer].add_suffix("_seeds"), seeds]
     parts += [groups[paper].first()] if paper else []
-    order = []
-    for rate in rates:
-        having = rows.assign(seed=rows["seed"].where(rows[rate].notna())).groupby(by, sort=False, dropna=False)
-        count = having["seed"].nunique().rename(f"{rate}_seeds")
-        fewer = bool(((count > 0) & (count < seeds)).any())
-        parts += [count] if fewer else []
-        order += [rate, f"{rate}_sd", *([f"{rate}_seeds"] if fewer else [])]
-    return pd.concat(parts, axis=1).reset_index()[[*by, "seeds", *order, *paper]]
+    table = pd.concat(parts, axis=1).reset_index()
+    names = [rate + end for rate in rates for end in ("", "_sd", "_seeds") if rate + end in table]
+    return table[[*by, "seeds", *names, *paper]]
 
 
 def as_float(value: object) -> float:
