@@ -1,8 +1,8 @@
 """Optimisers and schedules worked by hand, and settings that cannot train."""
 
 from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tiny_training import network, plain, trainer
 from torch import nn
 
 from epsball.build import ConfigError
-from epsball.training.trainer import OPTIMIZERS, Constant, Exponential, Step, parameter_groups
+from epsball.training.trainer import OPTIMIZERS, SCHEDULES, Constant, Exponential, Step
 
 # ---- schedules
 
@@ -53,6 +53,23 @@ def test_a_stair_falls_on_its_step(every: float) -> None:
     stairs, per_epoch = Exponential(0.5, every), 10
     factors = [stairs.factor(step / per_epoch, 9.0) for step in range(90)]
     assert factors == [0.5 ** (step // round(every * per_epoch)) for step in range(90)]
+
+
+class Line:
+    """A schedule of the user's, which falls to 0 over the whole training."""
+
+    depends_on_epochs: ClassVar[bool] = True
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        return 1 - epoch / epochs
+
+
+def test_a_longer_training_continues_a_shorter_one_if_the_schedule_lets_it() -> None:
+    schedules = [Constant(), Exponential(0.5, 1.0), Step([0.5], 0.1), Line()]
+    assert {type(schedule) for schedule in schedules} == {*SCHEDULES.values(), Line}
+    for schedule in schedules:
+        same = all(schedule.factor(epoch, 4.0) == schedule.factor(epoch, 8.0) for epoch in range(4))
+        assert replace(plain(), schedule=schedule).prolongs == same
 
 
 # ---- optimisers
@@ -129,7 +146,8 @@ def test_weight_decay_by_hand() -> None:
 def test_every_parameter_is_in_one_group() -> None:
     model = network()
     for decay_on in ("all", "weights"):
-        grouped = [p for group in parameter_groups(model, 0.1, decay_on) for p in group["params"]]
+        optimizer = plain(optimizer={**SETTINGS["sgd"], "decay_on": decay_on}).optimizer
+        grouped = [p for group in optimizer.groups(model) for p in group["params"]]
         assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
 
 

@@ -1,9 +1,10 @@
 """Settings of a training: objective, optimiser, schedule, epochs."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
@@ -17,91 +18,106 @@ from epsball.training.adversarial import Adversarial
 from epsball.training.diversity import Diversity
 from epsball.training.objectives import OBJECTIVES, Objective
 
-DecayOn = Literal["all", "weights"]
 ROUNDING = 1e-9  # in epochs: how far step / steps_per_epoch may be off
 
 
 @dataclass(frozen=True)
-class Adam:
-    """Adam (Kingma and Ba 2014)."""
+class Optimizer:
+    """What all optimisers have."""
 
     lr: float
+    weight_decay: float
+    """factor of the L2 penalty's gradient"""
+    decay_on: Literal["all", "weights"]
+    """parameters that weight decay acts on: all, or convolution and dense kernels alone (Madry's cifar10_challenge)"""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"lr should be positive, is {self.lr}")
+        require(self.weight_decay >= 0, f"weight_decay should be at least 0, is {self.weight_decay}")
+
+    @abstractmethod
+    def make(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return torch's optimiser of the parameters of `model`."""
+
+    def groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Return the parameters with and without weight decay."""
+        parameters = list(model.parameters())
+        decayed = [p for p in parameters if self.decay_on == "all" or p.dim() > 1]
+        rest = [p for p in parameters if self.decay_on != "all" and p.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2014)."""
+
     betas: tuple[float, ...]
     """decay of the means of the gradient and of its square"""
     eps: float
     """added to the root of the squared gradient's mean"""
-    weight_decay: float
-    """factor of the L2 penalty's gradient"""
-    decay_on: DecayOn
-    """parameters that weight decay acts on: all, or convolution and dense kernels alone"""
 
     def __post_init__(self) -> None:
-        check_rates(self.lr, self.weight_decay)
+        super().__post_init__()
         require(len(self.betas) == 2, f"betas should be two floats, is {list(self.betas)}")
 
     def make(self, model: nn.Module) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, self.weight_decay, self.decay_on)
-        betas = self.betas[0], self.betas[1]
-        return torch.optim.Adam(groups, lr=self.lr, betas=betas, eps=self.eps, capturable=on_cuda(model), fused=True)
+        betas, cuda = (self.betas[0], self.betas[1]), on_cuda(model)
+        return torch.optim.Adam(self.groups(model), lr=self.lr, betas=betas, eps=self.eps, capturable=cuda, fused=True)
 
 
 @dataclass(frozen=True)
-class SGD:
+class SGD(Optimizer):
     """Stochastic gradient descent with momentum."""
 
-    lr: float
     momentum: float
     """decay of the accumulated gradients, 0 for none"""
-    weight_decay: float
-    """factor of the L2 penalty's gradient"""
-    decay_on: DecayOn
-    """parameters that weight decay acts on: all, or convolution and dense kernels alone (Madry's cifar10_challenge)"""
-
-    def __post_init__(self) -> None:
-        check_rates(self.lr, self.weight_decay)
 
     def make(self, model: nn.Module) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, self.weight_decay, self.decay_on)
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=on_cuda(model))
+        return torch.optim.SGD(self.groups(model), lr=self.lr, momentum=self.momentum, fused=on_cuda(model))
 
 
 @dataclass(frozen=True)
-class RMSProp:
+class RMSProp(Optimizer):
     """RMSProp, Inception's optimiser (Szegedy et al. 2016; Kurakin, section 4)."""
 
-    lr: float
     alpha: float
     """decay of the squared gradients' mean"""
     momentum: float
     """decay of the accumulated steps, 0 for none"""
     eps: float
     """added to the root of the squared gradients' mean"""
-    weight_decay: float
-    """factor of the L2 penalty's gradient"""
-    decay_on: DecayOn
-    """parameters that weight decay acts on: all, or convolution and dense kernels alone"""
-
-    def __post_init__(self) -> None:
-        check_rates(self.lr, self.weight_decay)
 
     def make(self, model: nn.Module) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, self.weight_decay, self.decay_on)
         rest = {"alpha": self.alpha, "momentum": self.momentum, "eps": self.eps, "capturable": on_cuda(model)}
-        return torch.optim.RMSprop(groups, lr=self.lr, **rest)  # type: ignore[arg-type]
+        return torch.optim.RMSprop(self.groups(model), lr=self.lr, **rest)  # type: ignore[arg-type]
+
+
+class Schedule(Protocol):
+    """How the learning rate changes in a training."""
+
+    depends_on_epochs: ClassVar[bool]
+    """whether the number of epochs changes its factors: then more epochs do not begin with the very steps of fewer"""
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        """Return what the learning rate is multiplied by, `epoch` epochs into a training of `epochs`."""
 
 
 @dataclass(frozen=True)
 class Constant:
     """A learning rate that never changes."""
 
+    depends_on_epochs: ClassVar[bool] = False
+
     def factor(self, epoch: float, epochs: float) -> float:
-        """Return what the learning rate is multiplied by, `epoch` epochs into a training of `epochs`."""
         return 1.0
 
 
 @dataclass(frozen=True)
 class Step:
     """A learning rate that drops at milestones."""
+
+    depends_on_epochs: ClassVar[bool] = True
 
     milestones: list[float]
     """shares of the whole training, in (0, 1)"""
@@ -119,6 +135,8 @@ class Step:
 class Exponential:
     """A learning rate that falls in stairs (Tramèr, section 5.2)."""
 
+    depends_on_epochs: ClassVar[bool] = False
+
     gamma: float
     """factor of each stair"""
     every: float
@@ -131,12 +149,8 @@ class Exponential:
         return self.gamma ** math.floor((epoch + ROUNDING) / self.every)
 
 
-OPTIMIZERS: Mapping[str, Callable[..., Adam | SGD | RMSProp]] = {"adam": Adam, "sgd": SGD, "rmsprop": RMSProp}
-SCHEDULES: Mapping[str, Callable[..., Constant | Step | Exponential]] = {
-    "constant": Constant,
-    "step": Step,
-    "exponential": Exponential,
-}
+OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"adam": Adam, "sgd": SGD, "rmsprop": RMSProp}
+SCHEDULES: Mapping[str, Callable[..., Schedule]] = {"constant": Constant, "step": Step, "exponential": Exponential}
 
 
 @dataclass(frozen=True)
@@ -160,8 +174,8 @@ class Trainer:
     """a label, which changes nothing"""
     objective: Annotated[Objective, OBJECTIVES]
     """the loss that each step minimises"""
-    optimizer: Annotated[Adam | SGD | RMSProp, OPTIMIZERS]
-    schedule: Annotated[Constant | Step | Exponential, SCHEDULES]
+    optimizer: Annotated[Optimizer, OPTIMIZERS]
+    schedule: Annotated[Schedule, SCHEDULES]
     """of the learning rate"""
     epochs: float
     """may be a fraction: training is round(epochs * steps per epoch) steps"""
@@ -209,7 +223,7 @@ class Trainer:
     @property
     def prolongs(self) -> bool:
         """Whether more epochs of this training begin with the very steps of fewer."""
-        return not isinstance(self.schedule, Step) and not (self.sources and self.objective.depends_on_epochs)
+        return not (self.schedule.depends_on_epochs or (self.sources and self.objective.depends_on_epochs))
 
 
 def crafting(objective: Objective) -> dict[str, Adversarial]:
@@ -218,20 +232,6 @@ def crafting(objective: Objective) -> dict[str, Adversarial]:
     return {key: part for key, part in parts.items() if isinstance(part, Adversarial)}
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, decay_on: DecayOn) -> list[dict[str, Any]]:
-    """Return the parameters with and without weight decay: it acts on all, or on convolution and dense kernels."""
-    parameters = list(model.parameters())
-    decayed = [p for p in parameters if decay_on == "all" or p.dim() > 1]
-    rest = [p for p in parameters if decay_on != "all" and p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
 def on_cuda(model: nn.Module) -> bool:
     """Whether the optimiser must do without the host in its steps, so that they can be captured."""
     return next(model.parameters()).is_cuda
-
-
-def check_rates(lr: float, weight_decay: float) -> None:
-    require(lr > 0, f"lr should be positive, is {lr}")
-    require(weight_decay >= 0, f"weight_decay should be at least 0, is {weight_decay}")
