@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from epsball.build import ConfigError
 from epsball.experiment.prepare import Experiment
-from epsball.experiment.settings import COMPUTED, FILES, STATED, STATED_ONCE, folder_of_part
+from epsball.experiment.settings import COMPUTED, FILES, OF_WHOLE, ROWS, folder_of_part
 from epsball.results.rows import KEY, Row
 from epsball.runtime.device import environment
 from epsball.runtime.distributed import is_first
@@ -31,10 +31,7 @@ from epsball.training.trained import TrainedModels
 Json = dict[str, Any]
 Part = list[Experiment]  # one per seed
 TRACEBACK = "traceback.txt"
-NO_SETTINGS = (
-    *("experiment", "parts", "seed", "seeds", *STATED, *STATED_ONCE),
-    *(*COMPUTED, *FILES, "reuse", "rows", "missing"),
-)
+NO_SETTINGS = (*OF_WHOLE, *COMPUTED, *FILES, *ROWS)
 """config keys in which jobs of one experiment do not differ: seeds, paths, and how it is computed"""
 NO_FIELDS = ("seed", "root", "download")
 """fields of components in which jobs of one experiment do not differ either"""

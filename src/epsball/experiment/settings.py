@@ -20,6 +20,8 @@ COMPUTED = ("device", "threads", "workers", "batch_size", "cuda_graphs", "determ
 """config keys that say how a run is computed: in no identity, for they change last bits at most"""
 FILES = ("outputs", "data", "checkpoint_seconds", "track")
 """config keys that say where files lie, how often the largest is written, and what shows learning curves"""
+ROWS = ("reuse", "rows", "missing")
+"""config keys that say which finished rows are taken, and what happens to the others"""
 COMPONENTS = (
     *("dataset", "attack", "suite", "models", "grid", "measurement", "measurements"),
     *(*STATED, *STATED_ONCE),
@@ -29,7 +31,8 @@ REFERRED = ("scale", "arch", "trainer", "eps", "data")
 """config keys that other keys refer to; they act through those"""
 ABOVE = ("seeds", "parts")
 """config keys that say how many configs a run has; each config is composed with one of each"""
-
+OF_WHOLE = ("experiment", "seed", *ABOVE, *STATED, *STATED_ONCE)
+"""config keys that say which run it is: where a file lists parts, they are the whole run's"""
 
 MOST_PROCESSES = 1024
 """threads or workers that a machine might have cores for: with more a process ends for want of memory"""
