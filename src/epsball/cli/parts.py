@@ -17,9 +17,9 @@ from epsball.cli.compose import OPEN, chosen_file, composed, composed_seeds, hyd
 from epsball.cli.explain import explain
 from epsball.cli.words import OF_PARTS, adding_word, key_of, place_of, search_path, value_of
 from epsball.experiment.grid import expand_grids
-from epsball.experiment.settings import COMPUTED, FILES, OF_WHOLE, ROWS, STATED, STATED_ONCE
+from epsball.experiment.settings import COMPUTED, FILES, OF_ROWS, OF_WHOLE, STATED, STATED_ONCE
 
-OF_RUN = (*COMPUTED, *FILES, *ROWS, "precision")
+OF_RUN = (*COMPUTED, *FILES, *OF_ROWS, "precision")
 """config keys that say how a run is done: where a file lists parts, it says so for all of them"""
 WITH_FIELDS = ("dataset", "arch", "trainer")
 """groups of which a file of parts may choose an option that a part has: its fields are keys of the whole run then"""

@@ -1,7 +1,6 @@
 """List what lies under outputs, and delete what no run uses: named first, never without a yes."""
 
 import argparse
-import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,8 @@ from epsball.collect.runs import status_of
 from epsball.runtime.files import is_abandoned, try_lock
 from epsball.runtime.progress import unfailing_output
 from epsball.runtime.records import read_record
-from epsball.runtime.store import LAST, MANIFEST
+from epsball.runtime.store import EXAMPLES, FOLDER, LAST, MANIFEST, MODELS, ROWS, lock_file
 
-FOLDER = re.compile(r"(?P<label>.+)-(?P<key>[0-9a-f]{12})(?P<damaged>\.damaged(-\d+)?)?")
-"""as the store names a model's"""
 Choice = Literal["none", "failed", "interrupted", "all"]
 
 
@@ -83,7 +80,7 @@ def listing(outputs: Path, also: Sequence[Path]) -> str:
     for model in models:
         used = ", ".join(model.runs) or "no run"
         lines.append(f"  {model.label} {model.key}{state(model.path)}, {shown(size(model.path))}: {used}")
-    for name in ("rows", "examples"):
+    for name in (ROWS, EXAMPLES):
         count = sum(1 for file in (outputs / name).glob("*") if file.is_file())
         lines.append(f"{count} {name}, {shown(size(outputs / name))}")
     return "\n".join([*lines, f"{shown(size(outputs))} in all"])
@@ -173,7 +170,7 @@ def find_models(outputs: Path, runs: Sequence[RunFolder]) -> list[StoredModel]:
         for key in run.models:
             users.setdefault(key, []).append(shorter(run.path, outputs))
     found = []
-    for path in sorted((outputs / "models").glob("*")):
+    for path in sorted((outputs / MODELS).glob("*")):
         if match := FOLDER.fullmatch(path.name):
             used = [] if match["damaged"] else users.get(match["key"], [])
             found.append(StoredModel(path, match["label"], match["key"], used))
@@ -192,7 +189,7 @@ def state(path: Path) -> str:
 def lock_of(model: Path) -> Path:
     """Return the lock file that a process holds while it trains the model of this folder."""
     match = FOLDER.fullmatch(model.name)
-    return model.with_name(f".{match['key']}.lock" if match else f".{model.name}.lock")
+    return lock_file(model.parent, match["key"] if match else model.name)
 
 
 def is_locked(path: Path) -> bool:
@@ -212,7 +209,7 @@ def is_locked(path: Path) -> bool:
 def delete(path: Path, outputs: Path) -> int:
     """Delete a file, a run, or a model, whose lock is held meanwhile; the bytes freed."""
     freed = size(path)
-    if path.parent != outputs / "models":
+    if path.parent != outputs / MODELS:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         return freed
     try:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from epsball.build import ConfigError
 from epsball.experiment.prepare import Experiment
-from epsball.experiment.settings import COMPUTED, FILES, OF_WHOLE, ROWS, folder_of_part
+from epsball.experiment.settings import COMPUTED, FILES, OF_ROWS, OF_WHOLE, folder_of_part
 from epsball.results.rows import KEY, Row
 from epsball.runtime.device import environment
 from epsball.runtime.distributed import is_first
@@ -24,14 +24,14 @@ from epsball.runtime.files import make_folder, remove_abandoned, write_whole
 from epsball.runtime.processes import running_process, state_of, this_process
 from epsball.runtime.progress import Interrupted
 from epsball.runtime.records import read_record
-from epsball.runtime.store import fingerprint, free_name
+from epsball.runtime.store import MODELS, ROWS, fingerprint, free_name
 from epsball.training.spec import ModelSpec
 from epsball.training.trained import TrainedModels
 
 Json = dict[str, Any]
 Part = list[Experiment]  # one per seed
 TRACEBACK = "traceback.txt"
-NO_SETTINGS = (*OF_WHOLE, *COMPUTED, *FILES, *ROWS)
+NO_SETTINGS = (*OF_WHOLE, *COMPUTED, *FILES, *OF_ROWS)
 """config keys in which jobs of one experiment do not differ: seeds, paths, and how it is computed"""
 NO_FIELDS = ("seed", "root", "download")
 """fields of components in which jobs of one experiment do not differ either"""
@@ -240,7 +240,7 @@ def claim_directory(name: str, parts: Sequence[Part], given: str | None, job: Pa
     Raises ConfigError when `given` holds anything else, or a run that is under way, or where no folder can be made.
     """
     outputs = Path(parts[0][0].settings.outputs)
-    for folder in ("models", "rows"):
+    for folder in (MODELS, ROWS):
         make_folder(outputs / folder, f"outputs={outputs}")
     if given is None:
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")

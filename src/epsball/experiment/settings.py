@@ -20,7 +20,7 @@ COMPUTED = ("device", "threads", "workers", "batch_size", "cuda_graphs", "determ
 """config keys that say how a run is computed: in no identity, for they change last bits at most"""
 FILES = ("outputs", "data", "checkpoint_seconds", "track")
 """config keys that say where files lie, how often the largest is written, and what shows learning curves"""
-ROWS = ("reuse", "rows", "missing")
+OF_ROWS = ("reuse", "rows", "missing")
 """config keys that say which finished rows are taken, and what happens to the others"""
 COMPONENTS = (
     *("dataset", "attack", "suite", "models", "grid", "measurement", "measurements"),

@@ -37,6 +37,9 @@ YOUNGER: tuple[tuple[str, Any], ...] = (
 )
 """fields added since FORMAT 3, each with the value at which a component is what it was before the field was there: such
 a field is left out of the fingerprint, so that fingerprints of earlier versions stay the same"""
+MODELS, ROWS, EXAMPLES = "models", "rows", "examples"
+FOLDER = re.compile(r"(?P<label>.+)-(?P<key>[0-9a-f]{12})(?P<damaged>\.damaged(-\d+)?)?")
+"""name of a model's folder below MODELS"""
 MODEL, SPEC, CURVE, MANIFEST, LAST = "model.safetensors", "spec.json", "training.csv", "manifest.json", "last.pt"
 DIGEST = hashlib.sha256().digest_size  # bytes of last.pt before the state: its sha256
 ABSENT = FileNotFoundError, NotADirectoryError, IsADirectoryError
@@ -132,17 +135,17 @@ class Store:
 
     def remove_abandoned(self) -> None:
         """Remove what killed processes left half written beside rows and examples."""
-        remove_abandoned([self.root / "rows", self.root / "examples"])
+        remove_abandoned([self.root / ROWS, self.root / EXAMPLES])
 
     def path(self, key: str, label: str = "") -> Path:
         """Return the folder of a model: the one that there is, under whatever label it was first trained, or a new one
         with this label."""
-        folder = self.root / "models"
+        folder = self.root / MODELS
         return next(iter(sorted(folder.glob(f"*-{key}"))), folder / f"{plain(label)}-{key}")
 
     def lock(self, key: str) -> Path:
         """Return the lock file that a process holds while it trains a model."""
-        return self.root / "models" / f".{key}.lock"
+        return lock_file(self.root / MODELS, key)
 
     def has(self, key: str) -> bool:
         """Whether the trained model of that fingerprint is there, and whole."""
@@ -251,19 +254,19 @@ class Store:
     def rows(self, identity: str) -> list[dict[str, Any]] | None:
         """Return the finished rows of one identity, None when there are none or they cannot be read."""
         try:
-            rows = json.loads((self.root / "rows" / f"{identity}.json").read_text())
+            rows = json.loads((self.root / ROWS / f"{identity}.json").read_text())
         except (OSError, ValueError):
             return None
         return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else None
 
     def keep_rows(self, identity: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep rows that were measured together."""
-        (self.root / "rows").mkdir(parents=True, exist_ok=True)
-        write_whole(self.root / "rows" / f"{identity}.json", json.dumps(rows))
+        (self.root / ROWS).mkdir(parents=True, exist_ok=True)
+        write_whole(self.root / ROWS / f"{identity}.json", json.dumps(rows))
 
     def examples(self, label: str, identity: str) -> Path:
         """Return the file of exported images: the one that there is, under whatever label it was first written."""
-        folder = self.root / "examples"
+        folder = self.root / EXAMPLES
         return next(iter(sorted(folder.glob(f"*-{identity}.npy"))), folder / f"{plain(label)}-{identity}.npy")
 
     def has_examples(self, label: str, identity: str) -> bool:
@@ -284,6 +287,11 @@ class Store:
         if self.damage(path, (CURVE, SPEC)) is not None:
             return None
         return (path / CURVE).read_text(), json.loads((path / SPEC).read_text())
+
+
+def lock_file(models: Path, key: str) -> Path:
+    """Return the lock file of a model's training, in the folder of all models."""
+    return models / f".{key}.lock"
 
 
 def plain(label: str) -> str:
