@@ -132,7 +132,8 @@ class KnownNames:
         if quantity.attack == "clean" and quantity.metric in ERROR_METRICS and eps not in (0, ANY):
             asked = f"{quantity.target} on clean images at eps={eps}"
             raise ConfigError(f"{where} asks about {asked}: name an attack, as in error(A | A, fgsm, eps={eps})")
-        if not any(quantity.attack in measurement.makes for measurement in self.measurements.values()):
+        made = any(quantity.attack in measurement.makes for measurement in self.measurements.values())
+        if quantity.attack != "clean" and not made:
             self.check_attack(quantity.attack, conditions.get("eps"), where)
 
     def check_metric(self, metric: Metric, where: str) -> None:

@@ -67,7 +67,7 @@ class Gaas(Measurement):
 
     @property
     def makes(self) -> tuple[str, ...]:
-        return ("clean", "gaas")
+        return ("gaas",)
 
     def read(self, data: Data) -> Self:
         pixels, most = prod(data.shape), max(self.directions)

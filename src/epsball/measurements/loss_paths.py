@@ -56,10 +56,7 @@ class LossPaths(Measurement):
     from the worst of all, the last iterate of each counting (MadryLab/mnist_challenge#6); how much the final losses of
     an image vary; where its maxima lie; and, for figures, single images' losses, step by step."""
 
-    metrics: ClassVar[Collection[str]] = (
-        *("final_loss", "restart_loss_sd", "loss_outlier_share", "maxima_distance", "starts_distance", "ball_distance"),
-        *("maxima_angle", "negative_gradient_share", "gradient_cosine", "loss_share", "path_loss", "path_loss_mean"),
-    )
+    metrics: ClassVar[Collection[str]] = (*SPREAD, "loss_share", "path_loss", "path_loss_mean")
 
     attack: str
     """name of an attack; it is measured at all its eps"""

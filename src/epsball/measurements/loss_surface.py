@@ -65,7 +65,7 @@ class LossSurface(Measurement):
 
     @property
     def makes(self) -> tuple[str, ...]:
-        return ("clean", "surface", "surface_zoom")
+        return ("surface", "surface_zoom")
 
     def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[NamedAttack]) -> None:
         for field, name in (("model", self.model), ("other", self.other)):

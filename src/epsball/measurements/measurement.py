@@ -210,8 +210,8 @@ class Measurement(Protocol):
 
     @property
     def makes(self) -> tuple[str, ...]:
-        """Names in its rows' attack column that are of no attack of the config."""
-        return ("clean",)
+        """Names in its rows' attack column that are of no attack of the config, other than clean."""
+        return ()
 
     @property
     def asked_alone(self) -> bool:

@@ -54,7 +54,7 @@ class ScoreExamples(Measurement):
 
     @property
     def makes(self) -> tuple[str, ...]:
-        return ("clean", self.attack)
+        return (self.attack,)
 
     @property
     def other_sources(self) -> tuple[str, ...]:

@@ -42,9 +42,6 @@ from epsball.runtime.progress import Progress
 if TYPE_CHECKING:
     import pandas as pd
 
-MEASURED = (*ERROR_METRICS, "transfer_rate_top1", "transfer_rate_top5")
-"""metrics of its cells"""
-
 log = logging.getLogger(__name__)
 
 
@@ -83,7 +80,8 @@ class TransferMatrix(Measurement):
         every = [
             Cell(source, target, named.name, named.attack.eps) for named, source in pairs for target in scope.targets
         ]
-        asked = [quantity.without("measurement") for quantity in scope.asked if quantity.metric in MEASURED]
+        measured = {*ERROR_METRICS, *self.metrics}
+        asked = [quantity.without("measurement") for quantity in scope.asked if quantity.metric in measured]
         return [cell for cell in every if not self.asked_alone or is_asked(asked, scope, cell)]
 
     @property

@@ -40,7 +40,7 @@ class WorstCase(Measurement):
 
     @property
     def makes(self) -> tuple[str, ...]:
-        return ("clean", "worst_case")
+        return ("worst_case",)
 
     def check(self, sources: Sequence[str], targets: Sequence[str], attacks: Sequence[NamedAttack]) -> None:
         require(bool(attacks), "name is worst_case, which needs an attack: attack=pgd, or a suite")
