@@ -151,7 +151,8 @@ within_time() {
     wait "$running"
     code=$?
     running=
-    [ "$code" -ne 137 ] || code=124 # it had to be killed
+    # killed because SIGTERM did not end it; before its time is over it was something else, such as want of memory
+    [ "$code" -ne 137 ] || [ "$(date +%s)" -lt "$stage_ends" ] || code=124
     return "$code"
 }
 
@@ -262,9 +263,9 @@ run_paper() {
     code=$?
     if [ "$code" -eq 1 ] && [ "$graphs" = null ] && [ "$device" != cpu ]; then
         say "$run failed: again without graphs"
-        graphs=false
         paper_command "$directory" "$@" cuda_graphs=false
         code=$?
+        [ "$code" -ne 0 ] || graphs=false # it was the graphs: the others do without
     fi
     return "$code"
 }

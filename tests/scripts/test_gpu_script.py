@@ -57,6 +57,14 @@ def run_names(out: Path) -> set[str]:
         return {name.split("/")[1] for name in archive.getnames() if name.count("/") > 1}
 
 
+def interpreter(folder: Path, script: str) -> str:
+    """A shell script in the place of Python."""
+    python = folder / "python"
+    python.write_text(f"#!/bin/sh\n{script}")
+    python.chmod(0o755)
+    return str(python)
+
+
 def test_an_unknown_stage_is_told_before_anything_is_done(tmp_path: Path) -> None:
     done = subprocess.run([SCRIPT, "tests", "sped"], env=settings(tmp_path / "out"), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
@@ -195,13 +203,11 @@ def test_a_run_that_cannot_be_packed_leaves_the_earlier_archives(tmp_path: Path)
 
 def test_a_run_with_other_words_has_a_directory_of_its_own(tmp_path: Path) -> None:
     """What an interpreter is called with is all that is looked at here."""
-    python = tmp_path / "python"
-    python.write_text(
-        "#!/bin/sh\nfor word; do case $word in hydra.run.dir=*) folder=${word#hydra.run.dir=} ;; esac; done\n"
-        'mkdir "$folder" && echo \'{"status": "done"}\' >"$folder/run.json"\n'
-    )
-    python.chmod(0o755)
-    same = {"WORK": str(tmp_path / "work"), "PYTHON": str(python)}
+    script = """
+for word; do case $word in hydra.run.dir=*) folder=${word#hydra.run.dir=} ;; esac; done
+mkdir "$folder" && echo '{"status": "done"}' >"$folder/run.json"
+"""
+    same = {"WORK": str(tmp_path / "work"), "PYTHON": interpreter(tmp_path, script)}
     for given, name in (
         ({}, "seed_0"),
         ({"SCALE": "paper"}, "seed_0-2"),
@@ -212,6 +218,33 @@ def test_a_run_with_other_words_has_a_directory_of_its_own(tmp_path: Path) -> No
             assert call(tmp_path / "out", "tramer", **same, **given) == 0
             assert (f"{name}: done by an earlier call" in (tmp_path / "out" / "log.txt").read_text()) == again
     assert run_names(tmp_path / "out") == {"seed_0", "seed_0-2", "seed_0-3", "seed_0-4"}
+
+
+@pytest.mark.parametrize(
+    ("script", "limit", "code", "answer"),
+    [
+        ("kill -KILL $$", "900", 137, 1),  # as for want of memory
+        ("trap '' TERM; exec sleep 60", "6", 124, 3),  # it does not end in time
+    ],
+)
+def test_a_killed_run_ran_out_of_time_only_where_none_is_left(
+    tmp_path: Path, script: str, limit: str, code: int, answer: int
+) -> None:
+    assert call(tmp_path / "out", "tests", PYTHON=interpreter(tmp_path, script), LIMIT=limit) == answer
+    assert codes(tmp_path / "out") == {"tests": code}
+
+
+def test_only_a_run_that_is_done_without_graphs_takes_them_from_the_others(tmp_path: Path) -> None:
+    """Seed 0 fails either way, the others with graphs alone."""
+    script = f"""
+for word; do case $word in seed=*) seed=$word ;; cuda_graphs=*) graphs=$word ;; esac; done
+echo "$seed $graphs" >>{tmp_path}/calls
+[ "$seed" != seed=0 ] && [ "$graphs" = cuda_graphs=false ]
+"""
+    assert call(tmp_path / "out", "tramer", PYTHON=interpreter(tmp_path, script), DEVICE="cuda", SEEDS="3") == 1
+    tried = [(0, "null"), (0, "false"), (1, "null"), (1, "false"), (2, "false")]
+    expected = [f"seed={seed} cuda_graphs={graphs}" for seed, graphs in tried]
+    assert (tmp_path / "calls").read_text().splitlines() == expected
 
 
 @pytest.fixture
