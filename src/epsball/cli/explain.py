@@ -12,7 +12,7 @@ from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 
 from epsball.build import ConfigError, did_you_mean, listed, one_line, under
 from epsball.cli.compose import CONF, hydra_config, no_package
-from epsball.cli.keys import absent_key, keys_below, reference_on, shared_group
+from epsball.cli.keys import ADDED, absent_key, keys_below, reference_on, shared_group
 from epsball.cli.words import OF_PARTS, choosing, key_of, own_folders, search_path, settings, typed_keys, unreadable
 from epsball.experiment.settings import STATED
 
@@ -313,7 +313,8 @@ def how_to_choose(key: str, value: str) -> str:
     """Say how a group gets what a text was typed for."""
     place, _, name = key.rpartition(".")
     plus = "+" if f"+{key}={value}" in settings() else ""
-    group = {"suite": "attack", "measurements": "measurement", "models": "model" if plus else ""}.get(place, name)
+    group, _ = ADDED.get(place, (name, ""))
+    group = "" if place == "models" and not plus else group  # a model that is there has its arch chosen
     config = with_typed_options(None)
     if value in options_of(group):
         shared = "" if plus else shared_group(config, key, f"{group}={value}")

@@ -14,12 +14,12 @@ SYNONYMS = {
 }
 """what other projects call our keys"""
 ADDED = {
-    "models": ("+model@", "mnist_b"),
-    "suite": ("+attack@", "pgd"),
-    "measurements": ("+measurement@", "coherence"),
-    "trainer.sources": ("+model@", "mnist_c"),
+    "models": ("model", "mnist_b"),
+    "suite": ("attack", "pgd"),
+    "measurements": ("measurement", "coherence"),
+    "trainer.sources": ("model", "mnist_c"),
 }
-"""how the command line adds to a group of named components: what stands before the key, and an option"""
+"""what the command line adds to a group of named components: an option of which config group, and one of them"""
 CLOSE = 0.6
 """how alike two words are, of 1, where one may be meant to be the other"""
 
@@ -76,9 +76,9 @@ def meant(
     if found and not path:
         return said
     where = f" in {place}" if path else ""
-    before, option = ADDED.get(place, ("+", "..."))
+    group, option = ADDED.get(place, ("", "..."))
     addable = path and not found and (place in ADDED or not known)  # a group without keys takes any, as arch.arguments
-    adds = f"; {before}{place}.{word}={option} adds one" if addable else ""
+    adds = f"; +{group and f'{group}@'}{place}.{word}={option} adds one" if addable else ""
     return f"{said}: the keys{where} are {listed(known)}{adds}"
 
 
