@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 
-from epsball.output.pages import VERDICTS, Section, html_page, kind, markdown_page
+from epsball.output.pages import Section, Verdict, html_page, kind, markdown_page
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -97,7 +98,7 @@ def test_cells_are_marked_by_what_they_are(errors: pd.DataFrame) -> None:
     assert kind(["3 of 3", "3 of 3; 2 of 3"]) == "word"
 
 
-@pytest.mark.parametrize("verdict", VERDICTS)
+@pytest.mark.parametrize("verdict", get_args(Verdict))
 def test_verdicts_are_coloured(verdict: str) -> None:
     text = html(Section("Claims", table=pd.DataFrame({"verdict": [verdict]})))
     assert f'<span class="verdict {verdict}">{verdict}</span>' in text

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("act", choices=("list", "clean"))
     parser.add_argument("outputs", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("--also", type=Path, action="append", default=[], help="a folder of runs that lie elsewhere")
-    parser.add_argument("--runs", choices=("none", "failed", "interrupted", "all"), default="none")
+    parser.add_argument("--runs", choices=get_args(Choice), default="none")
     parser.add_argument("--yes", action="store_true", help="delete without asking")
     options = parser.parse_args(arguments)
     if not options.outputs.is_dir():

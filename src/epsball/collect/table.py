@@ -10,7 +10,7 @@ from epsball.build import ConfigError
 from epsball.collect.equals import Job, Names, names_of_jobs, under_all_names
 from epsball.collect.jobs import current, join, name_jobs, newest
 from epsball.collect.runs import Cell, Run, find_runs
-from epsball.output.tables import latex, markdown
+from epsball.output.tables import EQUAL, HOLE, latex, markdown
 from epsball.results.rows import KEY, MATRIX_LINE, eps_label, error_rows, over_seeds
 from epsball.runtime.files import make_folder, write_whole
 from epsball.runtime.progress import unfailing_output
@@ -101,7 +101,7 @@ def wide(table: "pd.DataFrame", equal: Mapping[Job, Names]) -> "pd.DataFrame":
         source = "-" if row["attack"] == "clean" else row["source"]
         key = (*(row[name] for name in front), source, row["attack"], row["eps"])
         line = lines.setdefault(key, dict(zip([*front, *MATRIX_LINE], key, strict=True)))
-        line |= {name: f"= {listed}" for name, listed in equal.get((row["experiment"], row["job"]), {}).items()}
+        line |= {name: f"{EQUAL}{listed}" for name, listed in equal.get((row["experiment"], row["job"]), {}).items()}
         line[row["target"]] = cell_text(row)
     targets = dict.fromkeys(table["target"])
     named = [name for names in equal.values() for name, listed in names.items() if listed in targets]
@@ -112,7 +112,7 @@ def wide(table: "pd.DataFrame", equal: Mapping[Job, Names]) -> "pd.DataFrame":
 def cell_text(row: dict[Any, Any]) -> str:
     """Write one cell of `wide`."""
     if row["seeds"] == 0:
-        return "missing"
+        return HOLE
     spread = f" ± {row['error_top1_sd'] * 100:.1f}" if row["seeds"] > 1 else ""
     short = f" ({row['seeds']} of {row['seeds_expected']} seeds)" if row["seeds"] < row["seeds_expected"] else ""
     return f"{row['error_top1'] * 100:.1f}{spread}{short}"
@@ -175,10 +175,10 @@ def show(
 ) -> None:
     """Write collected.csv and the table, print the table and the remarks."""
     write_whole(out / "collected.csv", rows.to_csv(index=False, lineterminator="\n"))
-    same = "; = MODEL: the same model, listed once" if equal else ""
+    same = f"; {EQUAL}MODEL: the same model, listed once" if equal else ""
     heading = f"Error in per cent, {over_seeds_of(table)}; source - is clean{same}."
     if style == "csv":
-        named = table.assign(error_top1=table["error_top1"].astype(object).where(table["seeds"] > 0, "missing"))
+        named = table.assign(error_top1=table["error_top1"].astype(object).where(table["seeds"] > 0, HOLE))
         text, ending = named.to_csv(index=False, lineterminator="\n"), "csv"
     elif style == "latex":
         comments = "".join(f"% {line}\n" for line in remarks.splitlines())

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import quote
 
 from epsball.output.tables import as_text, looks_numeric, markdown
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 EMPTY = "No rows."
 CONTENTS_OVER = 4  # with more sections than this the HTML page gets a table of contents
 PROSE, LONG_PROSE = 24, 40  # characters from which on words wrap, and what starts like a number is no number
-VERDICTS = ("confirmed", "refuted", "open")  # cells that are coloured
+Verdict = Literal["confirmed", "refuted", "open"]
+"""on a claim or a check; a cell that is one is coloured"""
 MARKS = re.compile(r"\*\*(?P<b>\S(?:.*?\S)?)\*\*|`(?P<code>[^`]+)`")
 
 
@@ -163,7 +164,7 @@ def kind(cells: list[str]) -> str:
 def verdict(cell: str) -> str:
     """Return the verdict that a cell consists of, "" if it is something else."""
     bare = cell.strip("*")
-    return bare if bare in VERDICTS else ""
+    return bare if bare in get_args(Verdict) else ""
 
 
 def pieces(text: str) -> list[tuple[str, str]]:

@@ -10,9 +10,12 @@ from epsball.runtime.files import write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
-
 MISSING = "-"
 """how a cell without a value is written"""
+HOLE = "missing"
+"""how a cell is written that a run should have and has not"""
+EQUAL = "= "
+"""what stands in a cell before the name of an equal model, whose cells are shown"""
 
 
 def write_results(rows: "pd.DataFrame", path: Path) -> list[Path]:
@@ -102,5 +105,5 @@ def cell_text(value: object, column: str) -> str:
 def looks_numeric(cells: list[str]) -> bool:
     """Whether every cell that is not missing, nor `= NAME`, starts like a number (and at least one does), and none is a
     list."""
-    known = [cell for cell in cells if cell not in (MISSING, "missing") and not cell.startswith("= ")]
+    known = [cell for cell in cells if cell not in (MISSING, HOLE) and not cell.startswith(EQUAL)]
     return bool(known) and all(re.match(r"[-+]?\d[^;]*$", cell.lstrip("*[")) for cell in known)

@@ -8,7 +8,7 @@ from math import inf, isfinite, isnan
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from epsball.build import naming_field, require
-from epsball.output.pages import Section
+from epsball.output.pages import Section, Verdict
 from epsball.paper.expressions import (
     Comparison,
     Quantity,
@@ -26,7 +26,6 @@ from epsball.results.rows import Row, as_dicts
 if TYPE_CHECKING:
     import pandas as pd
 
-Verdict = Literal["confirmed", "refuted", "open"]
 JUDGED = (
     "Rates are in per cent, ratios and other metrics as they are; in brackets the 95 % interval. Within a seed, rates "
     "of the same test images are compared image by image, where it is known which were mistaken, and rates of other "
