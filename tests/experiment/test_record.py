@@ -9,8 +9,10 @@ import pytest
 from own_files import changed, random_images, write_npz
 
 from epsball.experiment.prepare import prepare_experiment
-from epsball.experiment.record import flat_settings, for_collectors
+from epsball.experiment.record import flat_settings, for_collectors, words_of_settings
+from epsball.experiment.run import run_experiments
 from epsball.experiment.settings import COMPUTED, FILES
+from epsball.runtime.progress import Stop
 
 Tiny = Callable[..., dict[str, Any]]
 
@@ -89,3 +91,42 @@ def test_cells_of_a_worst_case_beside_a_matrix(tiny: Tiny) -> None:
 @pytest.mark.parametrize("name", ["gradient_norms", "gradient_pictures", "gaas"])
 def test_other_measurements_promise_clean_errors_alone(tiny: Tiny, name: str) -> None:
     assert cells(tiny(f"measurement={name}")) == [("clean", "target", "target", "clean", 0.0)]
+
+
+def test_words_that_change_a_papers_settings_are_told_from_those_that_do_not() -> None:
+    kept = ["paper=madry/table1", "scale=quick", "seeds=3", "outputs=o", "device=cpu", "missing=skip", "rows=[a.csv]"]
+    kept += [
+        "measurement.images=500",
+        "sources=[A]",
+        "hydra.run.dir=r",
+        "dataset.root=data",
+        "claims.x=null",
+        "~tables",
+    ]
+    changing = [
+        "eps=0.2",
+        "dataset.test_size=2000",
+        "+models.A.trainer.epochs=3",
+        "arch@models.B.arch=mnist_d",
+        "~suite",
+    ]
+    assert words_of_settings([*kept, *changing]) == changing
+    assert words_of_settings(changing) == [] == words_of_settings(kept)
+
+
+def test_a_report_says_what_its_models_are_and_at_which_scale(tiny: Tiny, tmp_path: Path) -> None:
+    folder, words = tmp_path / "run", ["paper=mine", "eps=0.2"]
+    config = tiny("models=alone", "trainer.epochs=1", f"outputs={tmp_path}")
+    table = {"title": "T", "rows": {"A": "target"}, "columns": {"Clean": "error({row})"}, "unit": "percent"}
+    config["tables"] = {"t": {**table, "paper": {"A": [50.0]}}}
+    experiment = prepare_experiment(config)
+    run_experiments("mine", [[experiment]], folder, words, Stop())
+    report = (folder / "report.md").read_text()
+    assert "- scale: quick\n- not as the paper's file: eps=0.2\n" in report
+    (line,) = [line for line in report.partition("## Models")[2].splitlines() if line.startswith("| target")]
+    spec = experiment.specs["target"]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert [*cells[:4], cells[6]] == ["target", "madry_mnist-standard", "1", "0", spec.key]
+    assert int(cells[4]) == sum(p.numel() for p in spec.make_network().parameters())
+    (known,) = json.loads((folder / "run.json").read_text())["models"].values()
+    assert cells[5] == f"{100 * known['clean_error']:.1f}"

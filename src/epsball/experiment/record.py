@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import re
 import shlex
 import subprocess
 import sys
@@ -35,6 +36,8 @@ NO_SETTINGS = (*OF_WHOLE, *COMPUTED, *FILES, *OF_ROWS)
 """config keys in which jobs of one experiment do not differ: seeds, paths, and how it is computed"""
 NO_FIELDS = ("seed", "root", "download")
 """fields of components in which jobs of one experiment do not differ either"""
+OF_PAPER = ("paper", "scale", "local", "hydra", "precision", "measurement", "measurements", "sources", "targets")
+"""config keys that choose what is measured of a paper, and leave its settings as they are"""
 BEGINNING = (".hydra", "run.log", ".run.json.*.part")
 """files of a run that ended before it had a run.json, killed or on a full disk: none of them is a result"""
 log = logging.getLogger(__name__)
@@ -132,6 +135,8 @@ class Record:
         seeds = [str(seed) for seed in content["seeds"] if seed not in self.without_rows]
         return {
             "command": content["command"],
+            "scale": self.parts[0][0].config.get("scale", {}).get("name"),
+            "not as the paper's file": self.changed,
             "device": content["device"],
             "threads": content["threads"],
             "commit": content["git_commit"],
@@ -141,6 +146,12 @@ class Record:
             "started": content["started"],
             "wall time": f"{content['seconds']:.0f} s",
         }
+
+    @property
+    def changed(self) -> str | None:
+        """Return the words of the command line that give a paper's numbers beside other settings than its file's."""
+        numbers = any(each.paper for part in self.parts for each in part[0].statements.tables.values())
+        return " ".join(words_of_settings(self.overrides)) or None if numbers else None
 
     def tell_left_out(self, experiment: Experiment, rows: Sequence[Row]) -> None:
         """Log, and keep for the report, which cells of a seed have no row."""
@@ -231,6 +242,14 @@ def config_hash(parts: Sequence[Part]) -> str:
     """Return a name for everything that can change a run's results."""
     hashes = [experiment.config_hash for part in parts for experiment in part]
     return hashes[0] if len(hashes) == 1 else fingerprint({"experiments": hashes})
+
+
+def words_of_settings(words: Sequence[str]) -> list[str]:
+    """Return the words of a paper's command line that change settings of the paper's file; none without a paper."""
+    keys = {word: re.split("[=@]", word.lstrip("+~"))[0].split(".") for word in words}
+    kept = {*NO_SETTINGS, *OF_PAPER}
+    found = [word for word, key in keys.items() if key[0] not in kept and key[-1] not in NO_FIELDS]
+    return found if ["paper"] in keys.values() else []
 
 
 def claim_directory(name: str, parts: Sequence[Part], given: str | None, job: Path | None) -> Path:

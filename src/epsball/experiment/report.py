@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from epsball.experiment.prepare import Experiment
 from epsball.experiment.record import Part, Record
@@ -28,6 +29,7 @@ from epsball.paper.values import by_seed, why_unknown
 from epsball.results.intervals import with_intervals
 from epsball.results.rows import COLUMNS, FURTHER, IMAGES, KEY, MEASURED, PAPER, as_dicts
 from epsball.runtime.files import write_whole
+from epsball.training.spec import ModelSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +76,7 @@ def present_part(part: Part, rows: Rows, record: Record) -> PartResult:
         with folder_of(label, experiment, folder) as own_folder:
             sections += measurement.present(own, own_folder)
         print(measurement.say(own), end="")
+    sections.append(models_section(part, record))
     print(console_claims(claims_summary(judged.claims)))
     for section in conclusion_sections(experiment.statements.conclusion, judged.claims):
         print(section.text)
@@ -133,6 +136,32 @@ def judged_sections(statements: Statements, judged: Judged, folder: Path) -> lis
         *claims_sections(claims_summary(judged.claims)),
         *comparison_sections(judged.compared),
     ]
+
+
+def models_section(part: Part, record: Record) -> Section:
+    """Say what each model of a part is; of several seeds in one line, with the mean of their clean errors."""
+    import pandas as pd
+
+    found: dict[str, list[tuple[ModelSpec, Mapping[str, Any]]]] = {}
+    for experiment in part:
+        known = dict(record.models.recorded(experiment.specs))
+        for name, spec in experiment.specs.items():
+            found.setdefault(name, []).append((spec, known[name]))
+    columns = ["model", "arch and trainer", "epochs", "seed", "parameters", "clean error", "fingerprint"]
+    lines: list[list[object]] = []
+    for name, each in found.items():
+        (spec, row), specs = each[0], [spec for spec, _ in each]
+        epochs = "-" if spec.trainer is None else f"{spec.epochs:g}"
+        errors = [known["clean_error"] for _, known in each if known.get("clean_error") is not None]
+        error = fmean(errors) * 100 if errors else "-"
+        own = [listed_once(one.seed for one in specs), row.get("parameters", "-"), error]
+        lines.append([name, spec.label, epochs, *own, listed_once(one.key for one in specs)])
+    text = "Clean error in per cent; epochs of training; -: not known."
+    return Section("Models", text, pd.DataFrame(lines, columns=columns))
+
+
+def listed_once(values: Iterable[object]) -> str:
+    return ", ".join(dict.fromkeys(map(str, values)))
 
 
 @contextmanager

@@ -59,6 +59,8 @@ def run_experiments(
     settings, store = parts[0][0].settings, open_store(Path(parts[0][0].settings.outputs), stop.check)
     models = TrainedModels(store, stop, [experiment.specs for part in parts for experiment in part])
     record = Record(name, parts, directory, overrides, models)
+    if record.changed:
+        log.info("the paper's numbers are of other settings than the run's: %s", record.changed)
     with record.recording():
         if is_first():
             store.remove_abandoned()
