@@ -132,8 +132,7 @@ class Record:
     def facts(self) -> Json:
         """Return what stands at the head of a report."""
         content = self.content("done", None)
-        asked = content["seeds"]
-        seeds = [seed for seed in asked if seed not in self.without_rows] or asked
+        seeds = [str(seed) for seed in content["seeds"] if seed not in self.without_rows]
         return {
             "command": content["command"],
             "scale": self.parts[0][0].config.get("scale", {}).get("name"),
@@ -141,7 +140,7 @@ class Record:
             "device": content["device"],
             "threads": content["threads"],
             "commit": content["git_commit"],
-            "seed" if len(seeds) == 1 else "seeds": ", ".join(map(str, seeds)),
+            "seed" if len(seeds) == 1 else "seeds": ", ".join(seeds) or "none",
             **({"left out": "; ".join(self.left_out)} if self.left_out else {}),
             "data": content["data"],
             "started": content["started"],
