@@ -228,9 +228,10 @@ TRAINERS: list[Row] = [
         for name in (
             *("standard", "fgsm_adv", "rand_fgsm_adv", "ensemble_adv", "kurakin", "kurakin_nat", "madry", "madry_nat"),
             *("madry_fgsm", "madry_cifar", "madry_cifar_nat", "madry_cifar_fgsm", "standard_augmented", "static_adv"),
-            *("diversity", "static_adv_diversity"),
+            *("diversity", "static_adv_diversity", "module"),
         )
     ),
+    (ALL, "trainer.module.objective", {"name": "module", "file": None, "call": None}, "the user's own"),
     (ALL, "optimizer.adam", ADAM, "Kingma and Ba 2014; TensorFlow's defaults: tf_utils.py"),
     (ALL, "optimizer.adam_madry", ADAM_MADRY, "mnist_challenge config.json, train.py: 1e-4 on the sum of 50 losses"),
     (ALL, "optimizer.sgd", SGD, "He et al. 2016, 4.2; cifar10_challenge train.py: momentum 0.9"),
@@ -238,7 +239,7 @@ TRAINERS: list[Row] = [
     (ALL, "trainer.standard.objective", {"name": "standard", "label_smoothing": 0.0}, "tf_utils.py tf_train"),
     *(
         (ALL, f"trainer.{name}", {"optimizer": ADAM, **CONSTANT, **PLAIN, "epochs": 6, "batch_size": 64}, TRAMER_CODE)
-        for name in ("standard", "fgsm_adv", "rand_fgsm_adv", "ensemble_adv")
+        for name in ("standard", "fgsm_adv", "rand_fgsm_adv", "ensemble_adv", "module")
     ),
     (ALL, "trainer.fgsm_adv.objective", TRAMER_LOSS, "Tramèr 3.1: 64 and 64; two passes, dropout on: tf_utils.py"),
     (ALL, "trainer.fgsm_adv.objective.attack", FGSM_PRED, "Tramèr 2.3, eps 0.3 3.1; attack_utils.py"),

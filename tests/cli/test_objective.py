@@ -66,7 +66,7 @@ def test_where_its_rows_are_left_out_it_has_no_value(main: Callable[..., Ended],
     assert ended.out.count("objective") == 1 and "objective: no value, its rows are not there\n" in ended.out
     assert "Error" not in ended.err and "missing=skip: seed 1: no row is there" in ended.err
     report = (tmp_path / "run" / "report.md").read_text()
-    assert "seed 0: no row is there; seed 1: no row is there" in report and "0, 1" not in report
+    assert "seed 0: no row is there; seed 1: no row is there" in report and "- seeds: none" in report
     ended = main("-m", *watched(ERROR, "missing=skip", "seed=0,1"))
     assert ended.code == 1 and [seen.status for seen in SEEN] == [JobStatus.FAILED] * 2
 
