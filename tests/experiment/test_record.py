@@ -116,7 +116,10 @@ def test_words_that_change_a_papers_settings_are_told_from_those_that_do_not() -
 
 def test_a_report_says_what_its_models_are_and_at_which_scale(tiny: Tiny, tmp_path: Path) -> None:
     folder, words = tmp_path / "run", ["paper=mine", "eps=0.2"]
-    config = tiny("models=alone", "trainer.epochs=1", f"outputs={tmp_path}")
+    config = tiny(
+        "models=companions", "models.copy=null", "models.holdout=null", "trainer.epochs=1", f"outputs={tmp_path}"
+    )
+    config["models"]["natural"] = config["models"]["target"]
     table = {"title": "T", "rows": {"A": "target"}, "columns": {"Clean": "error({row})"}, "unit": "percent"}
     config["tables"] = {"t": {**table, "paper": {"A": [50.0]}}}
     experiment = prepare_experiment(config)
@@ -126,7 +129,7 @@ def test_a_report_says_what_its_models_are_and_at_which_scale(tiny: Tiny, tmp_pa
     (line,) = [line for line in report.partition("## Models")[2].splitlines() if line.startswith("| target")]
     spec = experiment.specs["target"]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert [*cells[:4], cells[6]] == ["target", "madry_mnist-standard", "1", "0", spec.key]
+    assert [*cells[:4], cells[6]] == ["target, natural", "madry_mnist-standard", "1", "0", spec.key]
     assert int(cells[4]) == sum(p.numel() for p in spec.make_network().parameters())
     (known,) = json.loads((folder / "run.json").read_text())["models"].values()
     assert cells[5] == f"{100 * known['clean_error']:.1f}"

@@ -150,7 +150,10 @@ class Record:
     @property
     def changed(self) -> str | None:
         """Return the words of the command line that give a paper's numbers beside other settings than its file's."""
-        numbers = any(each.paper for part in self.parts for each in part[0].statements.tables.values())
+        every = [part[0].statements for part in self.parts]
+        tables = (each.paper for statements in every for each in statements.tables.values())
+        figures = (each.paper for statements in every for each in statements.figures.values())
+        numbers = any(tables) or any(figures)
         return " ".join(words_of_settings(self.overrides)) or None if numbers else None
 
     def tell_left_out(self, experiment: Experiment, rows: Sequence[Row]) -> None:

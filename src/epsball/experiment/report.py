@@ -76,7 +76,7 @@ def present_part(part: Part, rows: Rows, record: Record) -> PartResult:
         with folder_of(label, experiment, folder) as own_folder:
             sections += measurement.present(own, own_folder)
         print(measurement.say(own), end="")
-    sections.append(models_section(part, record))
+    sections.append(models_section(part, results, record))
     print(console_claims(claims_summary(judged.claims)))
     for section in conclusion_sections(experiment.statements.conclusion, judged.claims):
         print(section.text)
@@ -138,24 +138,29 @@ def judged_sections(statements: Statements, judged: Judged, folder: Path) -> lis
     ]
 
 
-def models_section(part: Part, record: Record) -> Section:
-    """Say what each model of a part is; of several seeds in one line, with the mean of their clean errors."""
+def models_section(part: Part, results: "pd.DataFrame", record: Record) -> Section:
+    """Say what each model of a part is; of several seeds in one line, with the mean of their clean errors, those of the
+    rows or else, of a model that has none, of its training."""
     import pandas as pd
 
-    found: dict[str, list[tuple[ModelSpec, Mapping[str, Any]]]] = {}
+    clean = results[results["measurement"] == "clean"]
+    measured: dict[tuple[Any, Any], Any] = {(row["target"], row["seed"]): row["error_top1"] for row in as_dicts(clean)}
+    found: dict[str, list[tuple[int, ModelSpec, Mapping[str, Any]]]] = {}
     for experiment in part:
         known = dict(record.models.recorded(experiment.specs))
         for name, spec in experiment.specs.items():
-            found.setdefault(name, []).append((spec, known[name]))
+            found.setdefault(name, []).append((experiment.settings.seed, spec, known[name]))
     columns = ["model", "arch and trainer", "epochs", "seed", "parameters", "clean error", "fingerprint"]
     lines: list[list[object]] = []
     for name, each in found.items():
-        (spec, row), specs = each[0], [spec for spec, _ in each]
+        (_, spec, row), specs = each[0], [spec for _, spec, _ in each]
+        names = [other for other, same in part[0].aliases.items() if same == name] or [name]
         epochs = "-" if spec.trainer is None else f"{spec.epochs:g}"
-        errors = [known["clean_error"] for _, known in each if known.get("clean_error") is not None]
+        every = [measured.get((name, seed), own.get("clean_error")) for seed, _, own in each]
+        errors = [error for error in every if error is not None]
         error = fmean(errors) * 100 if errors else "-"
         own = [listed_once(one.seed for one in specs), row.get("parameters", "-"), error]
-        lines.append([name, spec.label, epochs, *own, listed_once(one.key for one in specs)])
+        lines.append([", ".join(names), spec.label, epochs, *own, listed_once(one.key for one in specs)])
     text = "Clean error in per cent; epochs of training; -: not known."
     return Section("Models", text, pd.DataFrame(lines, columns=columns))
 
