@@ -198,9 +198,8 @@ def words_of_parts(
     """Return the words that compose each part. What the file that lists the parts says of how all are run, other than
     is `usual` without it, stands in them. ConfigError where it says what each part says for itself."""
     changed = [key for key in of_file if of_file[key] != usual.get(key)]
-    chosen = [
-        key for key in changed if key not in ("hydra", "eps") and not is_a_parts(key, of_file)
-    ]  # eps: a dataset's
+    follows = ("hydra", "eps")  # of the choices, and of the data set
+    chosen = [key for key in changed if key not in follows and not is_a_parts(key, of_file)]
     for key in (*chosen, *keys_of_paper()):
         if key not in (*OF_WHOLE, *OF_RUN):
             raise ConfigError(f"{key} is set beside parts, which have their own: set it in the file of each part")

@@ -151,10 +151,10 @@ class Record:
     def changed(self) -> str | None:
         """Return the words of the command line that give a paper's numbers beside other settings than its file's."""
         every = [part[0].statements for part in self.parts]
-        tables = (each.paper for statements in every for each in statements.tables.values())
-        figures = (each.paper for statements in every for each in statements.figures.values())
-        numbers = any(tables) or any(figures)
-        return " ".join(words_of_settings(self.overrides)) or None if numbers else None
+        tables = any(table.paper for statements in every for table in statements.tables.values())
+        figures = any(figure.paper for statements in every for figure in statements.figures.values())
+        words = words_of_settings(self.overrides) if tables or figures else []
+        return " ".join(words) or None
 
     def tell_left_out(self, experiment: Experiment, rows: Sequence[Row]) -> None:
         """Log, and keep for the report, which cells of a seed have no row."""

@@ -166,6 +166,7 @@ def models_section(part: Part, results: "pd.DataFrame", record: Record) -> Secti
 
 
 def listed_once(values: Iterable[object]) -> str:
+    """Write values one after another, equal ones once."""
     return ", ".join(dict.fromkeys(map(str, values)))
 
 
